@@ -1,0 +1,108 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+Everything that trl-nash takes from TRL. No other module imports TRL, so when TRL moves something, this file changes.
+
+`tests/test_trl_contract.py` holds one assertion for each fact about TRL that this package relies on.
+"""
+
+import importlib.metadata
+import warnings
+from contextlib import contextmanager
+
+from packaging.version import Version
+
+
+TESTED_TRL = ("1.16", "1.17")  # tested from the first, up to and without the second
+_INSTALL = 'pip install "trl>=1.16,<2"'
+
+try:
+    TRL_VERSION = Version(importlib.metadata.version("trl"))
+except importlib.metadata.PackageNotFoundError:
+    raise ImportError(f"trl-nash needs TRL: {_INSTALL}") from None
+
+try:
+    with warnings.catch_warnings():
+        # OnlineDPOTrainer is experimental in TRL; this file is what shields our users from its changes.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message=".*trl.experimental.*")
+        import trl.experimental.online_dpo.online_dpo_trainer as _online_dpo
+        from trl import (
+            DatasetMixtureConfig,
+            ModelConfig,
+            ScriptArguments,
+            TrlParser,
+            get_dataset,
+            get_peft_config,
+            get_quantization_config,
+        )
+        from trl.data_utils import apply_chat_template, is_conversational, maybe_apply_chat_template
+        from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+        from trl.models.utils import unwrap_model_for_generation
+        from trl.trainer.utils import (
+            RepeatSampler,
+            add_fused_lm_head,
+            create_model_from_path,
+            repeat_iterable_dataset,
+        )
+except ImportError as error:
+    raise ImportError(
+        f"trl-nash works with TRL {TESTED_TRL[0]} and later 1.x versions; TRL {TRL_VERSION} lacks something that it "
+        f"needs ({error}). Install one that has it: {_INSTALL}"
+    ) from error
+
+if Version(TESTED_TRL[1]) <= TRL_VERSION:
+    warnings.warn(
+        f"trl-nash was tested with TRL {TESTED_TRL[0]} up to (not including) {TESTED_TRL[1]}; this is TRL "
+        f"{TRL_VERSION}. If something fails, {_INSTALL.replace('<2', f'<{TESTED_TRL[1]}')} is known to work.",
+        stacklevel=2,
+    )
+
+__all__ = [
+    "DatasetMixtureConfig",
+    "ModelConfig",
+    "OnlineDPOConfig",
+    "OnlineDPOTrainer",
+    "RepeatSampler",
+    "ScriptArguments",
+    "TrlParser",
+    "add_fused_lm_head",
+    "apply_chat_template",
+    "base_construction",
+    "create_model_from_path",
+    "get_dataset",
+    "get_peft_config",
+    "get_quantization_config",
+    "is_conversational",
+    "maybe_apply_chat_template",
+    "repeat_iterable_dataset",
+    "unwrap_model_for_generation",
+]
+
+
+def unused_reward(*args, **kwargs):
+    """Stands in for the reward functions that OnlineDPOTrainer insists on. Judging is ours, so it is never called."""
+    raise RuntimeError("OnlineDPOTrainer computed a reward although trl-nash judges pairs itself: please report this.")
+
+
+@contextmanager
+def base_construction(args):
+    """
+    Within it, `OnlineDPOTrainer.__init__` sets up model, PEFT, quantisation and generation, and nothing that we
+    replace.
+
+    It would deep-copy the model as a reference (a second model on the device, impossible under ZeRO-3), refuse
+    `model_init_kwargs` with a model that we have loaded already, and check `reward_weights` against our stand-in.
+    """
+    create_reference_model = _online_dpo.create_reference_model
+    kept = {name: getattr(args, name) for name in ("model_init_kwargs", "reward_weights")}
+    _online_dpo.create_reference_model = lambda model: None
+    for name in kept:
+        setattr(args, name, None)
+    try:
+        yield
+    finally:
+        _online_dpo.create_reference_model = create_reference_model
+        for name, value in kept.items():
+            setattr(args, name, value)

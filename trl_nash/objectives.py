@@ -1,0 +1,171 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+The papers' equations as pure functions of log-ratios and preferences. No trainer, no model.
+
+Every pair method here fits a policy to `π ∝ exp(a) · exp(η P(· ≻ ν))`: one mirror-descent step around the anchor
+`a` against the policy ν that the pairs were sampled from (`docs/algorithms.md` derives it). A method is only a choice
+of anchor, step and sampler.
+"""
+
+import torch
+
+
+def pair_target(preference: torch.Tensor, step_size: float) -> torch.Tensor:
+    r"""
+    The margin `η (P(y₁ ≻ y₂) - ½)` that a pair is regressed to, in nats.
+
+    Args:
+        preference (`torch.Tensor`): `P(y₁ ≻ y₂)` or a label in {0, ½, 1}, any shape; `nan` abstains and stays `nan`.
+        step_size (`float`): η, the step that multiplies the win rate.
+    """
+    return step_size * (preference - 0.5)
+
+
+def pair_margin(logratio: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    r"""
+    `h = (log π(y₁) - a(y₁)) - (log π(y₂) - a(y₂))` of each pair, in nats.
+
+    Args:
+        logratio (`torch.Tensor` of shape `(B, N)`): `log π(y) - a(y)` of the N completions of a prompt, summed over
+            tokens.
+        pairs (`torch.Tensor` of shape `(B, M, 2)`): indices into the N completions.
+
+    Returns:
+        `torch.Tensor` of shape `(B, M)`.
+    """
+    first, second = (logratio.gather(1, pairs[..., side]) for side in (0, 1))
+    return first - second
+
+
+def pair_loss(margin: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    r"""
+    Squared regression of margins to targets, `mean over pairs of (h - η (P - ½))²`: the loss of IPO (2310.12036),
+    INPO (2407.00617), ONPO (2502.16852) and COMAL's inner solver (2410.23223) with soft labels.
+
+    With a label drawn from `Bernoulli(P)` in place of `P` this is the papers' `(h - η/2)²` over (winner, loser), with
+    the same minimiser and more variance.
+
+    Args:
+        margin (`torch.Tensor` of shape `(B, M)`): from [`pair_margin`].
+        target (`torch.Tensor` of shape `(B, M)`): from [`pair_target`]; `nan` is an abstention: it adds 0 to the sum
+            and
+            1 to the count, and no gradient.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`: the mean over the pairs of each prompt.
+    """
+    judged = ~target.isnan()
+    residual = torch.where(judged, margin - target.nan_to_num(), torch.zeros_like(margin))
+    return residual.square().mean(-1)
+
+
+def policy_gradient_loss(
+    logps: torch.Tensor, reference_logps: torch.Tensor, advantage: torch.Tensor, beta: float
+) -> torch.Tensor:
+    r"""
+    Loss whose gradient is Nash-MD's (2312.00886), with the KL term as reward-to-go:
+
+    `-Σ_n ∇log π(y_n) · ( A - τ Σ_{m≥n} log π(y_m)/μ(y_m) )`
+
+    Args:
+        logps (`torch.Tensor` of shape `(R, T)`): log-probs of the tokens under the policy, 0 where there is no token.
+        reference_logps (`torch.Tensor` of shape `(R, T)`): the same under the reference μ.
+        advantage (`torch.Tensor` of shape `(R,)`): `P(y ≻ y') - ½` with any baseline already taken off.
+        beta (`float`): τ, the KL coefficient.
+
+    Returns:
+        `torch.Tensor` of shape `(R,)`: one loss per completion.
+    """
+    kl = logps.detach() - reference_logps
+    kl_to_go = kl.flip(-1).cumsum(-1).flip(-1)
+    return -(logps * (advantage[:, None] - beta * kl_to_go)).sum(-1)
+
+
+def leave_one_out_advantage(preference: torch.Tensor) -> torch.Tensor:
+    r"""
+    `A_i = (p_i - ½) - mean_{k≠i} (p_k - ½)` with `p_i` the mean preference of completion i over its opponents.
+
+    The baseline does not depend on completion i, so the gradient stays unbiased. An abstention leaves the mean; a
+    completion without any verdict gets 0 and is nobody's baseline.
+
+    Args:
+        preference (`torch.Tensor` of shape `(B, K, J)`): `P(y_i ≻ y'_j)`, `nan` abstains.
+
+    Returns:
+        `torch.Tensor` of shape `(B, K)`.
+    """
+    centred = preference.nanmean(-1) - 0.5
+    judged = ~centred.isnan()
+    centred = centred.nan_to_num()
+    others = judged.sum(-1, keepdim=True) - judged.long()
+    baseline = (centred.sum(-1, keepdim=True) - centred) / others.clamp(min=1)
+    return torch.where(judged, centred - baseline, 0.0)
+
+
+def hard_label(preference: torch.Tensor, kind: str, generator: torch.Generator | None = None) -> torch.Tensor:
+    """
+    The label that a preference is trained as: `"soft"` is P itself, `"sampled"` a draw from Bernoulli(P) (unbiased,
+    noisy),
+    `"argmax"` is 1[P > ½] (solves the game of majorities instead of P; a tie stays ½). `nan` stays `nan`.
+    """
+    if kind == "soft":
+        return preference
+    if kind == "argmax":
+        return torch.where(preference.isnan(), preference, (preference - 0.5).sign() / 2 + 0.5)
+    if kind == "sampled":
+        drawn = torch.bernoulli(preference.nan_to_num(0.5), generator=generator)
+        return torch.where(preference.isnan(), preference, drawn)
+    raise ValueError(f"preference_label must be 'soft', 'sampled' or 'argmax', got {kind!r}.")
+
+
+def win_rates(preference: torch.Tensor, pairs: torch.Tensor, num_completions: int) -> torch.Tensor:
+    """
+    Mean win rate of each completion against the others it was compared with.
+
+    Args:
+        preference (`torch.Tensor` of shape `(B, M)`): `nan` abstains.
+        pairs (`torch.Tensor` of shape `(M, 2)`): the compared completions.
+        num_completions (`int`): K.
+
+    Returns:
+        `torch.Tensor` of shape `(B, K)`; `nan` for a completion without any verdict.
+    """
+    table = preference.new_full((preference.size(0), num_completions, num_completions), torch.nan)
+    table[:, pairs[:, 0], pairs[:, 1]] = preference
+    table[:, pairs[:, 1], pairs[:, 0]] = 1 - preference
+    return table.nanmean(-1)
+
+
+def best_and_worst(
+    preference: torch.Tensor, pairs: torch.Tensor, num_completions: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The one pair (best, worst by win rate, ties by index) of each prompt, with the soft preference that was judged for
+    it.
+
+    Returns:
+        `pairs` of shape `(B, 1, 2)` and `preference` of shape `(B, 1)` (`nan` where fewer than two were judged).
+    """
+    rates = win_rates(preference, pairs, num_completions)
+    best = rates.nan_to_num(-1.0).argmax(-1)
+    worst = rates.nan_to_num(2.0).scatter(-1, best[:, None], 3.0).argmin(-1)
+    row_of = {tuple(pair): row for row, pair in enumerate(pairs.tolist())}
+    chosen = []
+    for b, (i, j) in enumerate(zip(best.tolist(), worst.tolist(), strict=True)):
+        chosen.append(preference[b, row_of[i, j]] if (i, j) in row_of else 1 - preference[b, row_of[j, i]])
+    return torch.stack([best, worst], -1)[:, None], torch.stack(chosen)[:, None]
+
+
+def cycle_rate(preference: torch.Tensor, pairs: torch.Tensor, num_completions: int) -> torch.Tensor:
+    """
+    Share of the judged triples of completions whose majorities form a cycle (a beats b beats c beats a): how
+    non-transitive the preferences are. `nan` when no triple was judged in full.
+    """
+    beats = preference.new_full((preference.size(0), num_completions, num_completions), torch.nan)
+    beats[:, pairs[:, 0], pairs[:, 1]] = (preference - 0.5).sign()
+    beats[:, pairs[:, 1], pairs[:, 0]] = -(preference - 0.5).sign()
+    i, j, k = torch.combinations(torch.arange(num_completions), 3).T
+    turn = beats[:, i, j] + beats[:, j, k] + beats[:, k, i]
+    return (turn.abs() == 3).sum() / (~turn.isnan()).sum()

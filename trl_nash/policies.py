@@ -1,0 +1,229 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+Frozen policies by name, at no cost in accelerator memory between rounds.
+
+A frozen policy is the trainable weights as they stood: adapter tensors under PEFT, all weights in full fine-tuning.
+Each rank keeps *its own shard* on the CPU and exchanges it with the live weights in place while the policy is asked
+for something, so the same code serves one device, DDP, ZeRO and FSDP2, and there is never a second model on the
+device.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+
+INITIAL = "initial"
+"""The policy that training started from, or `ref_model` where one is given: the reference of every KL metric."""
+REFERENCE = "reference"
+"""The centre of the KL term. It is [`INITIAL`] until somebody freezes another one under this name, as COMAL does."""
+PREVIOUS = "previous"
+"""The policy at the start of the fit. While that is the live policy it is scored without any copy."""
+
+
+def _local_tensors(parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    """This rank's storage of a parameter: its ZeRO-3 partition, its FSDP2 shard, or the whole of it."""
+    if hasattr(parameter, "ds_tensor"):
+        # Small parameters that ZeRO-3 persists are not gathered again, so the gathered copy counts as well.
+        return {"": parameter.ds_tensor, **({".persisted": parameter.data} if parameter.ds_persist else {})}
+    if isinstance(parameter.data, DTensor):
+        return {"": parameter.data.to_local()}
+    return {"": parameter.data}
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a rank holds only a part of some weight (ZeRO-3, FSDP2)."""
+    return any(hasattr(p, "ds_tensor") or isinstance(p.data, DTensor) for p in model.parameters())
+
+
+class FrozenPolicies:
+    """
+    The frozen policies of a training run.
+
+    Args:
+        live (`Callable[[], torch.nn.Module]`):
+            Returns the policy as it is called for training (wrapped by DDP, DeepSpeed or FSDP once it is).
+        unwrapped (`Callable[[], torch.nn.Module]`):
+            Returns the same model without the wrapper.
+        ref_model (`torch.nn.Module`, *optional*):
+            An explicit reference: it is [`INITIAL`], and no weights are copied for it.
+        fresh_adapter (`bool`, *optional*, defaults to `False`):
+            Whether the policy is a base model and an adapter that changes nothing yet. Then [`INITIAL`] is the model
+            with its adapters off (never `get_base_model()`, which leaves LoRA layers active).
+    """
+
+    def __init__(
+        self,
+        live: Callable[[], nn.Module],
+        unwrapped: Callable[[], nn.Module],
+        ref_model: nn.Module | None = None,
+        fresh_adapter: bool = False,
+    ):
+        self._live = live
+        self._unwrapped = unwrapped
+        self._ref_model = ref_model
+        self._fresh_adapter = fresh_adapter
+        self._weights: dict[str, dict[str, torch.Tensor]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._weights
+
+    def resolve(self, name: str) -> str:
+        """The name under which policy `name` is kept."""
+        return INITIAL if name == REFERENCE and name not in self else name
+
+    def _local(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in self._unwrapped().named_parameters():
+            if parameter.requires_grad:
+                for suffix, tensor in _local_tensors(parameter).items():
+                    yield name + suffix, tensor
+
+    def ensure_initial(self) -> None:
+        """Freezes [`INITIAL`] unless it is at hand already. Called before the first step."""
+        if self._ref_model is None and not self._fresh_adapter and INITIAL not in self:
+            self.freeze(INITIAL)
+
+    def freeze(self, name: str) -> None:
+        """Keeps the live policy, as it stands, under `name`."""
+        self._weights[name] = {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._local()}
+
+    def remember(self, depth: int) -> None:
+        """
+        Freezes the live policy as `previous`; the one that was becomes `previous_2`, and so on, `depth` policies in
+        all.
+        """
+        chain = [PREVIOUS, *(f"{PREVIOUS}_{k}" for k in range(2, depth + 1))]
+        for newer, older in reversed(list(zip(chain, chain[1:], strict=False))):
+            if newer in self:
+                self._weights[older] = self._weights.pop(newer)
+        self.freeze(PREVIOUS)
+
+    def average(self, name: str, decay: float) -> None:
+        """`weights <- decay * weights + (1 - decay) * live weights`; the first call freezes the live policy."""
+        if name not in self:
+            return self.freeze(name)
+        for key, tensor in self._local():
+            self._weights[name][key].lerp_(tensor.detach().cpu(), 1 - decay)
+
+    def _exchange(self, name: str) -> None:
+        """Swaps live and frozen weights in place, one tensor at a time; a second call undoes the first, bitwise."""
+        frozen = self._weights[name]
+        for key, tensor in self._local():
+            live = tensor.detach().to("cpu", copy=True)
+            tensor.detach().copy_(frozen[key])
+            frozen[key] = live
+
+    @contextmanager
+    def active(self, name: str) -> Iterator[nn.Module]:
+        """
+        Yields the model that *is* policy `name` while the context lasts.
+
+        Raises:
+            `KeyError`: if no such policy was frozen.
+        """
+        name = self.resolve(name)
+        if name in self:
+            self._exchange(name)
+            try:
+                yield self._live()
+            finally:
+                self._exchange(name)
+        elif name == INITIAL and self._ref_model is not None:
+            yield self._ref_model
+        elif name == INITIAL and self._fresh_adapter:
+            with self._unwrapped().disable_adapter():
+                yield self._live()
+        else:
+            raise KeyError(f"no policy is frozen as {name!r}: there are {sorted(self._weights)}.")
+
+    @contextmanager
+    def beside(self, name: str) -> Iterator[Callable]:
+        """
+        Yields a context manager to enter at every token, in which the unwrapped model is policy `name`.
+
+        For generation that needs two policies at once. Weights are put on the device once, so full fine-tuning holds a
+        second copy there while the context lasts.
+
+        Raises:
+            `ValueError`: if the weights are sharded: two policies cannot be gathered at once.
+        """
+        name = self.resolve(name)
+        if name not in self:
+
+            @contextmanager
+            def enter():
+                if self._ref_model is not None:
+                    yield self._ref_model
+                else:
+                    with self._unwrapped().disable_adapter():
+                        yield self._unwrapped()
+
+            yield enter
+            return
+
+        model = self._unwrapped()
+        if is_sharded(model):
+            raise ValueError(
+                "Under ZeRO-3 and FSDP2 a second policy cannot be run beside the live one. Train an adapter "
+                "(`peft_config=`), pass `ref_model=`, or set `mixture_coef=0`."
+            )
+        frozen = self._weights[name]
+        resident = [(p, frozen[key].to(p.device)) for key, p in model.named_parameters() if key in frozen]
+
+        def flip():
+            # Pointers change hands, nothing is copied.
+            for index, (parameter, weights) in enumerate(resident):
+                resident[index] = (parameter, parameter.data)
+                parameter.data = weights
+
+        @contextmanager
+        def enter():
+            flip()
+            try:
+                yield model
+            finally:
+                flip()
+
+        yield enter
+
+    def save(self, folder: str | Path, rank: int) -> None:
+        """Writes this rank's frozen policies below `folder`; whole weights are written by rank 0 alone."""
+        from safetensors.torch import save_file
+
+        if rank != 0 and not is_sharded(self._unwrapped()):
+            return
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name, weights in self._weights.items():
+            save_file({key: tensor.contiguous() for key, tensor in weights.items()}, self._file(folder, name, rank))
+
+    def load(self, folder: str | Path, rank: int) -> None:
+        """
+        Restores what [`save`] wrote.
+
+        Raises:
+            `ValueError`: if the files are not of this model.
+        """
+        from safetensors.torch import load_file
+
+        if not is_sharded(self._unwrapped()):
+            rank = 0
+        expected = {key: tensor.shape for key, tensor in self._local()}
+        self._weights = {}
+        for file in sorted(Path(folder).glob(self._file("", "*", rank).name)):
+            weights = load_file(file)
+            if {key: tensor.shape for key, tensor in weights.items()} != expected:
+                raise ValueError(
+                    f"{file} does not fit this model: its trainable weights have other names or shapes. Resume with "
+                    "the model, adapter and number of processes that the checkpoint was saved with."
+                )
+            self._weights[file.name.rsplit("-", 1)[0]] = weights
+
+    @staticmethod
+    def _file(folder: str | Path, name: str, rank: int) -> Path:
+        return Path(folder) / f"{name}-{rank:05d}.safetensors"

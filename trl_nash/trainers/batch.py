@@ -1,0 +1,134 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a round is made of: samples as token lists, and the padded micro-batches that a policy is fitted to."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from ..compat import RepeatSampler
+
+
+IGNORED = -100  # label of a position that is no completion token
+
+
+@dataclass(frozen=True)
+class Samples:
+    """
+    Completions of some prompts, unpadded, and which of them are to be compared.
+
+    The first `num_generations` completions of a prompt are the policy's own and are trained on; an algorithm may add
+    opponents behind them.
+    """
+
+    prompt_ids: list[list[int]]  # B
+    completion_ids: list[list[list[int]]]  # B x N, with the end-of-sequence token where one was sampled
+    pairs: list[tuple[int, int]]  # M index pairs into the N completions, the same for every prompt
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """One micro-batch of a round: B prompts with K completions each, in rows `b * K + k`, padded on the right."""
+
+    input_ids: torch.Tensor  # (B * K, T)
+    attention_mask: torch.Tensor  # (B * K, T)
+    labels: torch.Tensor  # (B * K, T), IGNORED outside the completion
+    pairs: torch.Tensor  # (B, M, 2) indices into a prompt's completions
+    preference: torch.Tensor  # (B, M) P(first beats second) or its label; nan abstains
+    anchor_logps: torch.Tensor | None = None  # (B * K, T - 1) of the KL centre, 0 outside the completion
+
+    def __len__(self) -> int:
+        return self.pairs.size(0)
+
+    @property
+    def num_completions(self) -> int:
+        return self.input_ids.size(0) // len(self)
+
+    def to(self, device: torch.device) -> "PairBatch":
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
+
+
+def collate(
+    prompt_ids: list[list[int]],
+    completion_ids: list[list[list[int]]],
+    pairs: torch.Tensor,
+    preference: torch.Tensor,
+    pad_token_id: int,
+) -> PairBatch:
+    """Pads prompts with their completions into a [`PairBatch`]. The width fixed here is kept for the whole round."""
+    rows, labels = [], []
+    for prompt, completions in zip(prompt_ids, completion_ids, strict=True):
+        for completion in completions:
+            rows.append(torch.tensor(prompt + completion))
+            labels.append(torch.tensor([IGNORED] * len(prompt) + completion))
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_token_id)
+    lengths = torch.tensor([len(row) for row in rows])
+    return PairBatch(
+        input_ids=input_ids,
+        attention_mask=(torch.arange(input_ids.size(1)) < lengths[:, None]).long(),
+        labels=pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        pairs=pairs,
+        preference=preference,
+    )
+
+
+def until_eos(tokens: list[int], eos_token_ids: set[int]) -> list[int]:
+    """The tokens up to and including the first end-of-sequence token."""
+    for position, token in enumerate(tokens):
+        if token in eos_token_ids:
+            return tokens[: position + 1]
+    return tokens
+
+
+class RoundSampler(RepeatSampler):
+    """
+    Yields the prompts of a round once for each of its micro-steps, as TRL's GRPO does, shuffled anew every epoch.
+
+    The order depends on seed and epoch only, so that a run resumed in a later epoch sees the prompts it would have
+    seen.
+
+    Args:
+        epoch (`Callable[[], int]`): returns the epoch that is about to start.
+    """
+
+    def __init__(self, data_source, batch_size: int, repeat_count: int, seed: int, epoch: Callable[[], int]):
+        super().__init__(data_source, mini_repeat_count=1, batch_size=batch_size, repeat_count=repeat_count, seed=seed)
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator.manual_seed(self.seed + self.epoch())
+        yield from super().__iter__()
+
+
+def save_batches(batches: list[PairBatch], file: str | Path) -> None:
+    """Writes a round's micro-batches as safetensors."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{index}.{f.name}": getattr(batch, f.name).contiguous()
+        for index, batch in enumerate(batches)
+        for f in fields(batch)
+    }
+    save_file(tensors, file)
+
+
+def load_batches(file: str | Path) -> list[PairBatch]:
+    """Reads what [`save_batches`] wrote."""
+    from safetensors.torch import load_file
+
+    grouped: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(file).items():
+        index, name = key.split(".")
+        grouped.setdefault(int(index), {})[name] = tensor
+    return [PairBatch(**grouped[index]) for index in sorted(grouped)]
+
+
+def chunks(items: list, size: int) -> Iterator[list]:
+    """Splits a list into runs of `size` items; the last one may be shorter."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,127 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Stopping with nothing lost, and going on as if nothing had happened."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from .batch import IGNORED, PairBatch, load_batches, save_batches
+from .card import append_settings
+
+
+logger = logging.getLogger("trl_nash")
+
+
+class CheckpointMixin:
+    """Checkpoints that hold a round. Part of [`NashTrainer`]."""
+
+    def _stop(self, reason: str) -> None:
+        """Saves a checkpoint and raises. All ranks call it together."""
+        if self.optimizer is not None:
+            self._save_checkpoint(self.model_wrapped, trial=None)
+            reason += f" A checkpoint of step {self.state.global_step} is in {self.args.output_dir}."
+        raise RuntimeError(reason)
+
+    def _stop_unless_finite(self, value: torch.Tensor, what: str, batch: PairBatch | None = None) -> None:
+        bad = self.accelerator.reduce((~value.isfinite()).float().to(self.accelerator.device), "sum")
+        if not bad.item():
+            return
+        prompts = ""
+        if batch is not None:
+            rows = zip(batch.input_ids, batch.attention_mask.bool() & (batch.labels == IGNORED), strict=True)
+            texts = [self._tokenizer.decode(ids[mask], skip_special_tokens=True) for ids, mask in rows]
+            prompts = f" Prompts of the batch: {texts[:: batch.num_completions]}."
+        self._stop(
+            f"The {what} is {value.item()} at step {self.state.global_step} (round {self.round + 1}).{prompts} Lower "
+            "`learning_rate` or `step_size`, or look at these prompts."
+        )
+
+    def _stop_if_abstained(self, preference: torch.Tensor) -> None:
+        counts = torch.tensor([preference.isnan().sum(), preference.numel()], device=self.accelerator.device)
+        abstained, total = self.accelerator.reduce(counts, "sum").tolist()
+        if abstained > self.args.max_nan_rate * total:
+            self._stop(
+                f"The judge abstained on {abstained} of the {total} pairs of round {self.round + 1}, more than "
+                f"`max_nan_rate` ({self.args.max_nan_rate:g}) allows. See why it gives no verdict, then resume."
+            )
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        args = self.args
+        self._micro_step = self.state.global_step * args.gradient_accumulation_steps
+        self._round_epoch = int(self.state.epoch or 0)
+        self._last_logged_step = self.state.global_step
+        self._buffer = []
+        if resume_from_checkpoint is not None:
+            self._load_rounds(Path(resume_from_checkpoint))
+        logger.info(
+            "%s: %d prompts a round (generation_batch_size), %d a micro-step and device "
+            "(per_device_train_batch_size), %d a generation call (per_device_generation_batch_size); "
+            "%d optimizer steps a round.",
+            self._name,
+            args.prompts_per_round,
+            args.per_device_train_batch_size,
+            args.per_device_generation_batch_size or args.per_device_train_batch_size,
+            args.optimizer_steps_per_round,
+        )
+        if self.fits_rounds and args.optimizer_steps_per_round < 10:
+            self._say_once(
+                f"A round has {args.optimizer_steps_per_round} optimizer steps. {self._name}'s guarantees, and its "
+                "published results, assume rounds that are fitted: raise `steps_per_generation` or `num_iterations` "
+                "to 10 optimizer steps or more. Shorter rounds are online learning."
+            )
+        return prepared
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        # Trainer writes its state last, so a checkpoint that has a state also has these.
+        super()._save_optimizer_and_scheduler(output_dir)
+        folder, rank = Path(output_dir) / "nash", self.accelerator.process_index
+        folder.mkdir(parents=True, exist_ok=True)
+        self.policies.save(folder / "policies", rank)
+        if self.state.global_step * self.args.gradient_accumulation_steps % self.args.micro_steps_per_round:
+            save_batches(self._buffer, folder / f"round-{rank:05d}.safetensors")
+            (folder / "round.json").write_text(json.dumps({"epoch": self._round_epoch}))
+
+    def _load_rounds(self, checkpoint: Path) -> None:
+        """Frozen policies, and the round that the checkpoint was saved in the middle of."""
+        folder, rank = checkpoint / "nash", self.accelerator.process_index
+        if not folder.is_dir():
+            raise ValueError(
+                f"{checkpoint} has no folder `nash`: it was not saved by trl-nash, or with `save_only_model`. Give "
+                "its path as the model to start a new run from it."
+            )
+        self.policies.load(folder / "policies", rank)
+        if self._micro_step % self.args.micro_steps_per_round:
+            file = folder / f"round-{rank:05d}.safetensors"
+            if not file.is_file():
+                raise ValueError(f"{file} is missing: resume with as many processes as the checkpoint was saved with.")
+            self._buffer = load_batches(file)
+            self._round_epoch = json.loads((folder / "round.json").read_text())["epoch"]
+
+    def _forget_optimizer(self) -> None:
+        optimizer = self.optimizer
+        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
+            optimizer = optimizer.optimizer
+        optimizer.state.clear()
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if not self.args.restart_each_round or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps = self.args.optimizer_steps_per_round
+        scheduler = super().create_scheduler(steps, optimizer)
+        if not hasattr(scheduler, "lr_lambdas"):
+            raise ValueError(
+                f"`lr_scheduler_type={self.args.lr_scheduler_type}` cannot be restarted: with `restart_each_round` "
+                "use a schedule that is a function of the step, such as 'linear' or 'cosine'."
+            )
+        scheduler.lr_lambdas = [lambda step, f=f: f(step % steps) for f in scheduler.lr_lambdas]
+        return scheduler
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            append_settings(Path(self.args.output_dir) / "README.md", self.args, self.judge)

@@ -1,0 +1,170 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What cannot work is refused when a trainer is built, in a sentence that says what to do instead."""
+
+import logging
+from dataclasses import fields
+
+import torch
+from datasets import Dataset
+
+from ..compat import OnlineDPOConfig
+from .config import NashConfig
+
+
+logger = logging.getLogger("trl_nash")
+
+# Inherited options that a Nash trainer has no use for: (field, the value at which it is off, what to do instead).
+_UNUSED_OPTIONS = [
+    ("loss_type", "sigmoid", "the loss is the algorithm: choose another trainer class"),
+    ("remove_unused_columns", False, "prompts are columns that the model does not take"),
+    ("neftune_noise_alpha", None, "noise in the policy breaks its comparison with the frozen policies"),
+    ("label_smoothing_factor", 0.0, "soft labels come from the judge"),
+    ("auto_find_batch_size", False, "a round fixes its micro-batches: set `per_device_train_batch_size`"),
+    ("disable_dropout", True, "dropout makes the policy differ from the frozen policies it is compared with"),
+]
+# Sampling options that make the sampler another policy than the one in the loss, and their neutral values.
+_BIASED_SAMPLING = {"top_p": (1.0, None), "top_k": (0, None), "min_p": (0.0, None), "repetition_penalty": (1.0, None)}
+
+
+def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> NashConfig:
+    """
+    The arguments as the algorithm's own config.
+
+    A plain `OnlineDPOConfig` is upgraded: its `beta` and `temperature` mean something else here and are replaced by
+    the algorithm's defaults, everything else is kept.
+    """
+    if args is None:
+        return config_class(output_dir=output_dir)
+    if isinstance(args, config_class):
+        return args
+    if not isinstance(args, OnlineDPOConfig) or not issubclass(config_class, type(args)):
+        raise TypeError(
+            f"`args` must be a {config_class.__name__} (or an OnlineDPOConfig, which is upgraded), got a "
+            f"{type(args).__name__}."
+        )
+    values = {f.name: getattr(args, f.name) for f in fields(args) if f.init}
+    if not isinstance(args, NashConfig):
+        dropped = {name: values.pop(name) for name in ("beta", "temperature")}
+        logger.warning(
+            "%s takes the place of your OnlineDPOConfig. %s not carried over, because they mean something else here; "
+            "all other options are kept. Pass a %s to set them.",
+            config_class.__name__,
+            " and ".join(f"`{name}={value}`" for name, value in dropped.items()) + " are",
+            config_class.__name__,
+        )
+    return config_class(**values)
+
+
+def check_arguments(args: NashConfig, *, data_collator, compute_metrics, preprocess_logits_for_metrics) -> None:
+    """Refuses what a Nash trainer cannot honour, and warns once of sampling that biases the step."""
+    for name, off, instead in _UNUSED_OPTIONS:
+        if getattr(args, name) != off:
+            raise ValueError(f"`{name}={getattr(args, name)!r}` cannot apply here: {instead}. Leave it at {off!r}.")
+    for name, value, instead in [
+        ("data_collator", data_collator, "transform the rows of the dataset with `map` instead"),
+        ("compute_metrics", compute_metrics, "evaluation reports preference, win rate, KL and lengths by itself"),
+        ("preprocess_logits_for_metrics", preprocess_logits_for_metrics, "no logits are kept; leave it out"),
+    ]:
+        if value is not None:
+            raise ValueError(f"`{name}` cannot apply here: {instead}.")
+    generation_kwargs = args.generation_kwargs or {}
+    if generation_kwargs.get("num_beams", 1) != 1 or generation_kwargs.get("do_sample", True) is not True:
+        raise ValueError("Pairs are sampled: remove `num_beams` and `do_sample` from `generation_kwargs`.")
+    if generation_kwargs.get("temperature", args.temperature) != args.temperature:
+        raise ValueError("Set `temperature` itself, not in `generation_kwargs`: the log-probs must use the same one.")
+    biased = [
+        f"{name}={value}"
+        for name, neutral in _BIASED_SAMPLING.items()
+        if (value := generation_kwargs.get(name, getattr(args, name))) not in neutral
+    ]
+    if biased:
+        logger.warning(
+            "Sampling with %s: the pairs come from another policy than the one in the loss, so each step is taken "
+            "against *that* policy and is biased. Turn them off unless you want this.",
+            ", ".join(biased),
+        )
+
+
+def check_judge(judge, reward_funcs, args: NashConfig) -> None:
+    """Exactly one source of preferences, and no reward options without rewards."""
+    if judge is None and reward_funcs is None:
+        raise ValueError("Who says which completion is better? Pass `judge=` or `reward_funcs=`.")
+    if judge is not None and reward_funcs is not None:
+        raise ValueError("Pass either `judge` or `reward_funcs`: both would say which completion is better.")
+    if judge is not None:
+        for name in ("missing_eos_penalty", "reward_weights", "reward_model_path"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"`{name}` belongs to `reward_funcs`; with `judge` it does nothing. Leave it out.")
+
+
+def check_model(model: torch.nn.Module, ref_model, peft_config) -> None:
+    """Refuses models that the losses are not defined for or that would be scored wrongly."""
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError("Encoder-decoder models are not supported: pass a causal language model.")
+    if getattr(config, "vision_config", None) is not None:
+        raise ValueError("Vision-language models are not supported: pass a text-only causal language model.")
+    if ref_model is not None and ref_model is model:
+        raise ValueError("`ref_model` is the same object as `model`: leave it out to compare with the initial policy.")
+    if peft_config is not None and getattr(peft_config, "is_prompt_learning", False):
+        raise ValueError("Prompt-learning adapters shift the token positions that are scored: use LoRA or its kin.")
+
+
+def check_prepared_model(model: torch.nn.Module) -> None:
+    """Refuses what only shows once PEFT has wrapped the model, and turns functional attention dropout off."""
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    head = model.get_output_embeddings()
+    if type(head).__module__.startswith("peft."):
+        raise ValueError(
+            "An adapter on the output head (`lm_head`) would be ignored by the fused log-probs: leave `lm_head` out "
+            "of `target_modules` and `modules_to_save`."
+        )
+
+
+def check_dataset(dataset, args: NashConfig, name: str) -> None:
+    """Refuses datasets without prompts, with images, or smaller than a round."""
+    columns = getattr(dataset, "column_names", None)
+    if columns is not None and "prompt" not in columns:
+        raise ValueError(
+            f"`{name}` has no column 'prompt', only {', '.join(map(repr, columns)) or 'no columns at all'}. Rename "
+            "the column that holds the prompts: `dataset.rename_column('...', 'prompt')`."
+        )
+    if columns is not None and {"image", "images"} & set(columns):
+        raise ValueError(f"`{name}` has an image column: images are not supported. Remove it with `remove_columns`.")
+    if not isinstance(dataset, Dataset):
+        return
+    if len(dataset) == 0:
+        raise ValueError(f"`{name}` is empty.")
+    for index, prompt in enumerate(dataset["prompt"]):
+        check_prompt(prompt, f"row {index} of `{name}`")
+    if name == "train_dataset" and len(dataset) < args.prompts_per_round:
+        raise ValueError(
+            f"`train_dataset` has {len(dataset)} prompts, fewer than a round of {args.prompts_per_round} "
+            "(per_device_train_batch_size * steps_per_generation * processes). Lower one of them or add prompts."
+        )
+
+
+def check_prompt(prompt, where: str) -> None:
+    """Refuses a prompt that is neither text nor a conversation that a model can answer."""
+    if isinstance(prompt, str) and prompt.strip():
+        return
+    if isinstance(prompt, list) and prompt and all(isinstance(m, dict) and "role" in m for m in prompt):
+        if any(str(message.get("content") or "").strip() for message in prompt):
+            return
+    raise ValueError(
+        f"The prompt in {where} is {repr(prompt)[:80]}: a prompt is a text or a list of messages, and not empty. "
+        "Filter such rows out with `dataset.filter`."
+    )
+
+
+def check_devices(args: NashConfig) -> None:
+    """Refuses `nn.DataParallel`, which transformers turns on by itself when it sees several GPUs."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible to one process, which would mean `nn.DataParallel`. Start with "
+            "`accelerate launch` (or `trl-nash`), or make one GPU visible with CUDA_VISIBLE_DEVICES=0."
+        )

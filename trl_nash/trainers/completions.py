@@ -1,0 +1,51 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The table of `log_completions=True`: prompt, two completions and the verdict, on the console and in the trackers."""
+
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from accelerate.utils import is_rich_available
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judged pair. `preference` is P(first beats second), nan where the judge abstained."""
+
+    prompt: str
+    first: str
+    second: str
+    preference: float
+
+
+def log_verdicts(verdicts: list[Verdict], step: int, output_dir: str, report_to: list[str]) -> None:
+    """Prints the verdicts, keeps them as `completions/completions_<step>.parquet` and sends them to the trackers."""
+    import pandas as pd
+
+    table = pd.DataFrame([astuple(verdict) for verdict in verdicts], columns=[f.name for f in fields(Verdict)])
+    table.insert(0, "step", step)
+    folder = Path(output_dir) / "completions"
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(folder / f"completions_{step:05d}.parquet")
+    if is_rich_available():
+        _print(verdicts, step)
+    for name in {"wandb", "trackio"} & set(report_to or []):
+        tracker = __import__(name)
+        if name == "trackio" or tracker.run is not None:
+            tracker.log({"completions": tracker.Table(dataframe=table)})
+
+
+def _print(verdicts: list[Verdict], step: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"Step {step}", show_lines=True)
+    for heading in ("Prompt", "First", "Second"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("P(first)", justify="right")
+    for v in verdicts:
+        preference = "none" if v.preference != v.preference else f"{v.preference:.2f}"
+        table.add_row(Text(v.prompt), Text(v.first), Text(v.second), preference)
+    Console().print(table)

@@ -1,0 +1,260 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What every Nash trainer can be told. An algorithm's own options are beside the algorithm."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..compat import OnlineDPOConfig
+
+
+def scheduled(values: float | list[float], index: int) -> float:
+    """Entry `index` of a schedule whose last value repeats; a number is a schedule that never changes."""
+    if not isinstance(values, (list, tuple)):
+        return float(values)
+    return float(values[min(index, len(values) - 1)])
+
+
+def _as_list(values: float | list[float]) -> list[float]:
+    return list(values) if isinstance(values, (list, tuple)) else [values]
+
+
+def check_range(name: str, values: float | list[float], low: float, high: float = float("inf")) -> None:
+    """Raises `ValueError` unless every value lies in `[low, high]`."""
+    if not _as_list(values):
+        raise ValueError(f"`{name}` is an empty list: give at least one number.")
+    for value in _as_list(values):
+        if not isinstance(value, (int, float)) or not low <= value <= high:
+            allowed = f"between {low:g} and {high:g}" if high < float("inf") else f"at least {low:g}"
+            raise ValueError(f"`{name}` must be {allowed}, got {value!r}.")
+
+
+def check_choice(name: str, value: str, choices: list[str]) -> None:
+    """Raises `ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _collapse(values: float | list[float]) -> float | list[float]:
+    return values[0] if isinstance(values, (list, tuple)) and len(values) == 1 else values
+
+
+@dataclass
+class NashConfig(OnlineDPOConfig):
+    r"""
+    Options that all Nash trainers share, on top of [`~trl.experimental.online_dpo.OnlineDPOConfig`].
+
+    A *round* samples `steps_per_generation` micro-batches of prompts, has the completions judged and scored under the
+    frozen policies, and makes `num_iterations` passes over them. The default round is one optimizer step: online
+    learning, as OnlineDPOTrainer does it. The published results use rounds of thousands of prompts.
+
+    Parameters:
+        num_generations (`int`, *optional*, defaults to `2`):
+            K, completions per prompt. `K * per_device_train_batch_size` rows go through the model in a micro-step.
+        steps_per_generation (`int`, *optional*):
+            Micro-steps in a pass over a round. Defaults to `gradient_accumulation_steps`.
+        generation_batch_size (`int`, *optional*):
+            Prompts in a round over all processes, as another way to set `steps_per_generation`.
+        num_iterations (`int`, *optional*, defaults to `1`):
+            Passes over a round.
+        per_device_generation_batch_size (`int`, *optional*):
+            Prompts per call of the generation engine and of the judge. Defaults to `per_device_train_batch_size`.
+        beta (`float` or `list[float]`, *optional*, defaults to `0.0`):
+            τ, the KL coefficient of the regularised game, indexed by epoch at the start of a round (the last one
+            repeats). Algorithms that solve the original game have none and refuse any other value than 0.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Sampling temperature. The policy is *defined* at this temperature: log-probs are those of logits / T.
+        restart_each_round (`bool`, *optional*, defaults to `False`):
+            Whether each round starts with a fresh optimizer and its own learning-rate schedule, as one training script
+            per round does.
+        reward_temperature (`float`, *optional*, defaults to `1.0`):
+            Scale of rewards in `P(y ≻ y') = sigmoid((r - r') / reward_temperature)` when `reward_funcs` are given.
+        max_nan_rate (`float`, *optional*, defaults to `0.5`):
+            The run saves a checkpoint and stops when the judge abstains on more than this share of a round's pairs.
+        strip_thinking (`bool`, *optional*, defaults to `False`):
+            Whether `<think> ... </think>` is removed from completions before they are judged.
+        chat_template_kwargs (`dict`, *optional*):
+            Passed to the chat template when conversational prompts are rendered, e.g. `{"enable_thinking": false}`.
+        log_completions (`bool`, *optional*, defaults to `False`):
+            Whether a table of prompt, two completions and verdict is printed and logged every `logging_steps`.
+        num_completions_to_print (`int`, *optional*, defaults to `4`):
+            Rows of that table.
+    """
+
+    _VALID_DICT_FIELDS = OnlineDPOConfig._VALID_DICT_FIELDS + ["chat_template_kwargs"]
+    # Whether the algorithm solves the game with a KL term, so that `beta` means something to it.
+    regularized: ClassVar[bool] = False
+    # A method without these options uses every pair with its soft preference; PairConfig makes them fields.
+    pair_selection: ClassVar[str] = "all"
+    preference_label: ClassVar[str] = "soft"
+
+    num_generations: int = field(default=2, metadata={"help": "K, completions per prompt."})
+    steps_per_generation: int | None = field(
+        default=None,
+        metadata={"help": "Micro-steps in a pass over a round. Defaults to `gradient_accumulation_steps`."},
+    )
+    generation_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Prompts in a round over all processes (another way to set `steps_per_generation`)."},
+    )
+    num_iterations: int = field(default=1, metadata={"help": "Passes over a round."})
+    per_device_generation_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Prompts per call of the generation engine and of the judge. Defaults to "
+            "`per_device_train_batch_size`."
+        },
+    )
+    beta: list[float] = field(
+        default_factory=lambda: [0.0],
+        metadata={"help": "KL coefficient of the regularised game (tau in the papers), indexed by epoch."},
+    )
+    temperature: float = field(
+        default=1.0,
+        metadata={"help": "Sampling temperature; the policy is defined at it (log-probs of logits / T)."},
+    )
+    restart_each_round: bool = field(
+        default=False, metadata={"help": "Fresh optimizer and learning-rate schedule in every round."}
+    )
+    reward_temperature: float = field(
+        default=1.0, metadata={"help": "Scale of rewards when reward functions serve as the judge."}
+    )
+    max_nan_rate: float = field(
+        default=0.5, metadata={"help": "Stop when the judge abstains on more than this share of a round."}
+    )
+    strip_thinking: bool = field(
+        default=False, metadata={"help": "Remove <think> ... </think> from completions before judging."}
+    )
+    chat_template_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Keyword arguments for the chat template of conversational prompts."}
+    )
+    log_completions: bool = field(
+        default=False, metadata={"help": "Print and log prompts, completions and verdicts every `logging_steps`."}
+    )
+    num_completions_to_print: int = field(default=4, metadata={"help": "Rows of the table of completions."})
+
+    def __post_init__(self):
+        with warnings.catch_warnings():
+            # Prompts are cut before generation here, so they cannot vanish in the forward pass as TRL warns.
+            warnings.filterwarnings("ignore", message="The configuration has .max_new_tokens.")
+            super().__post_init__()
+        self.beta = _collapse(self.beta)
+        check_range("beta", self.beta, 0.0)
+        if not self.regularized and any(_as_list(self.beta)):
+            raise ValueError(
+                f"`beta={self.beta}` has no meaning in {type(self).__name__}: the method solves the original game and "
+                "has no KL coefficient. Leave it out; COMALConfig and NashMDConfig have one."
+            )
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"`max_length` ({self.max_length}) counts prompt and completion: it must exceed `max_new_tokens` "
+                f"({self.max_new_tokens}), or no prompt is left."
+            )
+        check_range("num_generations", self.num_generations, 2)
+        check_range("num_iterations", self.num_iterations, 1)
+        check_range("max_nan_rate", self.max_nan_rate, 0.0, 1.0)
+        for name in ("temperature", "reward_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        self._resolve_round()
+
+    def _resolve_round(self) -> None:
+        per_step = self.per_device_train_batch_size * self.world_size
+        if self.generation_batch_size is not None:
+            steps, left = divmod(self.generation_batch_size, per_step)
+            if steps == 0 or left:
+                raise ValueError(
+                    f"`generation_batch_size` ({self.generation_batch_size}) must be a multiple of the prompts in a "
+                    f"micro-step: per_device_train_batch_size * processes = {per_step}."
+                )
+            if self.steps_per_generation not in (None, steps):
+                raise ValueError(
+                    f"`generation_batch_size={self.generation_batch_size}` means {steps} micro-steps a round, but "
+                    f"`steps_per_generation={self.steps_per_generation}`. Set only one of them."
+                )
+            self.steps_per_generation = steps
+        elif self.steps_per_generation is None:
+            self.steps_per_generation = self.gradient_accumulation_steps
+        check_range("steps_per_generation", self.steps_per_generation, 1)
+        if self.steps_per_generation * self.num_iterations % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"`steps_per_generation * num_iterations` ({self.steps_per_generation} * {self.num_iterations}) must "
+                f"be a multiple of `gradient_accumulation_steps` ({self.gradient_accumulation_steps}), so that a "
+                "round ends with an optimizer step."
+            )
+
+    @property
+    def prompts_per_round(self) -> int:
+        """Prompts in a round over all processes."""
+        return self.per_device_train_batch_size * self.world_size * self.steps_per_generation
+
+    @property
+    def fits_per_round(self) -> int:
+        """Regressions that a round's pairs are used for, each of `num_iterations` passes."""
+        return 1
+
+    @property
+    def micro_steps_per_round(self) -> int:
+        """Micro-steps from one sampling to the next."""
+        return self.steps_per_generation * self.num_iterations * self.fits_per_round
+
+    @property
+    def optimizer_steps_per_round(self) -> int:
+        """Optimizer steps from one sampling to the next."""
+        return self.micro_steps_per_round // self.gradient_accumulation_steps
+
+
+@dataclass
+class PairConfig(NashConfig):
+    r"""
+    Options of the methods that regress a pair's log-ratio to its preference: iterative IPO ([`NashTrainer`]), ONPO,
+    COMAL.
+
+    Parameters:
+        step_size (`float` or `list[float]`, *optional*, defaults to `100.0`):
+            η, the step that multiplies the win rate, indexed by round (the last one repeats). It is the *inverse* of
+            the
+            `eta` that INPO and COMAL print. `step_size * beta` must not exceed 1.
+        preference_label (`str`, *optional*, defaults to `"soft"`):
+            `"soft"` trains on the probability, `"sampled"` on a draw from it, `"argmax"` on the winner (another game).
+        pair_selection (`str`, *optional*, defaults to `"all"`):
+            Which of the K completions are paired: `"all"` K(K-1)/2, `"iid"` floor(K/2) disjoint pairs, `"best_worst"`
+            the best against the worst by win rate (inflates the step under a noisy judge).
+
+    The other parameters are those of [`NashConfig`].
+    """
+
+    step_size: list[float] = field(
+        default_factory=lambda: [100.0],
+        metadata={"help": "Step that multiplies the win rate (1/eta in INPO and COMAL), indexed by round."},
+    )
+    preference_label: str = field(
+        default="soft",
+        metadata={"help": "What a preference is trained as.", "choices": ["soft", "sampled", "argmax"]},
+    )
+    pair_selection: str = field(
+        default="all",
+        metadata={"help": "Which completions are paired.", "choices": ["all", "iid", "best_worst"]},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.step_size = _collapse(self.step_size)
+        check_range("step_size", self.step_size, 0.0)
+        check_choice("preference_label", self.preference_label, ["soft", "sampled", "argmax"])
+        check_choice("pair_selection", self.pair_selection, ["all", "iid", "best_worst"])
+        length = max(len(_as_list(self.step_size)), len(_as_list(self.beta)))
+        for index in range(length):
+            check_step(scheduled(self.step_size, index), scheduled(self.beta, index))
+
+
+def check_step(step_size: float, beta: float) -> float:
+    """Returns ρ = η τ, the weight of the reference in the anchor; raises `ValueError` when it exceeds 1."""
+    if step_size * beta > 1 + 1e-9:
+        raise ValueError(
+            f"`step_size * beta` is the weight of the reference in the KL centre and cannot exceed 1, got "
+            f"{step_size:g} * {beta:g} = {step_size * beta:g}. Lower one of them."
+        )
+    return min(step_size * beta, 1.0)

@@ -1,0 +1,66 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Metrics that are right on several processes: ratios of sums that are added up over ranks before they are divided."""
+
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+
+import torch
+
+
+class Metrics:
+    """
+    Collects `total / count` by name, and the seconds spent by phase.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]): adds the sums up over ranks.
+    """
+
+    def __init__(self, accelerator):
+        self._accelerator = accelerator
+        self._sums: dict[str, list] = defaultdict(lambda: [0.0, 0.0])
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._phases: list[str] = []
+        self._since = 0.0
+
+    def add(self, name: str, total, count=1) -> None:
+        """Adds to a metric's numerator and denominator (numbers or tensors with one element)."""
+        entry = self._sums[name]
+        for side, value in enumerate((total, count)):
+            entry[side] = entry[side] + (value.detach() if isinstance(value, torch.Tensor) else value)
+
+    @contextmanager
+    def phase(self, name: str):
+        """Times a phase. A phase within a phase stops the outer one's clock, so that the parts add up to the whole."""
+        self._tick()
+        self._phases.append(name)
+        try:
+            yield
+        finally:
+            self._tick()
+            self._phases.pop()
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        if self._phases:
+            self._seconds[self._phases[-1]] += now - self._since
+        self._since = now
+
+    def flush(self, steps: int = 0) -> dict[str, float]:
+        """
+        The metrics since the last flush, over all ranks, which must call this together with the same names.
+
+        Args:
+            steps (`int`, *optional*): optimizer steps since the last flush; seconds are reported per step.
+        """
+        for name, seconds in self._seconds.items():
+            self.add(f"time/{name}", seconds, max(steps, 1))
+        names = sorted(self._sums)
+        sums = torch.tensor([[float(side) for side in self._sums[name]] for name in names], dtype=torch.float32)
+        if names:
+            sums = self._accelerator.reduce(sums.to(self._accelerator.device), "sum").cpu()
+        self._sums.clear()
+        self._seconds.clear()
+        return {name: (total / count).item() for name, (total, count) in zip(names, sums, strict=True) if count > 0}

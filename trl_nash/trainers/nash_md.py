@@ -1,0 +1,133 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Nash-MD: policy gradient against an opponent that lies between the policy and its reference."""
+
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+
+from ..objectives import leave_one_out_advantage, policy_gradient_loss
+from ..policies import REFERENCE
+from .base import NashTrainer
+from .batch import PairBatch, Samples
+from .config import NashConfig, check_choice, check_range, scheduled
+from .mixture import generate_mixture
+
+
+AVERAGE = "average"  # the policy whose weights are the moving average of the policy's
+
+
+@dataclass
+class NashMDConfig(NashConfig):
+    r"""
+    Options of [`NashMDTrainer`]. The defaults are the paper's best.
+
+    Parameters:
+        beta (`float` or `list[float]`, *optional*, defaults to `0.008`):
+            τ, the KL coefficient, indexed by epoch.
+        mixture_coef (`float` or `list[float]`, *optional*, defaults to `0.125`):
+            Weight of the reference in the opponent `π^{1-c} μ^c`, indexed by epoch. 0 is self-play, 1 is the best
+            response to the reference.
+        opponent (`str`, *optional*, defaults to `"mixture"`):
+            `"mixture"` is Nash-MD; `"ema"` is Nash-EMA, whose opponent has the moving average of the policy's weights.
+        ema_decay (`float`, *optional*, defaults to `0.999`):
+            Decay of that average per round.
+
+    The other parameters are those of [`NashConfig`]. The gradient is on-policy: a round is one optimizer step.
+    """
+
+    regularized = True
+
+    beta: list[float] = field(default_factory=lambda: [0.008], metadata={"help": "KL coefficient, indexed by epoch."})
+    mixture_coef: list[float] = field(
+        default_factory=lambda: [0.125],
+        metadata={"help": "Weight of the reference in the opponent, indexed by epoch."},
+    )
+    opponent: str = field(
+        default="mixture", metadata={"help": "Who the policy plays against.", "choices": ["mixture", "ema"]}
+    )
+    ema_decay: float = field(default=0.999, metadata={"help": "Decay of the weights' average per round."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("mixture_coef", self.mixture_coef, 0.0, 1.0)
+        check_range("ema_decay", self.ema_decay, 0.0, 1.0)
+        check_choice("opponent", self.opponent, ["mixture", "ema"])
+        if isinstance(self.mixture_coef, list) and len(self.mixture_coef) == 1:
+            self.mixture_coef = self.mixture_coef[0]
+        if self.optimizer_steps_per_round > 1 or self.num_iterations > 1:
+            raise ValueError(
+                "Nash-MD's gradient is on-policy: a round must be one optimizer step. Leave `num_iterations` at 1 and "
+                "`steps_per_generation` at `gradient_accumulation_steps`."
+            )
+        plays_itself = self.opponent == "mixture" and self.mixture_coef == 0
+        if self.use_vllm and not plays_itself:
+            raise ValueError(
+                "vLLM cannot sample from Nash-MD's opponent: leave `use_vllm` out, or set `mixture_coef=0`."
+            )
+
+
+class NashMDTrainer(NashTrainer):
+    r"""
+    Trainer for Nash-MD, mirror descent against a regularised opponent
+    ([2312.00886](https://huggingface.co/papers/2312.00886)).
+
+    `y ~ π_θ` plays `y' ~ π_θ^{1-c} μ^c` (per token, no gradient), and the policy follows
+
+    `∇log π_θ(y) · ( P(y ≻ y') - ½ - τ log π_θ(y)/μ(y) )`
+
+    with the KL term as reward-to-go, and a leave-one-out baseline over the K samples of a prompt.
+
+    Takes the arguments of [`NashTrainer`].
+    """
+
+    _tag_names = ["trl", "trl-nash", "nash-md"]
+    _name = "Nash-MD"
+    _paper = {
+        "title": "Nash Learning from Human Feedback",
+        "id": "2312.00886",
+        "citation": """\
+@article{munos2023nash,
+    title  = {{Nash Learning from Human Feedback}},
+    author = {R{\\'e}mi Munos and Michal Valko and Daniele Calandriello and Mohammad Gheshlaghi Azar and Mark
+              Rowland and Zhaohan Daniel Guo and Yunhao Tang and Matthieu Geist and Thomas Mesnard and Andrea
+              Michi and Marco Selvi and Sertan Girgin and Nikola Momchev and Olivier Bachem and Daniel J.
+              Mankowitz and Doina Precup and Bilal Piot},
+    year   = 2023,
+    eprint = {arXiv:2312.00886}
+}""",
+    }
+    config_class = NashMDConfig
+
+    @property
+    def mixture_coef(self) -> float:
+        """Weight of the reference in the opponent, in the epoch of the round that is being sampled."""
+        return scheduled(self.args.mixture_coef, self._round_epoch)
+
+    def on_fit_begin(self) -> None:
+        if self.args.opponent == "ema":
+            self.policies.average(AVERAGE, self.args.ema_decay)
+
+    def sample_pairs(self, prompts: list) -> Samples:
+        count = self.args.num_generations
+        prompt_ids, own = self.generate(prompts, count)
+        if self.args.opponent == "ema":
+            policy = AVERAGE if AVERAGE in self.policies else REFERENCE
+            _, opponents = self.generate(prompts, count, policy=policy)
+        elif self.mixture_coef == 0:
+            _, opponents = self.generate(prompts, count)
+        else:
+            opponents = generate_mixture(self, prompt_ids, count, REFERENCE, self.mixture_coef)
+        completions = [first + second for first, second in zip(own, opponents, strict=True)]
+        return Samples(prompt_ids, completions, list(product(range(count), range(count, 2 * count))))
+
+    def anchor_weights(self) -> dict[str, float]:
+        return {REFERENCE: 1.0}
+
+    def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
+        count = self.args.num_generations
+        advantage = leave_one_out_advantage(batch.preference.view(-1, count, count))
+        losses = policy_gradient_loss(logps, batch.anchor_logps, advantage.flatten(), self.beta)
+        return losses.view(-1, count).mean(-1)

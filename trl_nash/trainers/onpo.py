@@ -1,0 +1,103 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Optimistic online Nash policy optimization: two mirror-descent steps per round, or one around a geometric mean."""
+
+from dataclasses import dataclass, field
+
+from ..policies import PREVIOUS
+from .base import NashTrainer
+from .config import PairConfig, check_choice, check_range
+
+
+AUXILIARY = "auxiliary"  # π' of the paper
+
+
+@dataclass
+class ONPOConfig(PairConfig):
+    r"""
+    Options of [`ONPOTrainer`]. ONPO solves the original game, so `beta` stays 0.
+
+    Parameters:
+        step_size (`float` or `list[float]`, *optional*, defaults to `100.0`):
+            η, indexed by round. The paper reports `1/η = 0.01`.
+        fits (`str`, *optional*, defaults to `"one"`):
+            `"two"` is the paper's algorithm: two fits a round on the same pairs. `"one"` is the same update in one
+            fit, around past main policies and with step 2η. The two are identical for exact fits only.
+        anchor_history (`int`, *optional*, defaults to `5`):
+            Past main policies in the anchor of `fits="one"`. Five is close to the whole history, two diverges.
+
+    The other parameters are those of [`PairConfig`].
+    """
+
+    fits: str = field(
+        default="one",
+        metadata={"help": "Fits a round: 'two' is the paper's algorithm.", "choices": ["one", "two"]},
+    )
+    anchor_history: int = field(default=5, metadata={"help": "Past main policies in the anchor of `fits='one'`."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("fits", self.fits, ["one", "two"])
+        check_range("anchor_history", self.anchor_history, 2)
+
+    @property
+    def fits_per_round(self) -> int:
+        return 2 if self.fits == "two" else 1
+
+
+class ONPOTrainer(NashTrainer):
+    r"""
+    Trainer for ONPO, optimistic online mirror descent ([2502.16852](https://huggingface.co/papers/2502.16852)).
+
+    With `r_t = P(· ≻ π_t)`, and pairs `D_t` sampled from the main policy `π_t`,
+
+    `π'_{t+1} ∝ π'_t exp(η r_t)`    and    `π_{t+1} ∝ π'_{t+1} exp(η r_t)`,
+
+    each fitted as the least squares of [`NashTrainer`] on the same `D_t`. Substituting the first into the second,
+
+    `π_{t+1} ∝ π'_t exp(2η r_t)`    and    `log π'_{t+1} = ½ log π'_t + ½ log π_{t+1}`,
+
+    so that one fit around past main policies with weights ½, ¼, ⅛ ... does both (`fits="one"`). The average policy's
+    duality gap falls as O(1/T).
+
+    Takes the arguments of [`NashTrainer`].
+    """
+
+    _tag_names = ["trl", "trl-nash", "onpo"]
+    _name = "ONPO"
+    _paper = {
+        "title": "Improving LLM General Preference Alignment via Optimistic Online Mirror Descent",
+        "id": "2502.16852",
+        "citation": """\
+@article{zhang2025improving,
+    title  = {{Improving LLM General Preference Alignment via Optimistic Online Mirror Descent}},
+    author = {Yuheng Zhang and Dian Yu and Tao Ge and Linfeng Song and Zhichen Zeng and Haitao Mi and Nan Jiang and
+              Dong Yu},
+    year   = 2025,
+    eprint = {arXiv:2502.16852}
+}""",
+    }
+    config_class = ONPOConfig
+    fits_rounds = True
+
+    def on_fit_begin(self) -> None:
+        if self.args.fits == "one":
+            self.policies.remember(self.args.anchor_history)
+        elif self.fit == 1:
+            self.policies.freeze(AUXILIARY)  # the first fit has just made π'_{t+1}
+
+    def anchor_weights(self) -> dict[str, float]:
+        if self.args.fits == "two":
+            # Fit 1 is centred at π'_t; fit 2 at π'_{t+1}, which is the model itself by then. π'_1 = π_1.
+            return {AUXILIARY if self.fit == 0 and AUXILIARY in self.policies else PREVIOUS: 1.0}
+        past = [PREVIOUS, *(f"{PREVIOUS}_{k}" for k in range(2, self.args.anchor_history + 1))]
+        past = [name for name in past if name in self.policies] or [PREVIOUS]
+        # log π'_t = ½ log π_t + ¼ log π_{t-1} + ..., the remainder on the oldest policy.
+        weights = {name: 0.5**k for k, name in enumerate(past, start=1)}
+        weights[past[-1]] *= 2
+        return weights
+
+    @property
+    def step_size(self) -> float:
+        return super().step_size * (2 if self.args.fits == "one" else 1)

@@ -1,0 +1,54 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""From a dataset's prompt to the text that is sampled from, and from sampled tokens to the text that is judged."""
+
+import re
+
+from transformers import PreTrainedTokenizerBase
+
+from ..compat import is_conversational, maybe_apply_chat_template
+
+
+class PromptRenderer:
+    """
+    Renders prompts as text that tokenises to at most `limit` tokens, cut from the left.
+
+    Conversations go through the chat template. Plain strings begin with the tokenizer's BOS token if it is in the
+    habit of adding one.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the policy's tokenizer.
+        limit (`int`): tokens that a prompt may have.
+        chat_template_kwargs (`dict`, *optional*): passed to the chat template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int, chat_template_kwargs: dict | None = None):
+        self.tokenizer = tokenizer
+        self.limit = limit
+        self.chat_template_kwargs = chat_template_kwargs or {}
+        bos = tokenizer.bos_token_id
+        self._adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+    def __call__(self, prompt: str | list[dict]) -> tuple[str, bool]:
+        """Returns the text and whether it had to be cut."""
+        if is_conversational({"prompt": prompt}) and not self.tokenizer.chat_template:
+            raise ValueError(
+                "The prompts are conversations, but the tokenizer has no chat template. Set one "
+                "(`tokenizer.chat_template = ...`) or give the prompts as plain text."
+            )
+        text = maybe_apply_chat_template({"prompt": prompt}, self.tokenizer, **self.chat_template_kwargs)["prompt"]
+        bos = self.tokenizer.bos_token
+        if isinstance(prompt, str) and self._adds_bos and not text.startswith(bos):
+            text = bos + text
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) <= self.limit:
+            return text, False
+        head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        kept = head + ids[len(ids) - self.limit + len(head) :]
+        return self.tokenizer.decode(kept, clean_up_tokenization_spaces=False), True
+
+
+def strip_thinking(text: str) -> str:
+    """Removes `<think> ... </think>`, also one that generation cut short."""
+    return re.sub(r"<think>.*?(</think>|\Z)", "", text, flags=re.DOTALL).strip()

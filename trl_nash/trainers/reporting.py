@@ -1,0 +1,88 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a run says of itself: metrics of a round and a fit, and evaluation."""
+
+import logging
+import math
+
+import torch
+
+from ..objectives import cycle_rate
+from ..policies import INITIAL
+from .batch import Samples
+from .completions import log_verdicts
+
+
+logger = logging.getLogger("trl_nash")
+
+
+class ReportingMixin:
+    """Metrics and evaluation. Part of [`NashTrainer`]."""
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    def _record_round(self, samples: Samples, preference: torch.Tensor) -> None:
+        metrics, judged = self._metrics[self._mode], ~preference.isnan()
+        metrics.add("judge/preference", preference.nansum(), judged.sum())
+        metrics.add("judge/abstained", (~judged).sum(), judged.numel())
+        count = self.args.num_generations
+        if count > 2 and len(samples.pairs) == math.comb(count, 2):
+            rate = cycle_rate(preference, torch.tensor(samples.pairs), count)
+            metrics.add("judge/cycle_rate", rate.nan_to_num(), (~rate.isnan()).float())
+        own = [ids for completions in samples.completion_ids for ids in completions[:count]]
+        clipped = [not ids or ids[-1] not in self.eos_token_ids for ids in own]
+        metrics.add("completions/mean_length", sum(map(len, own)), len(own))
+        metrics.add("completions/clipped_ratio", sum(clipped), len(own))
+
+    def _record_fit(self, margin: torch.Tensor, target: torch.Tensor) -> None:
+        metrics, judged = self._metrics[self._mode], ~target.isnan()
+        margin, target = margin[judged], target[judged]
+        metrics.add("fit/margin", (target.sign() * margin).sum(), judged.sum())
+        metrics.add("fit/target", target.abs().sum(), judged.sum())
+        # The targets' mean is 0 by antisymmetry, so R² is taken about 0.
+        explained = target.square().sum() - (margin - target).square().sum()
+        metrics.add("fit/r2", explained, target.square().sum())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:  # a training log: evaluation's and the final summary have other keys
+            logs |= self._metrics["train"].flush(steps=self.state.global_step - self._last_logged_step)
+            self._last_logged_step = self.state.global_step
+        super().log(logs, start_time)
+        if self._verdicts and self.accelerator.is_main_process:
+            verdicts = self._verdicts[-self.args.num_completions_to_print :]
+            log_verdicts(verdicts, self.state.global_step, self.args.output_dir, self.args.report_to)
+        self._verdicts.clear()
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            if self.accelerator.is_main_process:
+                logger.warning(message)
+
+    def prediction_step(self, model, inputs: list[dict], prediction_loss_only, ignore_keys=None):
+        self.policies.ensure_initial()
+        samples, preference = self._sample_and_judge(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            batches = self._score_anchor(self._micro_batches(samples, preference))
+            losses = [self.compute_loss(model, batch.to(self.accelerator.device)) * len(batch) for batch in batches]
+        self._record_win_rate(inputs, samples)
+        return torch.stack(losses).sum() / len(inputs), None, None
+
+    def _record_win_rate(self, rows: list[dict], samples: Samples) -> None:
+        """P(policy ≻ reference), completion k against completion k: it costs a generation, so only evaluation asks."""
+        count = self.args.num_generations
+        with self._metrics["eval"].phase("generate"):
+            _, opponents = self.generate([row["prompt"] for row in rows], count, policy=INITIAL)
+        completions = [own[:count] + other for own, other in zip(samples.completion_ids, opponents, strict=True)]
+        wins = self._judge(rows, completions, [(k, count + k) for k in range(count)])
+        self._metrics["eval"].add("policy/win_rate_reference", wins.nansum(), (~wins.isnan()).sum())
+        lengths = [len(ids) for completions in opponents for ids in completions]
+        self._metrics["eval"].add("completions/mean_length_reference", sum(lengths), len(lengths))
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in self._metrics["eval"].flush().items()})
+        return output

@@ -1,0 +1,120 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The first half of a round: completions from the policy, verdicts from the judge, micro-batches to fit."""
+
+import math
+
+import numpy as np
+import torch
+from datasets import IterableDataset
+
+from ..objectives import best_and_worst, hard_label
+from . import checks
+from .batch import PairBatch, Samples, chunks, collate, until_eos
+from .completions import Verdict
+from .prompts import strip_thinking
+
+
+class SamplingMixin:
+    """Samples completions and has them judged. Part of [`NashTrainer`]."""
+
+    def _sample_and_judge(self, rows: list[dict]) -> tuple[Samples, torch.Tensor]:
+        """Completions of the rows' prompts and P(first ≻ second) of their pairs, of shape (len(rows), M)."""
+        size = self.args.per_device_generation_batch_size or self.args.per_device_train_batch_size
+        prompt_ids, completion_ids, preference = [], [], []
+        for chunk in chunks(rows, size):
+            for row in chunk:
+                if isinstance(self.train_dataset, IterableDataset):
+                    checks.check_prompt(row.get("prompt"), f"a row of the stream ({row})")
+            with self._metrics[self._mode].phase("generate"):
+                samples = self.sample_pairs([row["prompt"] for row in chunk])
+            prompt_ids += samples.prompt_ids
+            completion_ids += samples.completion_ids
+            preference.append(self._judge(chunk, samples.completion_ids, samples.pairs, keep_verdicts=True))
+        samples = Samples(prompt_ids, completion_ids, samples.pairs)
+        preference = torch.cat(preference)
+        self._record_round(samples, preference)
+        return samples, preference
+
+    def generate(self, prompts: list, count: int, policy: str | None = None) -> tuple[list, list]:
+        """
+        Samples `count` completions for each prompt, through OnlineDPOTrainer's generation (transformers or vLLM).
+
+        Args:
+            prompts (`list`): prompts as they are in the dataset.
+            count (`int`): completions per prompt.
+            policy (`str`, *optional*): name of a frozen policy to sample from, always through transformers.
+
+        Returns:
+            The prompts' token lists, and for each prompt its completions' token lists.
+        """
+        texts, cut = zip(*map(self.render, prompts), strict=True)
+        self._metrics[self._mode].add("prompts/cut_ratio", sum(cut), len(cut))
+        if any(cut):
+            self._say_once(
+                f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "
+                "from the left (metric prompts/cut_ratio)."
+            )
+        # The engine samples two completions per prompt it is given.
+        repeats = math.ceil(count / 2)
+        if count % 2:
+            self._say_once(f"Completions are sampled in twos: of every {2 * repeats}, {count} are used.")
+        texts = list(texts) * repeats
+        if policy is not None:
+            with self.policies.active(policy) as model:
+                rows = self._generate(model, texts)
+        elif self.use_vllm:
+            rows = self._generate_vllm(texts)
+        else:
+            rows = self._generate(self.model_wrapped, texts)
+        prompt_rows, prompt_mask, completion_rows, completion_mask = (t.cpu() for t in rows[:4])
+        prompt_ids = [
+            row[mask.bool()].tolist()
+            for row, mask in zip(prompt_rows[: len(prompts)], prompt_mask[: len(prompts)], strict=True)
+        ]
+        completions = [
+            until_eos(row[mask.bool()].tolist(), set(self.eos_token_ids))
+            for row, mask in zip(completion_rows, completion_mask, strict=True)
+        ]
+        # Row r belongs to prompt r mod B, whichever of its completions it is.
+        return prompt_ids, [completions[b :: len(prompts)][:count] for b in range(len(prompts))]
+
+    def decode(self, completion_ids: list[int]) -> str:
+        """The text that a judge sees."""
+        text = self._tokenizer.decode(completion_ids, skip_special_tokens=True)
+        return strip_thinking(text) if self.args.strip_thinking else text
+
+    def _judge(self, rows: list[dict], completion_ids: list, pairs: list, keep_verdicts: bool = False) -> torch.Tensor:
+        with self._metrics[self._mode].phase("judge"):
+            prompts = [row["prompt"] for row in rows]
+            texts = [[self.decode(ids) for ids in completions] for completions in completion_ids]
+            columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+            preference = self.judge.compare(
+                prompts,
+                texts,
+                pairs,
+                columns=columns,
+                completion_ids=completion_ids,
+                trainer_state=self.state,
+            )
+        if keep_verdicts and self.args.log_completions:
+            i, j = pairs[0]
+            for prompt, completions, row in zip(prompts, texts, preference, strict=True):
+                prompt = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+                self._verdicts.append(Verdict(prompt, completions[i], completions[j], float(row[0])))
+        return torch.as_tensor(np.asarray(preference), dtype=torch.float32)
+
+    def _micro_batches(self, samples: Samples, preference: torch.Tensor) -> list[PairBatch]:
+        """The round in micro-batches of fixed rows and width, with the pairs and labels to train on."""
+        pairs = torch.tensor(samples.pairs)
+        if self.args.pair_selection == "best_worst":
+            pairs, preference = best_and_worst(preference, pairs, self.args.num_generations)
+        else:
+            pairs = pairs.expand(len(preference), -1, -1)
+        preference = hard_label(preference, self.args.preference_label)
+        own = [completions[: self.args.num_generations] for completions in samples.completion_ids]
+        return [
+            collate(samples.prompt_ids[b], own[b], pairs[b], preference[b], pad_token_id=self._tokenizer.pad_token_id)
+            for b in (slice(s, s + self._train_batch_size) for s in range(0, len(own), self._train_batch_size))
+        ]
