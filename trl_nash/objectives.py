@@ -106,9 +106,10 @@ def leave_one_out_advantage(preference: torch.Tensor) -> torch.Tensor:
 
 def hard_label(preference: torch.Tensor, kind: str, generator: torch.Generator | None = None) -> torch.Tensor:
     """
-    The label that a preference is trained as: `"soft"` is P itself, `"sampled"` a draw from Bernoulli(P) (unbiased,
-    noisy),
-    `"argmax"` is 1[P > ½] (solves the game of majorities instead of P; a tie stays ½). `nan` stays `nan`.
+    The label that a preference is trained as; `nan` stays `nan`.
+
+    `"soft"` is P itself, `"sampled"` a draw from Bernoulli(P) (unbiased, noisy), `"argmax"` is 1[P > ½] (it solves the
+    game of majorities instead of P; a tie stays ½).
     """
     if kind == "soft":
         return preference

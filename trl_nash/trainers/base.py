@@ -24,14 +24,13 @@ from ..compat import (
     add_fused_lm_head,
     base_construction,
     create_model_from_path,
-    repeat_iterable_dataset,
     unused_reward,
 )
 from ..judges import RewardJudge, as_judge, load_judge
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..policies import INITIAL, PREVIOUS, REFERENCE, FrozenPolicies
 from . import checks
-from .batch import PairBatch, RoundSampler, Samples
+from .batch import PairBatch, Samples
 from .checkpoints import CheckpointMixin
 from .completions import Verdict
 from .config import NashConfig, PairConfig, scheduled
@@ -178,7 +177,7 @@ class NashTrainer(SamplingMixin, ReportingMixin, CheckpointMixin, OnlineDPOTrain
             temperature=args.reward_temperature,
             missing_eos_penalty=args.missing_eos_penalty,
             eos_token_ids=self.eos_token_ids,
-            trust_remote_code=args.trust_remote_code,
+            model_kwargs={"trust_remote_code": args.trust_remote_code},
             device=self.accelerator.device,
         )
         self.policies = FrozenPolicies(
@@ -186,16 +185,15 @@ class NashTrainer(SamplingMixin, ReportingMixin, CheckpointMixin, OnlineDPOTrain
             unwrapped=lambda: self.model,
             ref_model=self.ref_model,
             # Other initialisations (PiSSA, OLoRA ...) change the base model, so that adapters off is another policy.
-            fresh_adapter=getattr(peft_config, "init_lora_weights", True) in (True, "gaussian")
-            if peft_config is not None
-            else False,
+            fresh_adapter=peft_config is not None
+            and getattr(peft_config, "init_lora_weights", True) in (True, "gaussian"),
         )
         self.render = PromptRenderer(self._tokenizer, args.max_length - args.max_new_tokens, args.chat_template_kwargs)
         if not self.use_vllm:
             # The base gives up the KV cache with gradient checkpointing, which generation itself turns off.
             self.generation_config.use_cache = self.generation_kwargs["use_cache"] = True
         self.round = self.fit = 0
-        self._round_epoch = self._micro_step = self._last_logged_step = 0
+        self._round_epoch = self._micro_step = self._fits_begun = self._last_logged_step = 0
         self._buffer: list[PairBatch] = []
         self._verdicts: list[Verdict] = []
         self._metrics = {"train": Metrics(self.accelerator), "eval": Metrics(self.accelerator)}
@@ -262,30 +260,6 @@ class NashTrainer(SamplingMixin, ReportingMixin, CheckpointMixin, OnlineDPOTrain
 
     # ---- A round ----
 
-    def get_train_dataloader(self):
-        # As in TRL's GRPO: a batch is a whole round of this rank, repeated for each of its micro-steps.
-        dataset = self.train_dataset
-        if isinstance(dataset, IterableDataset):
-            dataset = repeat_iterable_dataset(
-                dataset, 1, batch_size=self.args.prompts_per_round, repeat_count=self.args.micro_steps_per_round
-            )
-        return self._get_dataloader(
-            dataset=dataset,
-            description="Training",
-            batch_size=self._train_batch_size * self.args.steps_per_generation,
-            sampler_fn=self._get_train_sampler,
-            is_training=True,
-        )
-
-    def _get_train_sampler(self, dataset=None) -> RoundSampler:
-        return RoundSampler(
-            self.train_dataset if dataset is None else dataset,
-            batch_size=self.args.prompts_per_round,
-            repeat_count=self.args.micro_steps_per_round,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            epoch=lambda: int(self.state.epoch or 0),
-        )
-
     def _prepare_inputs(self, inputs: list[dict] | PairBatch) -> PairBatch:
         """The next micro-batch of the round; the first one samples, judges and scores the round."""
         if isinstance(inputs, PairBatch):
@@ -298,7 +272,10 @@ class NashTrainer(SamplingMixin, ReportingMixin, CheckpointMixin, OnlineDPOTrain
             if self.args.restart_each_round and self.round > 0:
                 self._forget_optimizer()
         if step == 0:
-            self.on_fit_begin()
+            fits = self.round * self.args.fits_per_round + self.fit + 1
+            if self._fits_begun < fits:  # not so when a run stopped in its first step and is resumed
+                self.on_fit_begin()
+                self._fits_begun = fits
             if position == 0:
                 samples, preference = self._sample_and_judge(inputs)
                 self._stop_if_abstained(preference)
@@ -369,3 +346,24 @@ class NashTrainer(SamplingMixin, ReportingMixin, CheckpointMixin, OnlineDPOTrain
         if grad_norm is not None and self.accelerator.scaler is None:
             self._stop_unless_finite(torch.as_tensor(grad_norm), "gradient norm")
         return grad_norm
+
+    # ---- `restart_each_round` ----
+
+    def _forget_optimizer(self) -> None:
+        optimizer = self.optimizer
+        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
+            optimizer = optimizer.optimizer
+        optimizer.state.clear()
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if not self.args.restart_each_round or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps = self.args.optimizer_steps_per_round
+        scheduler = super().create_scheduler(steps, optimizer)
+        if not hasattr(scheduler, "lr_lambdas"):
+            raise ValueError(
+                f"`lr_scheduler_type={self.args.lr_scheduler_type}` cannot be restarted: with `restart_each_round` "
+                "use a schedule that is a function of the step, such as 'linear' or 'cosine'."
+            )
+        scheduler.lr_lambdas = [lambda step, f=f: f(step % steps) for f in scheduler.lr_lambdas]
+        return scheduler

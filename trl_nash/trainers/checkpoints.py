@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from .batch import IGNORED, PairBatch, load_batches, save_batches
-from .card import append_settings
 
 
 logger = logging.getLogger("trl_nash")
@@ -55,6 +54,7 @@ class CheckpointMixin:
         self._micro_step = self.state.global_step * args.gradient_accumulation_steps
         self._round_epoch = int(self.state.epoch or 0)
         self._last_logged_step = self.state.global_step
+        self._fits_begun = 0
         self._buffer = []
         if resume_from_checkpoint is not None:
             self._load_rounds(Path(resume_from_checkpoint))
@@ -84,7 +84,8 @@ class CheckpointMixin:
         self.policies.save(folder / "policies", rank)
         if self.state.global_step * self.args.gradient_accumulation_steps % self.args.micro_steps_per_round:
             save_batches(self._buffer, folder / f"round-{rank:05d}.safetensors")
-            (folder / "round.json").write_text(json.dumps({"epoch": self._round_epoch}))
+        if self.args.should_save:
+            (folder / "round.json").write_text(json.dumps({"epoch": self._round_epoch, "fits": self._fits_begun}))
 
     def _load_rounds(self, checkpoint: Path) -> None:
         """Frozen policies, and the round that the checkpoint was saved in the middle of."""
@@ -100,28 +101,5 @@ class CheckpointMixin:
             if not file.is_file():
                 raise ValueError(f"{file} is missing: resume with as many processes as the checkpoint was saved with.")
             self._buffer = load_batches(file)
-            self._round_epoch = json.loads((folder / "round.json").read_text())["epoch"]
-
-    def _forget_optimizer(self) -> None:
-        optimizer = self.optimizer
-        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
-            optimizer = optimizer.optimizer
-        optimizer.state.clear()
-
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
-        if not self.args.restart_each_round or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        steps = self.args.optimizer_steps_per_round
-        scheduler = super().create_scheduler(steps, optimizer)
-        if not hasattr(scheduler, "lr_lambdas"):
-            raise ValueError(
-                f"`lr_scheduler_type={self.args.lr_scheduler_type}` cannot be restarted: with `restart_each_round` "
-                "use a schedule that is a function of the step, such as 'linear' or 'cosine'."
-            )
-        scheduler.lr_lambdas = [lambda step, f=f: f(step % steps) for f in scheduler.lr_lambdas]
-        return scheduler
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        super().create_model_card(*args, **kwargs)
-        if self.is_world_process_zero():
-            append_settings(Path(self.args.output_dir) / "README.md", self.args, self.judge)
+        state = json.loads((folder / "round.json").read_text())
+        self._round_epoch, self._fits_begun = state["epoch"], state["fits"]

@@ -113,10 +113,16 @@ def check_model(model: torch.nn.Module, ref_model, peft_config) -> None:
 
 
 def check_prepared_model(model: torch.nn.Module) -> None:
-    """Refuses what only shows once PEFT has wrapped the model, and turns functional attention dropout off."""
+    """Refuses what only shows once PEFT has wrapped the model, and turns functional dropout off."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "Nothing in the model is trainable. An adapter is loaded for training with "
+            "`PeftModel.from_pretrained(..., is_trainable=True)`."
+        )
     for module in model.modules():
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
     head = model.get_output_embeddings()
     if type(head).__module__.startswith("peft."):
         raise ValueError(

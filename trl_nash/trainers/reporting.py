@@ -5,12 +5,14 @@
 
 import logging
 import math
+from pathlib import Path
 
 import torch
 
 from ..objectives import cycle_rate
 from ..policies import INITIAL
 from .batch import Samples
+from .card import append_settings
 from .completions import log_verdicts
 
 
@@ -56,14 +58,15 @@ class ReportingMixin:
             log_verdicts(verdicts, self.state.global_step, self.args.output_dir, self.args.report_to)
         self._verdicts.clear()
 
-    def _say_once(self, message: str) -> None:
+    def _say_once(self, message: str, level: int = logging.WARNING) -> None:
         if message not in self._said:
             self._said.add(message)
             if self.accelerator.is_main_process:
-                logger.warning(message)
+                logger.log(level, message)
 
     def prediction_step(self, model, inputs: list[dict], prediction_loss_only, ignore_keys=None):
         self.policies.ensure_initial()
+        self.fit = 0  # the loss is that of a fit that would begin now
         samples, preference = self._sample_and_judge(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             batches = self._score_anchor(self._micro_batches(samples, preference))
@@ -86,3 +89,8 @@ class ReportingMixin:
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in self._metrics["eval"].flush().items()})
         return output
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            append_settings(Path(self.args.output_dir) / "README.md", self.args, self.judge)

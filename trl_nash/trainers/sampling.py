@@ -1,17 +1,19 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The first half of a round: completions from the policy, verdicts from the judge, micro-batches to fit."""
+"""The first half of a round: prompts, completions from the policy, verdicts from the judge, micro-batches to fit."""
 
+import logging
 import math
 
 import numpy as np
 import torch
 from datasets import IterableDataset
 
+from ..compat import repeat_iterable_dataset
 from ..objectives import best_and_worst, hard_label
-from . import checks
-from .batch import PairBatch, Samples, chunks, collate, until_eos
+from .batch import PairBatch, RoundSampler, Samples, chunks, collate, until_eos
+from .checks import check_prompt
 from .completions import Verdict
 from .prompts import strip_thinking
 
@@ -19,14 +21,37 @@ from .prompts import strip_thinking
 class SamplingMixin:
     """Samples completions and has them judged. Part of [`NashTrainer`]."""
 
+    def get_train_dataloader(self):
+        # As in TRL's GRPO: a batch is a whole round of this rank, repeated for each of its micro-steps.
+        dataset = self.train_dataset
+        if isinstance(dataset, IterableDataset):
+            dataset = repeat_iterable_dataset(
+                dataset, 1, batch_size=self.args.prompts_per_round, repeat_count=self.args.micro_steps_per_round
+            )
+        return self._get_dataloader(
+            dataset=dataset,
+            description="Training",
+            batch_size=self._train_batch_size * self.args.steps_per_generation,
+            sampler_fn=self._get_train_sampler,
+            is_training=True,
+        )
+
+    def _get_train_sampler(self, dataset=None) -> RoundSampler:
+        return RoundSampler(
+            self.train_dataset if dataset is None else dataset,
+            batch_size=self.args.prompts_per_round,
+            repeat_count=self.args.micro_steps_per_round,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            epoch=lambda: int(self.state.epoch or 0),
+        )
+
     def _sample_and_judge(self, rows: list[dict]) -> tuple[Samples, torch.Tensor]:
         """Completions of the rows' prompts and P(first ≻ second) of their pairs, of shape (len(rows), M)."""
         size = self.args.per_device_generation_batch_size or self.args.per_device_train_batch_size
         prompt_ids, completion_ids, preference = [], [], []
         for chunk in chunks(rows, size):
             for row in chunk:
-                if isinstance(self.train_dataset, IterableDataset):
-                    checks.check_prompt(row.get("prompt"), f"a row of the stream ({row})")
+                check_prompt(row.get("prompt"), f"the row {row}")
             with self._metrics[self._mode].phase("generate"):
                 samples = self.sample_pairs([row["prompt"] for row in chunk])
             prompt_ids += samples.prompt_ids
@@ -59,7 +84,9 @@ class SamplingMixin:
         # The engine samples two completions per prompt it is given.
         repeats = math.ceil(count / 2)
         if count % 2:
-            self._say_once(f"Completions are sampled in twos: of every {2 * repeats}, {count} are used.")
+            self._say_once(
+                f"Completions are sampled in twos: of {2 * repeats} per prompt, {count} are used.", logging.INFO
+            )
         texts = list(texts) * repeats
         if policy is not None:
             with self.policies.active(policy) as model:
