@@ -1,0 +1,86 @@
+# Everything runs in .venv, which these targets make and which no other tool needs to know of. `make help` lists them.
+
+VENV := .venv
+# The first of these that runs and is new enough; `make test PYTHON=/path/to/python3.12` names another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$python; break; fi; done)
+# What is installed where .venv has no torch >= 2.6 yet. Nothing else depends on this version.
+TORCH_SPEC ?= torch==2.13.0
+# For every pip install, such as another index: PIP_ARGS="--extra-index-url URL".
+PIP_ARGS ?=
+# For `trl-nash demo`, such as DEMO_ARGS="--prompts FILE.jsonl".
+DEMO_ARGS ?=
+# The ruff of the dev extra, alone: linting needs no torch.
+RUFF_SPEC := ruff>=0.17,<0.18
+
+BIN := $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+PYTEST = HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRL_EXPERIMENTAL_SILENCE=1 TOKENIZERS_PARALLELISM=false \
+	$(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow gpu lint format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.installed ## Install, then train a small model on the CPU (trl-nash demo)
+	@$(BIN)/trl-nash demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed-test ## Install, then run the tests with coverage
+	@$(PYTEST) --cov --cov-report=term
+
+slow: $(VENV)/.installed-test ## Run the slow tests
+	@$(PYTEST) -m "slow and not gpu and not network"
+
+gpu: $(VENV)/.installed-test ## Run the tests that need a GPU
+	@$(PYTEST) -m "gpu and not network"
+
+lint: $(VENV)/.installed-ruff ## Check the style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-ruff ## Correct the style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## Remove .venv, caches and builds
+	rm -rf $(VENV) build dist .coverage .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The files below record what .venv holds, so that a second run installs nothing unless pyproject.toml has changed.
+
+$(VENV)/.made:
+	@if [ ! -x $(BIN)/python ]; then \
+		if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+			echo "trl-nash needs Python 3.11 or newer, found $(or $(PYTHON),none): name one with PYTHON=/path/to/python3.12." >&2; \
+			exit 1; \
+		fi; \
+		echo "Making $(VENV) with $(PYTHON) ..."; \
+		"$(PYTHON)" -m venv $(VENV); \
+	fi
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@touch $@
+
+# A step of its own, before the packages that would pull in the newest torch with whatever it brings.
+$(VENV)/.torch: $(VENV)/.made
+	@if ! $(BIN)/python -c 'import sys, torch; v = torch.__version__.split("."); sys.exit((int(v[0]), int(v[1])) < (2, 6))' \
+		2>/dev/null; then \
+		echo "Installing $(TORCH_SPEC) (some minutes) ..."; \
+		$(PIP_INSTALL) "$(TORCH_SPEC)"; \
+	fi
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+	@echo "Installing trl-nash (some minutes the first time) ..."
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(VENV)/.torch
+	@echo "Installing trl-nash and what its tests need (some minutes the first time) ..."
+	@$(PIP_INSTALL) --editable ".[test]"
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-ruff: $(VENV)/.made
+	@$(PIP_INSTALL) "$(RUFF_SPEC)"
+	@touch $@
