@@ -9,8 +9,6 @@ centred (`anchor_weights`), what is minimised (`objective`), and which policies 
 """
 
 import logging
-from contextlib import nullcontext
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from ..compat import (
 )
 from ..judges import RewardJudge, as_judge, load_judge
 from ..objectives import pair_loss, pair_margin, pair_target
-from ..policies import INITIAL, PREVIOUS, REFERENCE, FrozenPolicies
+from ..policies import PREVIOUS, FrozenPolicies
 from . import checks
 from .batch import PairBatch, Samples
 from .checkpoints import CheckpointMixin
@@ -37,13 +35,15 @@ from .config import NashConfig, PairConfig, scheduled
 from .metrics import Metrics
 from .prompts import PromptRenderer
 from .reporting import ReportingMixin
+from .restarts import RestartMixin
 from .sampling import SamplingMixin
+from .scoring import ScoringMixin
 
 
 logger = logging.getLogger("trl_nash")
 
 
-class NashTrainer(SamplingMixin, ReportingMixin, CheckpointMixin, OnlineDPOTrainer):
+class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, CheckpointMixin, OnlineDPOTrainer):
     r"""
     Iterative IPO, mirror descent on a general preference: the baseline of every comparison, and the base of the
     others.
@@ -285,49 +285,6 @@ class NashTrainer(SamplingMixin, ReportingMixin, CheckpointMixin, OnlineDPOTrain
         self._micro_step += 1
         return self._buffer[position % self.args.steps_per_generation].to(self.accelerator.device)
 
-    def score(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
-        """
-        Token log-probs of the completions at the sampling temperature, 0 elsewhere.
-
-        The wrapped model's own forward is called, so that DDP, ZeRO and FSDP see it.
-
-        Returns:
-            `torch.Tensor` of shape `(B * K, T - 1)`.
-        """
-        return model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, fused_lm_head=True
-        ).log_probs
-
-    @torch.no_grad()
-    def _score_anchor(self, batches: list[PairBatch]) -> list[PairBatch]:
-        """Scores a round under the policies of the anchor, one swap each, and combines them into `anchor_logps`."""
-        weights: dict[str, float] = {}
-        for name, weight in self.anchor_weights().items():
-            name = self.policies.resolve(name)
-            weights[name] = weights.get(name, 0.0) + weight
-        if self.fit == 0:
-            # The KL metrics are exact at the moment of sampling.
-            weights = {PREVIOUS: 0.0, INITIAL: 0.0, **weights}
-        # In fp64, so that weights that add up to 1 return a policy's own log-probs bitwise.
-        anchors: list[torch.Tensor | float] = [0.0] * len(batches)
-        sums: dict[str, torch.Tensor] = {}
-        with self._metrics[self._mode].phase("score"), self.compute_loss_context_manager():
-            for name, weight in weights.items():
-                scores = self._score_under(name, batches)
-                anchors = [a + weight * s.double() if weight else a for a, s in zip(anchors, scores, strict=True)]
-                sums[name] = torch.cat([s.sum(-1) for s in scores])
-        if self.fit == 0:
-            for metric, name in (("policy/kl_reference", INITIAL), ("policy/kl_anchor", REFERENCE)):
-                if name in sums:
-                    kl = sums[PREVIOUS] - sums[name]
-                    self._metrics[self._mode].add(metric, kl.sum(), kl.numel())
-        return [replace(batch, anchor_logps=a.float()) for batch, a in zip(batches, anchors, strict=True)]
-
-    def _score_under(self, name: str, batches: list[PairBatch]) -> list[torch.Tensor]:
-        policy = nullcontext(self.model_wrapped) if name == PREVIOUS else self.policies.active(name)
-        with policy as model:
-            return [self.score(model, batch.to(self.accelerator.device)).float().cpu() for batch in batches]
-
     # ---- A step: `transformers.Trainer`'s own ----
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -346,24 +303,3 @@ class NashTrainer(SamplingMixin, ReportingMixin, CheckpointMixin, OnlineDPOTrain
         if grad_norm is not None and self.accelerator.scaler is None:
             self._stop_unless_finite(torch.as_tensor(grad_norm), "gradient norm")
         return grad_norm
-
-    # ---- `restart_each_round` ----
-
-    def _forget_optimizer(self) -> None:
-        optimizer = self.optimizer
-        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
-            optimizer = optimizer.optimizer
-        optimizer.state.clear()
-
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
-        if not self.args.restart_each_round or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        steps = self.args.optimizer_steps_per_round
-        scheduler = super().create_scheduler(steps, optimizer)
-        if not hasattr(scheduler, "lr_lambdas"):
-            raise ValueError(
-                f"`lr_scheduler_type={self.args.lr_scheduler_type}` cannot be restarted: with `restart_each_round` "
-                "use a schedule that is a function of the step, such as 'linear' or 'cosine'."
-            )
-        scheduler.lr_lambdas = [lambda step, f=f: f(step % steps) for f in scheduler.lr_lambdas]
-        return scheduler
