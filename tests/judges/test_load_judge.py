@@ -1,0 +1,168 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""`as_judge`, `load_judge` and the `JUDGES` table."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+import trl_nash.judges
+from trl_nash.judges import JUDGES, BasePairwiseJudge, CallableJudge, RandomJudge, as_judge, load_judge
+
+
+MODULE = """
+from trl_nash import BasePairwiseJudge, PairwiseJudge, RandomJudge
+
+def longer(prompts, first, second):
+    return [float(len(a) > len(b)) for a, b in zip(first, second)]
+
+def constant(prompts, first, second, value=0.5):
+    return [value] * len(prompts)
+constant.symmetric = True
+
+def make_random(seed=0):
+    return RandomJudge(seed)
+
+def make_from_three(a, b, c):
+    return RandomJudge(a + b + c)
+
+class Biased(PairwiseJudge):
+    def __init__(self, value=1.0):
+        self.value = value
+    def judge(self, prompts, first, second):
+        return [self.value if a < b else 1 - self.value for a, b in zip(first, second)]
+
+class Old(BasePairwiseJudge):
+    def judge(self, prompts, completions, shuffle_order=True):
+        return [int(len(b) > len(a)) for a, b in completions]
+
+ready = Biased(0.75)
+number = 3
+"""
+
+
+@pytest.fixture
+def my_judges(tmp_path, monkeypatch):
+    """A module of judges in the working directory, which is not on `sys.path`, as under an installed command."""
+    (tmp_path / "my_judges.py").write_text(MODULE)
+    (tmp_path / "broken_judges.py").write_text("import not_installed_anywhere")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    importlib.invalidate_caches()
+    yield "my_judges"
+    sys.modules.pop("my_judges", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "preference"),
+    [
+        ("longer", {}, 1.0),
+        ("constant", {}, 0.5),
+        ("constant", {"value": 0.9}, 0.9),
+        ("make_random", {"seed": 7}, RandomJudge(7)(["x"], ["aa"], ["b"])[0]),
+        ("make_from_three", {"a": 1, "b": 2, "c": 4}, RandomJudge(7)(["x"], ["aa"], ["b"])[0]),
+        ("Biased", {}, 1.0),
+        ("Biased", {"value": 0.25}, 0.25),
+        ("Old", {}, 1.0),
+        ("ready", {}, 0.75),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "function:"])
+def test_dotted_path(my_judges, prefix, name, kwargs, preference):
+    judge = load_judge(f"{prefix}{my_judges}:{name}", **kwargs)
+    assert judge(["x"], ["aa"], ["b"]) == [preference]
+
+
+def test_function_with_arguments_keeps_its_name(my_judges):
+    assert load_judge(f"{my_judges}:constant", value=0.9).name == "constant"
+
+
+def test_key():
+    assert load_judge("random").seed == 0
+    assert load_judge("random", seed=7).seed == 7
+    assert load_judge("random:7").seed == 7
+
+
+def test_target_is_the_first_argument():
+    with pytest.raises(OSError, match="no-such-model"):  # looked for as a model, as the key says
+        load_judge("reward:./no-such-model")
+
+
+@pytest.mark.parametrize(
+    ("spec", "kwargs", "message"),
+    [
+        ("randm", {}, "Unknown judge 'randm', did you mean 'random'.*keys function, random, reward"),
+        ("rewrad:org/model", {}, "Unknown judge 'rewrad:org/model', did you mean 'reward'"),
+        ("no_such_module:judge", {}, "Unknown judge 'no_such_module:judge'.*No module named 'no_such_module'"),
+        ("my_judges:lnger", {}, "has no attribute 'lnger'"),
+        ("./my_judges.py:longer", {}, "could not be loaded as `package.module:name`"),
+        ("broken_judges:judge", {}, "No module named 'not_installed_anywhere'"),
+        (
+            "random",
+            {"sed": 1},
+            "'random' takes the arguments seed: got an unexpected keyword argument 'sed'",
+        ),
+        ("my_judges:Biased", {"valu": 1}, "'my_judges:Biased' takes the arguments value: got an unexpected"),
+        ("my_judges:make_from_three", {"a": 1}, "takes the arguments a, b, c: missing a required argument: 'b'"),
+        ("my_judges:ready", {"value": 1}, "'my_judges:ready' is an object and takes no arguments"),
+        ("reward", {}, "takes the arguments reward_funcs, .*missing a required argument: 'reward_funcs'"),
+        (RandomJudge(), {"seed": 1}, r"\['seed'\] only go with a judge given by name"),
+    ],
+)
+def test_mistakes_are_explained(my_judges, spec, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        load_judge(spec, **kwargs)
+
+
+def test_object_that_is_no_judge(my_judges):
+    with pytest.raises(TypeError, match=r"got 3 \(int\)"):
+        load_judge(f"{my_judges}:number")
+
+
+def test_judges_pass_unchanged():
+    judge = RandomJudge()
+    assert as_judge(judge) is judge
+    assert load_judge(judge) is judge
+
+
+def test_function_becomes_a_judge():
+    judge = as_judge(lambda prompts, first, second: [1.0] * len(prompts))
+    assert isinstance(judge, CallableJudge)
+    assert judge(["x"], ["a"], ["b"]) == [0.5]
+
+
+def test_list_of_judges():
+    with pytest.raises(ValueError, match="list of 2 judges; pass one judge"):
+        as_judge([RandomJudge(0), RandomJudge(1)])
+
+
+def test_class_of_old_judges():
+    class Old(BasePairwiseJudge):
+        def judge(self, prompts, completions, shuffle_order=True):
+            return [0] * len(prompts)
+
+    with pytest.raises(TypeError, match="Old is a class; pass an instance"):
+        as_judge(Old)
+
+
+@pytest.mark.parametrize("key", JUDGES)
+def test_table_is_importable(key):
+    module, _, name = JUDGES[key].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_every_public_name_is_there():
+    for name in trl_nash.judges.__all__:
+        assert getattr(trl_nash.judges, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'NoSuchJudge'"):
+        trl_nash.judges.NoSuchJudge  # noqa: B018
+
+
+def test_importing_judges_imports_nothing_heavy():
+    code = "import sys, trl_nash.judges; print({'torch', 'transformers', 'trl'} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert output.stdout.strip() == "set()"

@@ -1,0 +1,165 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+Judges map `(prompts, first, second)` to `P(first ≻ second)`; see [`PairwiseJudge`] for the contract.
+
+`as_judge` takes objects, `load_judge` also the strings that are used on the command line and in YAML files. Adding a
+family of judges means a file with a class, and a line in `JUDGES`.
+"""
+
+import difflib
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .base import PairwiseJudge
+from .chance import RandomJudge
+from .function import CallableJudge
+from .legacy import BasePairwiseJudge, LegacyJudge
+
+
+if TYPE_CHECKING:
+    from .reward import RewardJudge
+
+__all__ = [
+    "JUDGES",
+    "BasePairwiseJudge",
+    "CallableJudge",
+    "LegacyJudge",
+    "PairwiseJudge",
+    "RandomJudge",
+    "RewardJudge",
+    "as_judge",
+    "load_judge",
+]
+
+# What `key` and `key:target` stand for: a class or function, called with the target, if any, and keyword arguments.
+JUDGES = {
+    "function": "trl_nash.judges:load_path",
+    "random": "trl_nash.judges.chance:RandomJudge",
+    "reward": "trl_nash.judges.reward:RewardJudge",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RewardJudge":  # imports torch and transformers
+        from .reward import RewardJudge
+
+        return RewardJudge
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def as_judge(judge: Any) -> PairwiseJudge:
+    """
+    Make a [`PairwiseJudge`] of whatever can be one.
+
+    Args:
+        judge ([`PairwiseJudge`], [`BasePairwiseJudge`] or `Callable`):
+            A judge; a judge written for TRL 1.13 or before (any object with `judge(prompts, completions,
+            shuffle_order)`); or a callable `(prompts, first, second) -> list[float]`.
+
+    Raises:
+        `ValueError`: If `judge` is a list.
+        `TypeError`: If it is nothing that can judge.
+    """
+    if isinstance(judge, PairwiseJudge):
+        return judge
+    if isinstance(judge, list | tuple):
+        raise ValueError(f"Got a list of {len(judge)} judges; pass one judge.")
+    if not inspect.isclass(judge) and _is_legacy(judge):
+        return LegacyJudge(judge)
+    return CallableJudge(judge)
+
+
+def load_judge(spec: Any, **kwargs) -> PairwiseJudge:
+    """
+    Load a judge by name.
+
+    Args:
+        spec (`str` or anything that [`as_judge`] takes):
+            `key` or `key:target` with a key of `JUDGES` (`random`, `reward:org/model`), or the dotted path
+            `package.module:name` of an object of your own, for which the working directory is searched too. `name` may
+            be a class or a factory, which is called with `kwargs`, a judge function, to which `kwargs` are bound, or a
+            judge object. A function is a judge function if it has three or more positional arguments without a default
+            that are not in `kwargs`, and a factory otherwise.
+        kwargs:
+            Arguments of the judge.
+
+    Raises:
+        `ValueError`: If there is no such judge, or it does not take these arguments.
+
+    Example:
+
+    ```python
+    >>> judge = load_judge("reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B", temperature=2.0)
+    >>> judge = load_judge("my_package.judges:longer_wins")
+    ```
+    """
+    if not isinstance(spec, str):
+        if kwargs:
+            raise ValueError(f"Judge arguments {sorted(kwargs)} only go with a judge given by name; got {spec!r}.")
+        return as_judge(spec)
+    key, _, target = spec.partition(":")
+    if key in JUDGES:
+        factory = _import(JUDGES[key])
+        return _build(factory, spec, *[target] if target else [], **kwargs)
+    return load_path(spec, **kwargs)
+
+
+def load_path(path: str, **kwargs) -> PairwiseJudge:
+    """Load the judge at `package.module:name`, as described in [`load_judge`]."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the working directory, as in `python -m`
+    try:
+        judge = _import(path)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        near = difflib.get_close_matches(path.partition(":")[0], JUDGES, n=1)
+        raise ValueError(
+            f"Unknown judge {path!r}{f', did you mean {near[0]!r}?' if near else '.'} It is none of the keys "
+            f"{', '.join(JUDGES)}, and could not be loaded as `package.module:name` ({error})."
+        ) from error
+    if inspect.isclass(judge) or (inspect.isroutine(judge) and not _is_judge_function(judge, kwargs)):
+        return _build(judge, path, **kwargs)
+    if not kwargs:
+        return as_judge(judge)
+    if not inspect.isroutine(judge):
+        raise ValueError(f"The judge {path!r} is an object and takes no arguments; got {sorted(kwargs)}.")
+    return CallableJudge(functools.update_wrapper(functools.partial(judge, **kwargs), judge))
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _build(factory: Callable, spec: str, *args, **kwargs) -> PairwiseJudge:
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(
+            f"The judge {spec!r} takes the arguments {', '.join(signature.parameters)}: {error}."
+        ) from None
+    return as_judge(factory(*args, **kwargs))
+
+
+def _is_judge_function(function: Callable, kwargs: dict[str, Any]) -> bool:
+    required = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.default is parameter.empty
+        and name not in kwargs
+    ]
+    return len(required) >= 3
+
+
+def _is_legacy(judge: Any) -> bool:
+    method = getattr(judge, "judge", None)
+    return isinstance(judge, BasePairwiseJudge) or (
+        callable(method) and "shuffle_order" in inspect.signature(method).parameters
+    )
