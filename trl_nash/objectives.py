@@ -165,8 +165,10 @@ def cycle_rate(preference: torch.Tensor, pairs: torch.Tensor, num_completions: i
     non-transitive the preferences are. `nan` when no triple was judged in full.
     """
     beats = preference.new_full((preference.size(0), num_completions, num_completions), torch.nan)
-    beats[:, pairs[:, 0], pairs[:, 1]] = (preference - 0.5).sign()
-    beats[:, pairs[:, 1], pairs[:, 0]] = -(preference - 0.5).sign()
+    # torch's sign of nan is 0, which would count an abstention as a tie.
+    majority = (preference - 0.5).sign().masked_fill(preference.isnan(), torch.nan)
+    beats[:, pairs[:, 0], pairs[:, 1]] = majority
+    beats[:, pairs[:, 1], pairs[:, 0]] = -majority
     i, j, k = torch.combinations(torch.arange(num_completions), 3).T
     turn = beats[:, i, j] + beats[:, j, k] + beats[:, k, i]
     return (turn.abs() == 3).sum() / (~turn.isnan()).sum()

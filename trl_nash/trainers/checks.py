@@ -93,6 +93,9 @@ def check_judge(judge, reward_funcs, args: NashConfig) -> None:
         raise ValueError("Who says which completion is better? Pass `judge=` or `reward_funcs=`.")
     if judge is not None and reward_funcs is not None:
         raise ValueError("Pass either `judge` or `reward_funcs`: both would say which completion is better.")
+    count = len(reward_funcs) if isinstance(reward_funcs, list) else 1
+    if args.reward_weights is not None and judge is None and len(args.reward_weights) != count:
+        raise ValueError(f"`reward_weights` has {len(args.reward_weights)} entries for {count} `reward_funcs`.")
     if judge is not None:
         for name in ("missing_eos_penalty", "reward_weights", "reward_model_path"):
             if getattr(args, name) is not None:

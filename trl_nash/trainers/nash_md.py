@@ -89,14 +89,15 @@ class NashMDTrainer(NashTrainer):
         "title": "Nash Learning from Human Feedback",
         "id": "2312.00886",
         "citation": """\
-@article{munos2023nash,
-    title  = {{Nash Learning from Human Feedback}},
-    author = {R{\\'e}mi Munos and Michal Valko and Daniele Calandriello and Mohammad Gheshlaghi Azar and Mark
-              Rowland and Zhaohan Daniel Guo and Yunhao Tang and Matthieu Geist and Thomas Mesnard and Andrea
-              Michi and Marco Selvi and Sertan Girgin and Nikola Momchev and Olivier Bachem and Daniel J.
-              Mankowitz and Doina Precup and Bilal Piot},
-    year   = 2023,
-    eprint = {arXiv:2312.00886}
+@inproceedings{munos2024nash,
+    title     = {{Nash Learning from Human Feedback}},
+    author    = {R{\\'e}mi Munos and Michal Valko and Daniele Calandriello and Mohammad Gheshlaghi Azar and Mark
+                 Rowland and Zhaohan Daniel Guo and Yunhao Tang and Matthieu Geist and Thomas Mesnard and
+                 C{\\^o}me Fiegel and Andrea Michi and Marco Selvi and Sertan Girgin and Nikola Momchev and
+                 Olivier Bachem and Daniel J. Mankowitz and Doina Precup and Bilal Piot},
+    year      = 2024,
+    booktitle = {Forty-first International Conference on Machine Learning},
+    eprint    = {arXiv:2312.00886}
 }""",
     }
     config_class = NashMDConfig
