@@ -1,0 +1,38 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A small model on disk and a file of prompts, as a user has them."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def datasets_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+
+
+@pytest.fixture
+def model_dir(tmp_path, model, tokenizer) -> str:
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def write_rows(tmp_path):
+    """Writes rows as JSONL and returns the file's name."""
+
+    def write(rows: list[dict], name: str = "prompts.jsonl") -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def prompts_file(write_rows) -> str:
+    return write_rows([{"prompt": f"{word} {other}", "source": word} for word in "abcd" for other in "abcd"])

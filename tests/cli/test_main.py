@@ -1,0 +1,137 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+import subprocess
+import sys
+
+import pytest
+
+from trl_nash import __version__
+from trl_nash.cli import env, errors, launch
+from trl_nash.cli.main import main
+from trl_nash.cli.options import take_option
+
+
+COMMANDS = ("onpo", "comal", "nash-md", "demo", "env")
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {command} " in text for command in COMMANDS)
+    assert main([]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["comall"]])
+def test_answers_without_importing_torch(argv):
+    # Importing torch takes a second and TRL another five; these answers need neither.
+    code = (
+        "import sys; from trl_nash.cli.main import main; main(sys.argv[1:]); "
+        "found = {'torch', 'transformers', 'trl', 'accelerate', 'datasets'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code, *argv], check=True, timeout=60)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("comall", "comal"), ("nashmd", "nash-md"), ("nash_md", "nash-md")])
+def test_unknown_command_is_answered_with_the_nearest(capsys, typed, meant):
+    assert main([typed]) == 2
+    assert f"unknown command {typed}: did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_unknown_command_far_from_all_lists_them(capsys):
+    assert main(["serve"]) == 2
+    complaint = capsys.readouterr().err
+    assert all(command in complaint for command in COMMANDS)
+
+
+def test_env_names_versions_and_extras(capsys):
+    assert main(["env"]) == 0
+    lines = dict(line[2:].split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["trl-nash"] == __version__
+    assert lines["trl"][0].isdigit()
+    assert lines["accelerators"]
+    for extra in ("peft", "deepspeed", "quantization", "vllm", "judges", "kernels", "plots"):
+        found = lines[f"extra {extra}"]
+        assert found[-1].isdigit() or found == f'not installed (pip install "trl-nash[{extra}]")'
+
+
+def test_env_names_the_accelerators(monkeypatch):
+    monkeypatch.setattr(env, "_version", lambda package: "2.13.0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"card {index}")
+    assert env._accelerators() == "card 0, card 1"
+
+
+def test_env_takes_no_options(capsys):
+    assert main(["env", "--verbose"]) == 2
+    assert "env takes no options" in capsys.readouterr().err
+    assert main(["env", "--help"]) == 0
+
+
+def test_interrupt_exits_130_with_a_sentence(capsys, monkeypatch):
+    def interrupted(algorithm, argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "run", interrupted)
+    assert main(["comal"]) == 130
+    assert capsys.readouterr().err == "trl-nash: interrupted.\n"
+
+
+def test_faults_of_the_program_keep_their_traceback(monkeypatch):
+    def faulty(algorithm, argv):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(launch, "run", faulty)
+    with pytest.raises(ZeroDivisionError):
+        main(["comal"])
+
+
+def test_traceback_on_demand(monkeypatch):
+    monkeypatch.setenv("TRL_NASH_TRACEBACK", "1")
+    with pytest.raises(errors.UsageError):
+        main(["comall"])
+
+
+def caught(function, *args) -> Exception:
+    try:
+        function(*args)
+    except Exception as error:
+        return error
+
+
+def test_a_sentence_of_the_package_is_enough():
+    raised_by_the_package = caught(take_option, ["--config"], "config")
+    assert errors.is_user_error(raised_by_the_package, starting=False)
+
+
+def test_a_library_error_is_the_users_only_while_starting():
+    raised_by_a_library = caught(int, "x")
+    assert errors.is_user_error(raised_by_a_library, starting=True)
+    assert not errors.is_user_error(raised_by_a_library, starting=False)
+    assert not errors.is_user_error(RuntimeError("CUDA error"), starting=True)
+
+
+def test_an_operation_that_fails_in_a_line_of_the_package_is_a_fault():
+    # `iter(3)` raises a TypeError, and nobody wrote a sentence for the user.
+    assert not errors.is_user_error(caught(take_option, 3, "config"), starting=False)
+
+
+def test_the_first_process_speaks_at_once_and_the_others_wait(capsys, monkeypatch):
+    waits = []
+    monkeypatch.setattr(errors.time, "sleep", waits.append)
+    monkeypatch.setenv("RANK", "0")
+    assert errors.report(ValueError("no such model"), "trl-nash comal") == 1
+    assert waits == []
+    assert capsys.readouterr().err.startswith("trl-nash comal: no such model\n(TRL_NASH_TRACEBACK=1 ")
+    monkeypatch.setenv("RANK", "3")
+    assert errors.report(caught(take_option, ["--config"], "config")) == 2
+    assert len(waits) == 1
+    assert capsys.readouterr().err == "trl-nash (process 3): --config needs a value after it.\n"

@@ -1,0 +1,145 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+import pytest
+from transformers import TrainingArguments
+
+from trl_nash.cli.errors import UsageError
+from trl_nash.cli.options import ALGORITHMS
+from trl_nash.cli.parser import JudgeArguments, NashParser, check_arguments
+
+
+REQUIRED = ["--model_name_or_path", "m", "--dataset_name", "d"]
+
+
+@pytest.fixture(params=ALGORITHMS)
+def algorithm(request):
+    return request.param
+
+
+def test_parsing_builds_no_training_arguments(algorithm, monkeypatch):
+    # They refuse bf16 on a login node without the hardware.
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: pytest.fail("TrainingArguments were built"))
+    arguments = NashParser(algorithm).parse_args([*REQUIRED, "--bf16", "--per-device-train-batch-size=3"])
+    assert arguments.bf16 is True
+    assert arguments.per_device_train_batch_size == 3
+
+
+@pytest.mark.parametrize("argv", [["--beta", "0.1", "0.05"], ["--beta=0.1"]])
+def test_lists_on_the_command_line(argv):
+    assert NashParser("comal").parse_args(argv).beta == [float(v) for v in argv[1:]] or [0.1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("beta", [0.1, 0.05], [0.1, 0.05]),
+        ("beta", ["1e-2", 0.05], [0.01, 0.05]),  # YAML reads 1e-2 as a string
+        ("beta", 0.1, [0.1]),
+        ("learning_rate", "1e-4", 1e-4),
+        ("lora_target_modules", "q_proj", ["q_proj"]),
+        ("bf16", False, False),
+        ("gradient_checkpointing", "false", False),
+        ("max_steps", 7, 7),
+        ("run_name", 7, "7"),
+        ("model_init_kwargs", {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
+        ("report_to", ["wandb", "tensorboard"], ["wandb", "tensorboard"]),
+        ("min_p", None, None),
+    ],
+)
+def test_values_of_a_config_file(name, value, expected):
+    parser = NashParser("comal")
+    assert parser.set_defaults_with_config(**{name: value}) == []
+    assert getattr(parser.parse_args([]), name) == expected
+
+
+def test_the_command_line_goes_before_the_config_file():
+    parser = NashParser("comal")
+    parser.set_defaults_with_config(learning_rate=1e-4, beta=[0.1])
+    arguments = parser.parse_args(["--learning_rate", "1e-5"])
+    assert (arguments.learning_rate, arguments.beta) == (1e-5, [0.1])
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"learning_rate": "fast"}, "learning_rate: invalid float value: 'fast'."),
+        ({"max_steps": 1.5}, "max_steps: invalid int value: 1.5."),
+        ({"beta": [0.1, True]}, "beta: invalid float value: True."),
+        ({"pair_selection": "some"}, "pair_selection: invalid choice: 'some' (choose from all, iid, best_worst)."),
+    ],
+)
+def test_wrong_values_of_a_config_file(values, complaint):
+    with pytest.raises(UsageError) as error:
+        NashParser("comal").set_defaults_with_config(**values)
+    assert str(error.value) == complaint
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'."),
+        (["--learning_rate"], "--learning_rate: expected one argument."),
+        (["--generation_kwargs", "{a"], "--generation_kwargs: invalid JSON value: '{a'."),
+    ],
+)
+def test_wrong_values_on_the_command_line(argv, complaint):
+    with pytest.raises(UsageError) as error:
+        NashParser("comal").parse_args(argv)
+    assert str(error.value) == complaint
+
+
+def test_dictionaries_are_json_on_the_command_line():
+    argv = ["--generation_kwargs", '{"suppress_tokens": [3]}', "--judge", "random", "--judge_kwargs", '{"seed": 1}']
+    arguments = NashParser("comal").parse_args(argv)
+    assert arguments.generation_kwargs == {"suppress_tokens": [3]}
+    assert JudgeArguments(arguments.judge, arguments.judge_kwargs).judge_kwargs == {"seed": 1}
+
+
+def test_every_option_is_in_the_help_and_the_algorithms_come_first(algorithm):
+    parser = NashParser(algorithm)
+    text = parser.format_help()
+    for action in parser._actions:
+        if action.dest != "help":
+            assert f"  {action.option_strings[0]}" in text
+    order = [
+        f"\n{parser.config_class.__name__.removesuffix('Config')}:",
+        "--num_generations",
+        "--judge_kwargs",
+        "--prompt_column",
+        "--model_name_or_path MODEL_NAME_OR_PATH",
+        "--accelerate_config",
+        "--max_new_tokens",
+        "--weight_decay",
+    ]
+    positions = [text.index(part) for part in order]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--dataset_name", "d", "--judge", "random"], "say which model to train: --model_name_or_path"),
+        (["--model_name_or_path", "m", "--judge", "random"], "say which prompts to train on: --dataset_name"),
+        (REQUIRED, "give either --judge .* or --reward_model_path, neither was given."),
+        ([*REQUIRED, "--judge", "random", "--reward_model_path", "r"], "both were given."),
+        ([*REQUIRED, "--reward_model_path", "r", "--judge_kwargs", "{}"], "--judge_kwargs belongs to --judge"),
+        ([*REQUIRED, "--judge", "random", "--judge_kwargs", "seed=1"], "--judge_kwargs must be JSON"),
+        ([*REQUIRED, "--judge", "random", "--judge_kwargs", "[1]"], "--judge_kwargs must be a JSON object"),
+    ],
+)
+def test_what_is_missing_or_contradictory(argv, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        check_arguments(NashParser("onpo").parse_args(argv))
+
+
+def test_a_list_of_judges_is_no_judge_yet():
+    with pytest.raises(UsageError, match="judge must name one judge, got"):
+        JudgeArguments(judge=["random", "reward:r"])
+
+
+def test_what_is_complete():
+    check_arguments(NashParser("onpo").parse_args([*REQUIRED, "--reward_model_path", "r"]))
+    parser = NashParser("onpo")
+    parser.set_defaults_with_config(datasets=[{"path": "d"}], model_name_or_path="m", judge="random", judge_kwargs={})
+    check_arguments(parser.parse_args([]))

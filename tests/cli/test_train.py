@@ -1,0 +1,170 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from trl_nash.cli import train
+from trl_nash.cli.summary import result_text
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def options(model_dir, prompts_file) -> list[str]:
+    options = {
+        "model_name_or_path": model_dir,
+        "dataset_name": prompts_file,
+        "output_dir": "out",
+        "max_steps": "2",
+        "max_new_tokens": "4",
+        "max_length": "32",
+        "per_device_train_batch_size": "2",
+        "report_to": "none",
+        "logging_steps": "1",
+        "save_steps": "1",
+        "use_cpu": "True",
+    }
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+@pytest.mark.parametrize("algorithm", ["onpo", "comal", "nash-md"])
+def test_trains_saves_and_says_so(tmp_path, capsys, options, algorithm):
+    assert train.main([algorithm, *options, "--judge", "random", "--eval_strategy=steps", "--test_split_size=4"]) == 0
+    output = capsys.readouterr().out
+    assert "Precision: fp32, chosen for the CPU" in output
+    assert "Trained 2 steps in" in output
+    assert "Under the judge it beats the model that it started from" in output
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_continues_from_the_last_checkpoint(capsys, options):
+    argv = ["comal", *options, "--judge", "random"]
+    assert train.main(argv) == 0
+    assert train.main([*argv, "--max_steps=3", "--resume_from_checkpoint", "true"]) == 0
+    assert "Trained 3 steps in" in capsys.readouterr().out
+
+
+def test_lora_and_a_judge_of_the_users(tmp_path, monkeypatch, options):
+    pytest.importorskip("peft")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "their_judge.py").write_text(
+        "def judge(prompts, first, second, source, bonus=0.0):\n"
+        "    assert set(source) <= set('abcd') and bonus == 0.25\n"
+        "    return [0.5 + bonus] * len(first)\n"
+    )
+    judge = ["--judge", "their_judge:judge", "--judge_kwargs", '{"bonus": 0.25}']
+    assert train.main(["comal", *options, *judge, "--use_peft", "--lora_r", "2"]) == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_dry_run_prints_the_plan_and_builds_nothing(tmp_path, capsys, monkeypatch, options):
+    monkeypatch.setattr("trl_nash.COMALTrainer.__init__", lambda *args, **kwargs: pytest.fail("a trainer was built"))
+    rounds = ["--gradient_accumulation_steps=2", "--steps_per_generation=4", "--num_generations=3"]
+    argv = ["comal", *options, *rounds, "--judge=reward:nowhere", "--dry_run", "--prompt_column=source"]
+    assert train.main(argv) == 0
+    output = capsys.readouterr().out
+    for part in (
+        "(all weights), 1 process",
+        "16 rows of",
+        "column 'source'",
+        '"<|im_start|>user a <eos> <|im_start|>assistant "',
+        "8 prompts x 3 completions of up to 4 tokens, then 2 optimizer steps",
+        "reward:nowhere",
+        "nothing is trained",
+    ):
+        assert part in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_a_config_file(tmp_path, capsys, options):
+    (tmp_path / "run.yaml").write_text("judge: random\nbeta: [1e-2, 0.005]\nstep_size: 10\nnum_processes: 2\n")
+    assert train.main(["comal", *options, "--config=run.yaml", "--dry_run"]) == 0
+    arguments = train.read_arguments("comal", [*options, "--config", "run.yaml"])
+    assert arguments.training.beta == [0.01, 0.005]
+    assert arguments.judge.judge == "random"
+
+
+def test_a_note_when_two_sources_are_named(tmp_path, capsys, options, prompts_file):
+    (tmp_path / "run.yaml").write_text(f"datasets:\n  - path: {prompts_file}\n")
+    assert train.main(["comal", *options, "--config=run.yaml", "--judge=random", "--dry_run"]) == 0
+    assert "Note: the `datasets` section is used, so --dataset_name is ignored." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "complaint"),
+    [
+        (["--judge=randm"], 1, "Unknown judge 'randm', did you mean 'random'?"),
+        (["--judge=random", "--judge_kwargs", '{"sed": 1}'], 1, "'random' takes the arguments"),
+        (["--judge=random", "--model_name_or_path=./nowhere"], 1, "--model_name_or_path ./nowhere: there is no such"),
+        (["--judge=random", "--dataset_name=nowhere.jsonl"], 1, "--dataset_name nowhere.jsonl: there is no such file"),
+        (["--judge=random", "--prompt_column=prmpt"], 1, "did you mean prompt?"),
+        (["--judge=random", "--num_generations=1"], 1, "`num_generations` must be at least 2, got 1."),
+        (["--judge=random", "--per_device_train_batch_size=32"], 1, "fewer than a round of 32"),
+        (["--judge=random", "--learing_rate=1"], 2, "unknown option --learing_rate: did you mean --learning_rate?"),
+        ([], 2, "give either --judge"),
+    ],
+)
+def test_the_users_errors_are_sentences(capsys, options, extra, code, complaint):
+    assert train.main(["comal", *options, *extra]) == code
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("trl-nash comal: ")
+    assert complaint in error.splitlines()[-1]
+
+
+def test_a_run_that_stops_itself_says_why(tmp_path, capsys, monkeypatch, options):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "silent_judge.py").write_text(
+        "def judge(prompts, first, second):\n    return [float('nan')] * len(first)\n"
+    )
+    assert train.main(["comal", *options, "--judge=silent_judge:judge"]) == 1
+    assert "The judge abstained on" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_fault_in_the_users_judge_keeps_its_traceback(tmp_path, monkeypatch, options):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "faulty_judge.py").write_text("def judge(prompts, first, second):\n    raise ValueError('mine')\n")
+    with pytest.raises(ValueError, match="mine"):
+        train.main(["comal", *options, "--judge=faulty_judge:judge"])
+
+
+def test_interrupting_says_how_to_resume(tmp_path, capsys, monkeypatch, options):
+    def interrupted(trainer, arguments):
+        (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", interrupted)
+    assert train.main(["comal", *options, "--judge=random"]) == 130
+    error = capsys.readouterr().err
+    assert "trl-nash comal: interrupted. Add --resume_from_checkpoint out/checkpoint-7 to the same command" in error
+
+
+def test_interrupting_before_training(capsys, monkeypatch, options):
+    def interrupted(algorithm, argv):
+        train._interrupt_once(signal.SIGINT, None)
+
+    monkeypatch.setattr(train, "read_arguments", interrupted)
+    assert train.main(["comal", *options]) == 130
+    assert "interrupted. Nothing was trained yet." in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a second Ctrl-C must not break the farewell
+
+
+def test_result_text_without_evaluation():
+    history = [
+        {"policy/kl_reference": 0.1, "step": 1},
+        {"policy/kl_reference": 0.25, "judge/abstained": 0.0, "step": 2},
+    ]
+    text = result_text(SimpleNamespace(log_history=history, global_step=2), "out", 3.4)
+    assert (
+        text == "Trained 2 steps in 3 s. The model is in out.\n  At the end: KL to the start 0.25, judge abstained 0."
+    )

@@ -1,0 +1,207 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Options as they are typed: reading them, and answering the ones that nobody knows with the nearest that exists."""
+
+import argparse
+import difflib
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from .errors import UsageError
+
+
+class Algorithm(NamedTuple):
+    config: str  # a name that `trl_nash` exports
+    trainer: str
+    summary: str
+
+
+ALGORITHMS = {
+    "onpo": Algorithm("ONPOConfig", "ONPOTrainer", "train with ONPO: optimistic mirror descent in self-play"),
+    "comal": Algorithm(
+        "COMALConfig", "COMALTrainer", "train with COMAL: its last iterate converges to the equilibrium"
+    ),
+    "nash-md": Algorithm("NashMDConfig", "NashMDTrainer", "train with Nash-MD: play against a mixture with the start"),
+}
+
+# What other tools call it, where spelling alone would not lead there.
+_OTHER_NAMES = {
+    "batch_size": "per_device_train_batch_size",
+    "dataset": "dataset_name",
+    "epochs": "num_train_epochs",
+    "eta": "step_size",
+    "lr": "learning_rate",
+    "model": "model_name_or_path",
+    "nproc_per_node": "num_processes",
+    "num_gpus": "num_processes",
+    "reward_model": "reward_model_path",
+    "tau": "beta",
+}
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """
+    The end of a sentence about an unknown `name`: `": did you mean --learning_rate?"`, or `""` if nothing is near.
+
+    Args:
+        name (`str`):
+            What was typed, without leading dashes.
+        known (`Iterable[str]`):
+            The names that exist, without leading dashes.
+        prefix (`str`, *optional*, defaults to `""`):
+            Written before the suggestion, `"--"` for options of the command line.
+
+    Returns:
+        `str`
+    """
+    known = {candidate.replace("-", "_"): candidate for candidate in sorted(known)}  # underscores sort last and stay
+    name = name.replace("-", "_")
+    if _OTHER_NAMES.get(name) in known:
+        nearest = [_OTHER_NAMES[name]]
+    else:
+        nearest = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {prefix}{known[nearest[0]]}?" if nearest else ""
+
+
+def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
+    """
+    Takes `--name VALUE` or `--name=VALUE` out of `argv`, with dashes or underscores; the last one counts.
+
+    Returns:
+        `tuple[str | None, list[str]]`: The value, `None` if the option is absent, and the other arguments.
+
+    Raises:
+        UsageError: If the value is missing.
+    """
+    spellings = (f"--{name}", f"--{name.replace('_', '-')}")
+    value, others, arguments = None, [], iter(argv)
+    for argument in arguments:
+        option, equals, attached = argument.partition("=")
+        if option not in spellings:
+            others.append(argument)
+            continue
+        value = attached if equals else next(arguments, None)
+        if not value or (not equals and value.startswith("--")):
+            raise UsageError(f"{option} needs a value after it.")
+    return value, others
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """
+    Reads a YAML file of options and sets the environment variables of its `env:` mapping.
+
+    Args:
+        path (`str`):
+            The file.
+
+    Returns:
+        `dict[str, Any]`: The options, without `env`.
+
+    Raises:
+        UsageError: If the file is missing, is not YAML, or holds anything else than a mapping.
+    """
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold options as `name: value` lines, not a {type(values).__name__}.")
+    environment = values.pop("env", None) or {}
+    if not isinstance(environment, dict):
+        raise UsageError(f"{path}: `env` must be a mapping of variable names to values.")
+    os.environ.update({str(name): str(value) for name, value in environment.items()})
+    return values
+
+
+def apply_config(
+    path: str | None, config: dict[str, Any], parser: argparse.ArgumentParser, launch_parser: argparse.ArgumentParser
+) -> list[str]:
+    """
+    Makes the options of a YAML file the defaults of the script's parser.
+
+    Args:
+        path (`str`, *optional*):
+            The file, for messages.
+        config (`dict[str, Any]`):
+            What [`read_config`] found in it.
+        parser ([`~trl_nash.cli.parser.NashParser`]):
+            The script's parser.
+        launch_parser (`argparse.ArgumentParser`):
+            The parser of `accelerate launch`.
+
+    Returns:
+        `list[str]`: The options in it that are the launcher's, as they would be typed.
+
+    Raises:
+        UsageError: If a name is unknown or a value is of the wrong kind.
+    """
+    script_names = {action.dest for action in parser._actions}
+    launch_actions = {action.dest: action for action in launch_parser._actions}
+    launch_args = []
+    for name, value in config.items():
+        if name in script_names:
+            continue
+        if name == "accelerate_config" or (name in launch_actions and launch_actions[name].nargs != 0):
+            launch_args.append(f"--{name}={value}")
+        elif name not in launch_actions:
+            known = [*_long_names(parser), *_long_names(launch_parser), "accelerate_config", "env"]
+            raise UsageError(f"{path}: unknown option {name}{did_you_mean(str(name), known)}")
+        elif value:
+            launch_args.append(f"--{name}")
+    try:
+        parser.set_defaults_with_config(**{name: value for name, value in config.items() if name in script_names})
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return launch_args
+
+
+def split_options(
+    argv: list[str], parser: argparse.ArgumentParser, launch_parser: argparse.ArgumentParser
+) -> tuple[list[str], list[str]]:
+    """
+    Tells the script's options from those of `accelerate launch`; what both know is the script's.
+
+    Args:
+        argv (`list[str]`):
+            Typed options, as `--name value ...` or `--name=value`.
+        parser (`argparse.ArgumentParser`):
+            The script's parser.
+        launch_parser (`argparse.ArgumentParser`):
+            The parser of `accelerate launch`.
+
+    Returns:
+        `tuple[list[str], list[str]]`: The script's options and the launcher's, each with their values.
+
+    Raises:
+        UsageError: If neither knows an option, or a value belongs to none.
+    """
+    script_args, launch_args = [], []
+    side, room = None, 0  # where values go, and how many more the option before them takes
+    for argument in argv:
+        name, equals, _ = argument.partition("=")
+        if name.startswith("--") or name in launch_parser._option_string_actions:
+            ours = parser._option_string_actions.get(name)
+            action = ours or launch_parser._option_string_actions.get(name)
+            if action is None:
+                known = [*_long_names(parser), *_long_names(launch_parser), "config", "accelerate_config"]
+                raise UsageError(f"unknown option {name}{did_you_mean(name.lstrip('-'), known, '--')}")
+            side = launch_args if ours is None else script_args
+            room = 0 if equals else {None: 1, "?": 1, "+": float("inf")}.get(action.nargs, 0)
+        elif room > 0:
+            room -= 1
+        else:
+            raise UsageError(f"unexpected argument {argument!r}: options are written --name value.")
+        side.append(argument)
+    return script_args, launch_args
+
+
+def _long_names(parser: argparse.ArgumentParser) -> Iterable[str]:
+    return (name.lstrip("-") for name in parser._option_string_actions if name.startswith("--"))

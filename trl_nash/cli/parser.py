@@ -1,0 +1,253 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The options of a training command, as one parser that the launcher and every launched process share."""
+
+import argparse
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+import trl_nash
+
+from ..compat import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+from .errors import UsageError
+from .options import ALGORITHMS
+
+
+@dataclass
+class NashScriptArguments(ScriptArguments):
+    """
+    Arguments of the training commands that are not the algorithm's.
+
+    Args:
+        prompt_column (`str`, *optional*):
+            Column of the dataset that holds the prompts. If `None`, the first that fits of `prompt`,
+            `context_messages`, `messages`, `chosen` with `rejected`, `instruction` (with `input`) and `question`.
+        raw_prompts (`bool`, *optional*, defaults to `False`):
+            Whether to feed string prompts to the model as they are. If `False`, a string becomes one user turn when
+            the tokenizer has a chat template.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to print the plan of the run and stop before any model is loaded.
+    """
+
+    prompt_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the dataset that holds the prompts. By default the first that fits of prompt, "
+            "context_messages, messages, chosen with rejected, instruction (with input) and question."
+        },
+    )
+    raw_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Feed string prompts to the model as they are, instead of making each one a user turn when the "
+            "tokenizer has a chat template."
+        },
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Print the plan of the run and stop before any model is loaded."},
+    )
+
+
+@dataclass
+class JudgeArguments:
+    """
+    Who compares the completions.
+
+    Args:
+        judge (`str`, *optional*):
+            A key of `trl_nash.JUDGES`, `key:target` (`reward:org/model`, `function:package.module:name`) or a dotted
+            path `package.module:name`. Exclusive with `reward_model_path`.
+        judge_kwargs (`dict[str, Any]` or `str`, *optional*):
+            Keyword arguments of the judge, on the command line as JSON.
+    """
+
+    judge: str | None = field(
+        default=None,
+        metadata={
+            "help": "Who compares two completions: a key (reward, function, random), a key and its target "
+            "(reward:org/model, function:package.module:name) or a dotted path package.module:name."
+        },
+    )
+    judge_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Keyword arguments of the judge, as JSON: '{\"temperature\": 0.5}'."},
+    )
+
+    def __post_init__(self):
+        if self.judge is not None and not isinstance(self.judge, str):
+            raise UsageError(f"judge must name one judge, got {self.judge!r}.")
+        if isinstance(self.judge_kwargs, str):
+            try:
+                self.judge_kwargs = json.loads(self.judge_kwargs)
+            except json.JSONDecodeError as error:
+                raise UsageError(f"--judge_kwargs must be JSON: {error} in {self.judge_kwargs!r}.") from None
+        if self.judge_kwargs is not None and not isinstance(self.judge_kwargs, dict):
+            raise UsageError(
+                f"--judge_kwargs must be a JSON object such as '{{\"temperature\": 0.5}}', got {self.judge_kwargs!r}."
+            )
+
+
+class NashParser(TrlParser):
+    """
+    TRL's parser over the dataclasses of one algorithm, with errors of one sentence and a help of few screens' order.
+
+    Args:
+        algorithm (`str`):
+            A key of `ALGORITHMS`.
+
+    Raises:
+        UsageError: From every method that reads arguments, where argparse prints its usage and exits.
+    """
+
+    def __init__(self, algorithm: str):
+        self.algorithm = ALGORITHMS[algorithm]
+        self.config_class = getattr(trl_nash, self.algorithm.config)
+        summary = self.algorithm.summary
+        super().__init__(
+            [NashScriptArguments, JudgeArguments, self.config_class, ModelConfig, DatasetMixtureConfig],
+            prog=f"trl-nash {algorithm}",
+            usage="%(prog)s --model_name_or_path MODEL --dataset_name DATA --judge JUDGE [options]",
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        for action in self._actions:
+            kind = getattr(action.type, "__name__", None)
+            if kind == "dict":  # argparse would call dict() on the typed text
+                action.type = _json
+            elif kind == "string_to_bool" and action.nargs is None:  # `--bf16` alone, as other switches
+                action.nargs, action.const = "?", True
+
+    def error(self, message: str):
+        raise UsageError(re.sub(r"^argument (--\w+)[^:]*:", r"\1:", message) + ".")
+
+    def set_defaults_with_config(self, **values) -> list[str]:
+        actions = {action.dest: action for action in reversed(self._actions)}  # `--x` comes before its `--no_x`
+        values = {name: _convert(actions[name], v) if name in actions else v for name, v in values.items()}
+        return super().set_defaults_with_config(**values)
+
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, [])
+        formatter.add_text(self.description)
+        for title, actions in self._sections().items():
+            formatter.start_section(title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        return formatter.format_help()
+
+    def _sections(self) -> dict[str, list[argparse.Action]]:
+        """The options under headings: what is this algorithm's first, what every Trainer has last."""
+        own, training = _own_fields(self.config_class), _fields(TrainingArguments)
+        judging = [*_fields(JudgeArguments), "reward_model_path", "reward_weights", "missing_eos_penalty"]
+        generation = [name for name in _fields(self.config_class) if name not in (*own, *training, *judging)]
+
+        def options(names: list[str]) -> list[argparse.Action]:
+            return [action for name in names for action in self._actions if action.dest == name]
+
+        return {
+            self.config_class.__name__.removesuffix("Config"): options(own),
+            "judge: either --judge or --reward_model_path": options(judging),
+            "data": options([*_fields(NashScriptArguments), *_fields(DatasetMixtureConfig)]),
+            "model": options(_fields(ModelConfig)),
+            "launching (any option of `accelerate launch` works as well)": _launch_options(),
+            "generation and online training (TRL)": options(generation),
+            "training (transformers.TrainingArguments)": options([name for name in training if name not in own]),
+        }
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """
+    Checks what can be checked before any configuration class is built.
+
+    Args:
+        arguments (`argparse.Namespace`):
+            What [`NashParser`] parsed.
+
+    Raises:
+        UsageError: If model, data or judge is missing, or a judge and a reward model are both given.
+    """
+    if arguments.model_name_or_path is None:
+        raise UsageError("say which model to train: --model_name_or_path ORG/NAME or a directory.")
+    if arguments.dataset_name is None and not arguments.datasets:
+        raise UsageError("say which prompts to train on: --dataset_name ORG/NAME or a .jsonl, .parquet or .csv file.")
+    if (arguments.judge is None) == (arguments.reward_model_path is None):
+        found = "neither was" if arguments.judge is None else "both were"
+        raise UsageError(
+            f"give either --judge (reward:org/model, package.module:name, ...) or --reward_model_path, {found} given."
+        )
+    if arguments.judge_kwargs is not None and arguments.judge is None:
+        raise UsageError("--judge_kwargs belongs to --judge; with --reward_model_path use the options of the config.")
+    JudgeArguments(arguments.judge, arguments.judge_kwargs)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows one spelling of an option. Each also exists with dashes for underscores."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        metavar = self._get_default_metavar_for_optional(action)
+        return f"{action.option_strings[0]} {self._format_args(action, metavar)}".rstrip()
+
+
+def _convert(action: argparse.Action, value: Any) -> Any:
+    """The value of a YAML key as the command line would have read it (`1e-4` is a string to YAML)."""
+    if action.nargs == "+":
+        return [_convert_one(action, item) for item in (value if isinstance(value, list) else [value])]
+    return _convert_one(action, value)
+
+
+def _convert_one(action: argparse.Action, value: Any) -> Any:
+    numeric = action.type in (int, float)
+    if value is None or isinstance(value, dict | list) or (isinstance(value, bool) and not numeric):
+        return value
+    try:
+        converted = action.type(str(value))
+    except (TypeError, ValueError, argparse.ArgumentTypeError):
+        kind = getattr(action.type, "__name__", "option")
+        raise UsageError(f"{action.dest}: invalid {kind} value: {value!r}.") from None
+    if action.choices is not None and converted not in action.choices:
+        choices = ", ".join(map(str, action.choices))
+        raise UsageError(f"{action.dest}: invalid choice: {value!r} (choose from {choices}).")
+    return converted
+
+
+def _json(text: str) -> Any:
+    return json.loads(text)
+
+
+_json.__name__ = "JSON"  # as argparse calls it in errors
+
+
+def _fields(config: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(config)]
+
+
+def _own_fields(config: type) -> list[str]:
+    """The fields that this package defines or whose default it changes."""
+    own = [base for base in config.__mro__ if base.__module__.startswith("trl_nash")]
+    names = [name for base in own for name in base.__dict__.get("__annotations__", {})]
+    return list(dict.fromkeys(name for name in names if name in _fields(config)))
+
+
+def _launch_options() -> list[argparse.Action]:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options; options typed here go first.")
+    parser.add_argument(
+        "--accelerate_config",
+        metavar="NAME|FILE",
+        help="How to distribute: cpu, single_gpu, multi_gpu, zero1, zero2, zero3, fsdp2, or a file that `accelerate "
+        "config` wrote.",
+    )
+    parser.add_argument(
+        "--num_processes", metavar="N", help="Processes to start; one for each accelerator by default."
+    )
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS  # the help names the defaults that matter
+    return parser._actions

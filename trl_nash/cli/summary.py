@@ -1,0 +1,100 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a training command says before it starts and when it is done."""
+
+import json
+from typing import Any
+
+
+_LONGEST_PROMPT = 400  # characters shown of the rendered prompt
+_RESULTS = {
+    "policy/kl_reference": "KL to the start",
+    "completions/mean_length": "completion length",
+    "judge/abstained": "judge abstained",
+    "fit/r2": "fit r2",
+}
+
+
+def plan_text(algorithm: str, arguments, tokenizer, prompts) -> str:
+    """
+    The plan of a run on one screen.
+
+    Args:
+        algorithm (`str`):
+            A key of `ALGORITHMS`.
+        arguments ([`~trl_nash.cli.train.Arguments`]):
+            What the options say.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Renders the first prompt.
+        prompts ([`~trl_nash.cli.data.Prompts`]):
+            The data.
+
+    Returns:
+        `str`
+    """
+    from ..trainers.prompts import PromptRenderer
+
+    training, model = arguments.training, arguments.model
+    limit = training.max_length - training.max_new_tokens
+    text, cut = PromptRenderer(tokenizer, limit, training.chat_template_kwargs)(prompts.first)
+    quantised = "4-bit, " if model.load_in_4bit else "8-bit, " if model.load_in_8bit else ""
+    weights = f"LoRA of rank {model.lora_r}" if model.use_peft else "all weights"
+    processes = _counted(training.world_size, "process", "processes")
+    evaluation = "" if prompts.evaluation is None else f"; {_rows(prompts.evaluation)} to evaluate on"
+    steps = _counted(training.optimizer_steps_per_round, "optimizer step", "optimizer steps")
+    lines = {
+        "model": f"{model.model_name_or_path} ({quantised}{weights}), {processes}",
+        "prompts": f"{_rows(prompts.train)} of {prompts.name}, column {prompts.column!r}{evaluation}",
+        "first": f"{_shortened(text)}{f' (cut from the left to {limit} tokens)' if cut else ''}",
+        "round": f"{training.prompts_per_round} prompts x {training.num_generations} completions of up to "
+        f"{training.max_new_tokens} tokens, then {steps}",
+        "judge": arguments.judge.judge or f"reward model {training.reward_model_path}",
+        "output": str(training.output_dir),
+    }
+    title = f"Plan of this {algorithm} run" + (" (dry run: nothing is trained)" if arguments.script.dry_run else "")
+    return "\n".join([title, *(f"  {name:<8} {line}" for name, line in lines.items())])
+
+
+def result_text(state, output_dir: str, seconds: float) -> str:
+    """
+    What came out of a run, from the metrics that it logged.
+
+    Args:
+        state ([`~transformers.TrainerState`]):
+            After training.
+        output_dir (`str`):
+            Where the model is.
+        seconds (`float`):
+            How long training took.
+
+    Returns:
+        `str`
+    """
+    last: dict[str, Any] = {}
+    for entry in state.log_history:
+        last.update(entry)
+    steps = _counted(state.global_step, "step", "steps")
+    lines = [f"Trained {steps} in {seconds:.0f} s. The model is in {output_dir}."]
+    shown = [f"{label} {last[name]:.3g}" for name, label in _RESULTS.items() if name in last]
+    if shown:
+        lines.append(f"  At the end: {', '.join(shown)}.")
+    if "eval_policy/win_rate_reference" in last:
+        rate = last["eval_policy/win_rate_reference"]
+        lines.append(f"  Under the judge it beats the model that it started from {rate:.1%} of the time.")
+    return "\n".join(lines)
+
+
+def _rows(dataset) -> str:
+    return f"{len(dataset):,} rows" if hasattr(dataset, "__len__") else "streamed rows"
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
+
+
+def _shortened(text: str) -> str:
+    if len(text) > _LONGEST_PROMPT:
+        half = _LONGEST_PROMPT // 2
+        text = f"{text[:half]} [...] {text[-half:]}"
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,236 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+The script behind every training command: `accelerate launch -m trl_nash.cli.train ALGORITHM [options]`.
+
+`trl-nash ALGORITHM` checks the options and starts it; started by hand it reads the same ones.
+"""
+
+import os
+import signal
+import sys
+import time
+from typing import Any, NamedTuple
+
+import trl_nash
+
+from .errors import is_user_error, report
+from .options import ALGORITHMS, apply_config, read_config, split_options, take_option
+from .summary import plan_text, result_text
+
+
+class Arguments(NamedTuple):
+    """What the options of a training command say."""
+
+    script: Any  # trl_nash.cli.parser.NashScriptArguments
+    judge: Any  # trl_nash.cli.parser.JudgeArguments
+    training: Any  # the algorithm's config
+    model: Any  # trl.ModelConfig
+    mixture: Any  # trl.DatasetMixtureConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Trains as the options say, and answers the user's errors with a sentence.
+
+    Args:
+        argv (`list[str]`, *optional*):
+            The algorithm and its options. If `None`, the arguments of the process.
+
+    Returns:
+        `int`: The exit code, see [`trl_nash.cli.main.main`].
+    """
+    algorithm, *argv = sys.argv[1:] if argv is None else argv
+    signal.signal(signal.SIGINT, _interrupt_once)
+    trainer = None
+    try:
+        arguments = read_arguments(algorithm, argv)
+        trainer = build_trainer(algorithm, arguments)
+        if trainer is not None:
+            train(trainer, arguments)
+    except KeyboardInterrupt:
+        if _is_first_process():
+            print(f"\ntrl-nash {algorithm}: interrupted. {_how_to_resume(trainer)}", file=sys.stderr, flush=True)
+        return 130
+    except Exception as error:
+        if not is_user_error(error, starting=trainer is None):
+            raise
+        return report(error, f"trl-nash {algorithm}")
+    _leave_process_group()
+    return 0
+
+
+def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
+    """
+    Builds the dataclasses from the options, the file of `--config` and what this machine's hardware decides.
+
+    Args:
+        algorithm (`str`):
+            A key of `ALGORITHMS`.
+        argv (`list[str]`):
+            The options.
+
+    Returns:
+        [`Arguments`]
+
+    Raises:
+        UsageError: If an option is unknown or its value cannot be read.
+        ValueError: If the algorithm's config refuses a value.
+    """
+    from .hardware import hardware_options
+    from .parser import NashParser, check_arguments
+    from .processes import launch_parser
+
+    parser = NashParser(algorithm)
+    config_file, argv = take_option(argv, "config")
+    launcher = launch_parser()  # its options have had their effect
+    if config_file is not None:
+        apply_config(config_file, read_config(config_file), parser, launcher)
+    argv, _ = split_options(argv, parser, launcher)
+    arguments = parser.parse_args(argv)
+    check_arguments(arguments)
+    options, sentence = hardware_options(arguments)
+    if _is_first_process():
+        print(sentence, flush=True)
+    return Arguments(*parser.parse_args_into_dataclasses([*argv, *options], look_for_args_file=False))
+
+
+def build_trainer(algorithm: str, arguments: Arguments):
+    """
+    Reads the data, prints the plan of the run and builds the trainer; after `--dry_run` there is none.
+
+    Args:
+        algorithm (`str`):
+            A key of `ALGORITHMS`.
+        arguments ([`Arguments`]):
+            What [`read_arguments`] returned.
+
+    Returns:
+        [`NashTrainer`] or `None`
+    """
+    from transformers import AutoTokenizer
+
+    from ..compat import get_peft_config, get_quantization_config
+    from .data import load_prompts
+
+    script, training, model = arguments.script, arguments.training, arguments.model
+    path = model.model_name_or_path
+    if path.startswith((".", "/")) and not os.path.isdir(path):
+        raise FileNotFoundError(f"--model_name_or_path {path}: there is no such directory.")
+    tokenizer = AutoTokenizer.from_pretrained(
+        path, revision=model.model_revision, trust_remote_code=training.trust_remote_code
+    )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if arguments.mixture.datasets and script.dataset_name and _is_first_process():
+        print("Note: the `datasets` section is used, so --dataset_name is ignored.", flush=True)
+    evaluate = training.eval_strategy != "no" or arguments.mixture.test_split_size is not None
+    with training.main_process_first(desc="reading prompts"):
+        prompts = load_prompts(script, arguments.mixture, tokenizer, evaluate=evaluate, seed=training.seed)
+    if _is_first_process():
+        print(plan_text(algorithm, arguments, tokenizer, prompts), flush=True)
+    judge = _load_judge(arguments.judge, training.device, dry_run=script.dry_run)
+    if script.dry_run:
+        return None
+
+    training.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        "quantization_config": get_quantization_config(model),
+        **(training.model_init_kwargs or {}),
+    }
+    trainer = getattr(trl_nash, ALGORITHMS[algorithm].trainer)(
+        model=path,
+        reward_funcs=training.reward_model_path,
+        args=training,
+        train_dataset=prompts.train,
+        eval_dataset=prompts.evaluation,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model),
+        judge=judge,
+    )
+    if script.ignore_bias_buffers:
+        trainer.model._ddp_params_and_buffers_to_ignore = [
+            name for name, buffer in trainer.model.named_buffers() if not buffer.is_floating_point()
+        ]
+    return trainer
+
+
+def train(trainer, arguments: Arguments) -> None:
+    """
+    Trains, evaluates if there are prompts for it, saves the model with its card, and says how it went.
+
+    Args:
+        trainer ([`NashTrainer`]):
+            What [`build_trainer`] returned.
+        arguments ([`Arguments`]):
+            What [`read_arguments`] returned.
+    """
+    start = time.monotonic()
+    resume = trainer.args.resume_from_checkpoint
+    # Typed as text: "true" means the last checkpoint, as True does in Python.
+    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    seconds = time.monotonic() - start
+    if trainer.eval_dataset is not None and not _evaluated_last(trainer.state):
+        trainer.evaluate()
+
+    name = arguments.script.dataset_name
+    on_hub = name if name and not arguments.mixture.datasets and not os.path.exists(name) else None
+    trainer.save_model(trainer.args.output_dir)
+    trainer.create_model_card(dataset_name=on_hub)
+    if _is_first_process():
+        print(result_text(trainer.state, trainer.args.output_dir, seconds), flush=True)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(dataset_name=on_hub)
+        trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}.")
+    trainer.accelerator.end_training()
+
+
+def _load_judge(judge_args, device, *, dry_run: bool):
+    """The judge of `--judge`; a dry run leaves those that are models on the disk."""
+    spec, kwargs = judge_args.judge, dict(judge_args.judge_kwargs or {})
+    key = None if spec is None else spec.partition(":")[0]
+    if key is None or (dry_run and key in trl_nash.JUDGES and key != "function"):
+        return None
+    if key == "reward":
+        kwargs.setdefault("device", device)
+    return trl_nash.load_judge(spec, **kwargs)
+
+
+def _evaluated_last(state) -> bool:
+    return any("eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _interrupt_once(number: int, frame: Any) -> None:
+    """One Ctrl-C reaches a process from the terminal and again from its launcher; only the first one counts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _how_to_resume(trainer) -> str:
+    if trainer is None:
+        return "Nothing was trained yet."
+    from transformers.trainer_utils import get_last_checkpoint
+
+    folder = trainer.args.output_dir
+    checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+    if checkpoint is None:
+        return "There is no checkpoint yet (--save_steps says how often one is written)."
+    return f"Add --resume_from_checkpoint {checkpoint} to the same command to continue from its last checkpoint."
+
+
+def _leave_process_group() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # or gloo may abort when the interpreter exits
+
+
+if __name__ == "__main__":
+    sys.exit(main())
