@@ -8,11 +8,11 @@ An algorithm is a subclass that says what differs: who samples (`sample_pairs`),
 centred (`anchor_weights`), what is minimised (`objective`), and which policies are worth keeping (`on_fit_begin`).
 """
 
-import logging
 from itertools import combinations
 from pathlib import Path
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model, set_seed
 from datasets import IterableDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
@@ -40,7 +40,7 @@ from .sampling import SamplingMixin
 from .scoring import ScoringMixin
 
 
-logger = logging.getLogger("trl_nash")
+logger = get_logger("trl_nash")  # speaks on the main process only
 
 
 class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, CheckpointMixin, OnlineDPOTrainer):

@@ -4,15 +4,15 @@
 """Stopping with nothing lost, and going on as if nothing had happened."""
 
 import json
-import logging
 from pathlib import Path
 
 import torch
+from accelerate.logging import get_logger
 
 from .batch import IGNORED, PairBatch, load_batches, save_batches
 
 
-logger = logging.getLogger("trl_nash")
+logger = get_logger("trl_nash")  # speaks on the main process only
 
 
 class CheckpointMixin:
@@ -61,7 +61,7 @@ class CheckpointMixin:
         logger.info(
             "%s: %d prompts a round (generation_batch_size), %d a micro-step and device "
             "(per_device_train_batch_size), %d a generation call (per_device_generation_batch_size); "
-            "%d optimizer steps a round.",
+            "optimizer steps a round: %d.",
             self._name,
             args.prompts_per_round,
             args.per_device_train_batch_size,
@@ -70,7 +70,7 @@ class CheckpointMixin:
         )
         if self.fits_rounds and args.optimizer_steps_per_round < 10:
             self._say_once(
-                f"A round has {args.optimizer_steps_per_round} optimizer steps. {self._name}'s guarantees, and its "
+                f"Optimizer steps a round: {args.optimizer_steps_per_round}. {self._name}'s guarantees, and its "
                 "published results, assume rounds that are fitted: raise `steps_per_generation` or `num_iterations` "
                 "to 10 optimizer steps or more. Shorter rounds are online learning."
             )

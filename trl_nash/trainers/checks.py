@@ -3,17 +3,18 @@
 
 """What cannot work is refused when a trainer is built, in a sentence that says what to do instead."""
 
-import logging
 from dataclasses import fields
 
 import torch
+from accelerate.logging import get_logger
 from datasets import Dataset
+from transformers.utils import is_torch_bf16_gpu_available
 
 from ..compat import OnlineDPOConfig
 from .config import NashConfig
 
 
-logger = logging.getLogger("trl_nash")
+logger = get_logger("trl_nash")  # speaks on the main process only
 
 # Inherited options that a Nash trainer has no use for: (field, the value at which it is off, what to do instead).
 _UNUSED_OPTIONS = [
@@ -36,7 +37,8 @@ def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> Nas
     the algorithm's defaults, everything else is kept.
     """
     if args is None:
-        return config_class(output_dir=output_dir)
+        # TRL's default is bf16 everywhere, which is an error where the hardware has none.
+        return config_class(output_dir=output_dir, bf16=is_torch_bf16_gpu_available())
     if isinstance(args, config_class):
         return args
     if not isinstance(args, OnlineDPOConfig) or not issubclass(config_class, type(args)):

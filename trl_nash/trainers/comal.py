@@ -3,15 +3,16 @@
 
 """COMAL: solve a KL-regularised game, move its reference to the solution, repeat."""
 
-import logging
 from dataclasses import dataclass, field
+
+from accelerate.logging import get_logger
 
 from ..policies import PREVIOUS, REFERENCE
 from .base import NashTrainer
 from .config import PairConfig, check_range, check_step, scheduled
 
 
-logger = logging.getLogger("trl_nash")
+logger = get_logger("trl_nash")  # speaks on the main process only
 
 
 def minimum_reference_rounds(rho: float) -> int:

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import torch
+from accelerate.logging import get_logger
 
 from ..objectives import cycle_rate
 from ..policies import INITIAL
@@ -16,7 +17,7 @@ from .card import append_settings
 from .completions import log_verdicts
 
 
-logger = logging.getLogger("trl_nash")
+logger = get_logger("trl_nash")  # speaks on the main process only
 
 
 class ReportingMixin:
@@ -61,8 +62,7 @@ class ReportingMixin:
     def _say_once(self, message: str, level: int = logging.WARNING) -> None:
         if message not in self._said:
             self._said.add(message)
-            if self.accelerator.is_main_process:
-                logger.log(level, message)
+            logger.log(level, message)
 
     def prediction_step(self, model, inputs: list[dict], prediction_loss_only, ignore_keys=None):
         self.policies.ensure_initial()
