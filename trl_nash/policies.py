@@ -27,14 +27,13 @@ PREVIOUS = "previous"
 """The policy at the start of the fit. While that is the live policy it is scored without any copy."""
 
 
-def _local_tensors(parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+def _local_tensor(parameter: nn.Parameter) -> torch.Tensor:
     """This rank's storage of a parameter: its ZeRO-3 partition, its FSDP2 shard, or the whole of it."""
     if hasattr(parameter, "ds_tensor"):
-        # Small parameters that ZeRO-3 persists are not gathered again, so the gathered copy counts as well.
-        return {"": parameter.ds_tensor, **({".persisted": parameter.data} if parameter.ds_persist else {})}
+        return parameter.ds_tensor
     if isinstance(parameter.data, DTensor):
-        return {"": parameter.data.to_local()}
-    return {"": parameter.data}
+        return parameter.data.to_local()
+    return parameter.data
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -81,8 +80,7 @@ class FrozenPolicies:
     def _local(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self._unwrapped().named_parameters():
             if parameter.requires_grad:
-                for suffix, tensor in _local_tensors(parameter).items():
-                    yield name + suffix, tensor
+                yield name, _local_tensor(parameter)
 
     def ensure_initial(self) -> None:
         """Freezes [`INITIAL`] unless it is at hand already. Called before the first step."""
@@ -118,6 +116,11 @@ class FrozenPolicies:
             live = tensor.detach().to("cpu", copy=True)
             tensor.detach().copy_(frozen[key])
             frozen[key] = live
+        # ZeRO-3 keeps small parameters gathered: gather them anew, as its optimizer does after a step.
+        gathered = [p for p in self._unwrapped().parameters() if getattr(p, "ds_persist", False)]
+        if gathered:
+            gathered[0].partition(gathered)
+            gathered[0].all_gather(gathered)
 
     @contextmanager
     def active(self, name: str) -> Iterator[nn.Module]:

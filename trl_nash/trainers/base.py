@@ -12,7 +12,6 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model, set_seed
 from datasets import IterableDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
@@ -36,11 +35,8 @@ from .metrics import Metrics
 from .prompts import PromptRenderer
 from .reporting import ReportingMixin
 from .restarts import RestartMixin
-from .sampling import SamplingMixin
+from .sampling import EpochCounter, SamplingMixin
 from .scoring import ScoringMixin
-
-
-logger = get_logger("trl_nash")  # speaks on the main process only
 
 
 class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, CheckpointMixin, OnlineDPOTrainer):
@@ -184,9 +180,11 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
             live=lambda: self.model_wrapped,
             unwrapped=lambda: self.model,
             ref_model=self.ref_model,
-            # Other initialisations (PiSSA, OLoRA ...) change the base model, so that adapters off is another policy.
+            # Other initialisations (PiSSA, OLoRA ...) and trained biases change the base model, so that adapters off is
+            # another policy.
             fresh_adapter=peft_config is not None
-            and getattr(peft_config, "init_lora_weights", True) in (True, "gaussian"),
+            and getattr(peft_config, "init_lora_weights", True) in (True, "gaussian")
+            and getattr(peft_config, "bias", "none") == "none",
         )
         self.render = PromptRenderer(self._tokenizer, args.max_length - args.max_new_tokens, args.chat_template_kwargs)
         if not self.use_vllm:
@@ -198,6 +196,8 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         self._verdicts: list[Verdict] = []
         self._metrics = {"train": Metrics(self.accelerator), "eval": Metrics(self.accelerator)}
         self._said: set[str] = set()
+        self._epochs = EpochCounter()
+        self.add_callback(self._epochs)
 
     @staticmethod
     def _load_policy(path: str, args: NashConfig) -> torch.nn.Module:
@@ -267,7 +267,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         self.round, position = divmod(self._micro_step, self.args.micro_steps_per_round)
         self.fit, step = divmod(position, self.args.steps_per_generation * self.args.num_iterations)
         if position == 0:
-            self._round_epoch = int(self.state.epoch or 0)
+            self._round_epoch = self._epochs.epoch
             self.policies.ensure_initial()
             if self.args.restart_each_round and self.round > 0:
                 self._forget_optimizer()

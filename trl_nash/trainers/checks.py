@@ -118,7 +118,9 @@ def check_model(model: torch.nn.Module, ref_model, peft_config) -> None:
 
 
 def check_prepared_model(model: torch.nn.Module) -> None:
-    """Refuses what only shows once PEFT has wrapped the model, and turns functional dropout off."""
+    """
+    Refuses what only shows once PEFT has wrapped the model, and turns off functional dropout and bitsandbytes' packing.
+    """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             "Nothing in the model is trainable. An adapter is loaded for training with "
@@ -128,6 +130,10 @@ def check_prepared_model(model: torch.nn.Module) -> None:
         for name, value in list(vars(module).items()):
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            # Sampling in eval mode would pack 4-bit weights for inference, and no gradient passes them from then on.
+            module.support_avx512bf16_for_cpu = False
+            module.state_dict()  # unpacks what was packed before
     head = model.get_output_embeddings()
     if type(head).__module__.startswith("peft."):
         raise ValueError(

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import torch
 from datasets import IterableDataset
+from transformers import TrainerCallback
 
 from ..compat import repeat_iterable_dataset
 from ..objectives import best_and_worst, hard_label
@@ -16,6 +17,21 @@ from .batch import PairBatch, RoundSampler, Samples, chunks, collate, until_eos
 from .checks import check_prompt
 from .completions import Verdict
 from .prompts import strip_thinking
+
+
+class EpochCounter(TrainerCallback):
+    """
+    The epoch that runs. `state.epoch` is of the last step: when an iterable dataset starts anew, it is still a
+    fraction of the epoch before.
+    """
+
+    epoch = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.epoch = int(state.epoch or 0) - 1
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.epoch += 1
 
 
 class SamplingMixin:
