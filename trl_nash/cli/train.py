@@ -194,9 +194,7 @@ def _load_judge(judge_args, device, *, dry_run: bool):
     key = None if spec is None else spec.partition(":")[0]
     if key is None or (dry_run and key in trl_nash.JUDGES and key != "function"):
         return None
-    if key == "reward":
-        kwargs.setdefault("device", device)
-    return trl_nash.load_judge(spec, **kwargs)
+    return trl_nash.load_judge(spec, device, **kwargs)
 
 
 def _evaluated_last(state) -> bool:

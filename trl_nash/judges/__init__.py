@@ -75,7 +75,7 @@ def as_judge(judge: Any) -> PairwiseJudge:
     return CallableJudge(judge)
 
 
-def load_judge(spec: Any, **kwargs) -> PairwiseJudge:
+def load_judge(spec: Any, device: Any = None, **kwargs) -> PairwiseJudge:
     """
     Load a judge by name.
 
@@ -86,6 +86,8 @@ def load_judge(spec: Any, **kwargs) -> PairwiseJudge:
             be a class or a factory, which is called with `kwargs`, a judge function, to which `kwargs` are bound, or a
             judge object. A function is a judge function if it has three or more positional arguments without a default
             that are not in `kwargs`, and a factory otherwise.
+        device (`str` or `torch.device`, *optional*):
+            Where judges that are models are put, if their arguments do not say.
         kwargs:
             Arguments of the judge.
 
@@ -106,6 +108,8 @@ def load_judge(spec: Any, **kwargs) -> PairwiseJudge:
     key, _, target = spec.partition(":")
     if key in JUDGES:
         factory = _import(JUDGES[key])
+        if device is not None and "device" in inspect.signature(factory).parameters:
+            kwargs.setdefault("device", device)
         return _build(factory, spec, *[target] if target else [], **kwargs)
     return load_path(spec, **kwargs)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import is_peft_model, set_seed
-from datasets import IterableDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from ..compat import (
@@ -132,9 +131,11 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         for name, dataset in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
             if dataset is not None:
                 checks.check_dataset(dataset, args, f"eval_dataset[{name!r}]" if name else "eval_dataset")
-        judge = load_judge(judge) if isinstance(judge, str) else judge and as_judge(judge)
+        judge = load_judge(judge, device=args.device) if isinstance(judge, str) else judge and as_judge(judge)
 
         if processing_class is None:
+            if not model_id:
+                raise ValueError("The model was not loaded from a path: pass its tokenizer as `processing_class`.")
             processing_class = AutoTokenizer.from_pretrained(model_id, trust_remote_code=args.trust_remote_code)
         if isinstance(model, str):
             model = self._load_policy(model, args)
@@ -144,8 +145,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
             add_fused_lm_head(
                 module.get_base_model() if is_peft_model(module) else module, temperature=args.temperature
             )
-        if isinstance(train_dataset, IterableDataset):
-            args.accelerator_config.dispatch_batches = False
+        args.accelerator_config.dispatch_batches = False  # which takes tensors, and ours are lists of rows
 
         with base_construction(args):
             super().__init__(
@@ -180,8 +180,8 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
             live=lambda: self.model_wrapped,
             unwrapped=lambda: self.model,
             ref_model=self.ref_model,
-            # Other initialisations (PiSSA, OLoRA ...) and trained biases change the base model, so that adapters off is
-            # another policy.
+            # Other initialisations (PiSSA, OLoRA ...) and trained biases change the base model itself: adapters off is
+            # another policy then.
             fresh_adapter=peft_config is not None
             and getattr(peft_config, "init_lora_weights", True) in (True, "gaussian")
             and getattr(peft_config, "bias", "none") == "none",
@@ -280,7 +280,6 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
                 samples, preference = self._sample_and_judge(inputs)
                 self._stop_if_abstained(preference)
                 self._buffer = self._micro_batches(samples, preference)
-                self._metrics["train"].add("round", self.round + 1)
             self._buffer = self._score_anchor(self._buffer)
         self._micro_step += 1
         return self._buffer[position % self.args.steps_per_generation].to(self.accelerator.device)

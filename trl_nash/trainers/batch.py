@@ -110,7 +110,8 @@ def save_batches(batches: list[PairBatch], file: str | Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {
-        f"{index}.{f.name}": getattr(batch, f.name).contiguous()
+        # A copy: micro-batches may share memory, which safetensors refuses.
+        f"{index}.{f.name}": getattr(batch, f.name).clone(memory_format=torch.contiguous_format)
         for index, batch in enumerate(batches)
         for f in fields(batch)
     }

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch
 from accelerate.logging import get_logger
+from datasets import IterableDataset
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from .batch import IGNORED, PairBatch, load_batches, save_batches
 
@@ -47,6 +50,18 @@ class CheckpointMixin:
                 f"The judge abstained on {abstained} of the {total} pairs of round {self.round + 1}, more than "
                 f"`max_nan_rate` ({self.args.max_nan_rate:g}) allows. See why it gives no verdict, then resume."
             )
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial):
+        epochs, batches = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
+        )
+        if checkpoint is not None and isinstance(self.train_dataset, IterableDataset):
+            # transformers skips batches of the first pass only; `epoch` is passes + optimizer steps / max_steps.
+            saved = TrainerState.load_from_json(Path(checkpoint) / TRAINER_STATE_NAME)
+            epochs = int(saved.epoch)
+            steps = round((saved.epoch - epochs) * saved.max_steps)
+            batches = 0 if self.args.ignore_data_skip else steps * self.args.gradient_accumulation_steps
+        return epochs, batches
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)

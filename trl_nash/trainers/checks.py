@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..compat import OnlineDPOConfig
-from .config import NashConfig
+from .config import NashConfig, PairConfig
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -41,7 +41,8 @@ def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> Nas
         return config_class(output_dir=output_dir, bf16=is_torch_bf16_gpu_available())
     if isinstance(args, config_class):
         return args
-    if not isinstance(args, OnlineDPOConfig) or not issubclass(config_class, type(args)):
+    # NashConfig means the same as PairConfig; another algorithm's config would lose that algorithm's defaults.
+    if not (type(args) is OnlineDPOConfig or (type(args) is NashConfig and config_class is PairConfig)):
         raise TypeError(
             f"`args` must be a {config_class.__name__} (or an OnlineDPOConfig, which is upgraded), got a "
             f"{type(args).__name__}."
@@ -119,7 +120,7 @@ def check_model(model: torch.nn.Module, ref_model, peft_config) -> None:
 
 def check_prepared_model(model: torch.nn.Module) -> None:
     """
-    Refuses what only shows once PEFT has wrapped the model, and turns off functional dropout and bitsandbytes' packing.
+    Refuses what only shows once PEFT has wrapped the model; turns off functional dropout and bitsandbytes' packing.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(

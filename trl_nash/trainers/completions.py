@@ -6,8 +6,6 @@
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from accelerate.utils import is_rich_available
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -19,21 +17,22 @@ class Verdict:
     preference: float
 
 
-def log_verdicts(verdicts: list[Verdict], step: int, output_dir: str, report_to: list[str]) -> None:
-    """Prints the verdicts, keeps them as `completions/completions_<step>.parquet` and sends them to the trackers."""
+def log_verdicts(
+    verdicts: list[Verdict], step: int, output_dir: str, report_to: list[str], name: str = "completions"
+) -> None:
+    """Prints the verdicts, keeps them as `completions/<name>_<step>.parquet` and sends them to the trackers."""
     import pandas as pd
 
     table = pd.DataFrame([astuple(verdict) for verdict in verdicts], columns=[f.name for f in fields(Verdict)])
     table.insert(0, "step", step)
     folder = Path(output_dir) / "completions"
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(folder / f"completions_{step:05d}.parquet")
-    if is_rich_available():
-        _print(verdicts, step)
+    table.to_parquet(folder / f"{name}_{step:05d}.parquet")
+    _print(verdicts, step)
     for name in {"wandb", "trackio"} & set(report_to or []):
         tracker = __import__(name)
         if name == "trackio" or tracker.run is not None:
-            tracker.log({"completions": tracker.Table(dataframe=table)})
+            tracker.log({name: tracker.Table(dataframe=table)})
 
 
 def _print(verdicts: list[Verdict], step: int) -> None:

@@ -245,9 +245,9 @@ class PairConfig(NashConfig):
         check_range("step_size", self.step_size, 0.0)
         check_choice("preference_label", self.preference_label, ["soft", "sampled", "argmax"])
         check_choice("pair_selection", self.pair_selection, ["all", "iid", "best_worst"])
-        length = max(len(_as_list(self.step_size)), len(_as_list(self.beta)))
-        for index in range(length):
-            check_step(scheduled(self.step_size, index), scheduled(self.beta, index))
+        # One goes by round, the other by epoch: what meets in between is checked when a round begins.
+        for index in (0, -1):
+            check_step(_as_list(self.step_size)[index], _as_list(self.beta)[index])
 
 
 def check_step(step_size: float, beta: float) -> float:

@@ -48,6 +48,10 @@ class PromptRenderer:
         kept = head + ids[len(ids) - self.limit + len(head) :]
         return self.tokenizer.decode(kept, clean_up_tokenization_spaces=False), True
 
+    def without_bos(self, text: str) -> str:
+        """The text for an engine that adds the tokenizer's BOS by itself."""
+        return text.removeprefix(self.tokenizer.bos_token) if self._adds_bos else text
+
 
 def strip_thinking(text: str) -> str:
     """Removes `<think> ... </think>`, also one that generation cut short."""

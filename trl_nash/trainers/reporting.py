@@ -5,6 +5,7 @@
 
 import logging
 import math
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -34,7 +35,10 @@ class ReportingMixin:
         count = self.args.num_generations
         if count > 2 and len(samples.pairs) == math.comb(count, 2):
             rate = cycle_rate(preference, torch.tensor(samples.pairs), count)
-            metrics.add("judge/cycle_rate", rate.nan_to_num(), (~rate.isnan()).float())
+            column = {pair: m for m, pair in enumerate(samples.pairs)}
+            triples = [[column[pair] for pair in combinations(triple, 2)] for triple in combinations(range(count), 3)]
+            complete = judged[:, torch.tensor(triples)].all(-1).sum()
+            metrics.add("judge/cycle_rate", rate.nan_to_num() * complete, complete)
         own = [ids for completions in samples.completion_ids for ids in completions[:count]]
         clipped = [not ids or ids[-1] not in self.eos_token_ids for ids in own]
         metrics.add("completions/mean_length", sum(map(len, own)), len(own))
@@ -52,11 +56,14 @@ class ReportingMixin:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # a training log: evaluation's and the final summary have other keys
             logs |= self._metrics["train"].flush(steps=self.state.global_step - self._last_logged_step)
+            logs["round"] = self.round + 1
             self._last_logged_step = self.state.global_step
         super().log(logs, start_time)
         if self._verdicts and self.accelerator.is_main_process:
             verdicts = self._verdicts[-self.args.num_completions_to_print :]
-            log_verdicts(verdicts, self.state.global_step, self.args.output_dir, self.args.report_to)
+            # "completions" in training, "eval_completions" (or with the dataset's name) in evaluation.
+            name = next((key[: -len("loss")] for key in logs if key.endswith("loss")), "") + "completions"
+            log_verdicts(verdicts, self.state.global_step, self.args.output_dir, self.args.report_to, name)
         self._verdicts.clear()
 
     def _say_once(self, message: str, level: int = logging.WARNING) -> None:

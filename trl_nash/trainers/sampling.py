@@ -5,11 +5,12 @@
 
 import logging
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from datasets import IterableDataset
-from transformers import TrainerCallback
+from transformers import GenerationConfig, TrainerCallback
 
 from ..compat import repeat_iterable_dataset
 from ..objectives import best_and_worst, hard_label
@@ -36,6 +37,16 @@ class EpochCounter(TrainerCallback):
 
 class SamplingMixin:
     """Samples completions and has them judged. Part of [`NashTrainer`]."""
+
+    def train(self, *args, **kwargs):
+        output = super().train(*args, **kwargs)
+        if self.state.global_step == 0 and isinstance(self.train_dataset, IterableDataset):
+            raise ValueError(
+                f"`train_dataset` ended before the first round of {self.args.prompts_per_round} prompts "
+                "(per_device_train_batch_size * steps_per_generation * processes) was full. Lower one of them or add "
+                "prompts."
+            )
+        return output
 
     def get_train_dataloader(self):
         # As in TRL's GRPO: a batch is a whole round of this rank, repeated for each of its micro-steps.
@@ -69,7 +80,7 @@ class SamplingMixin:
             for row in chunk:
                 check_prompt(row.get("prompt"), f"the row {row}")
             with self._metrics[self._mode].phase("generate"):
-                samples = self.sample_pairs([row["prompt"] for row in chunk])
+                samples = self._sample([row["prompt"] for row in chunk])
             prompt_ids += samples.prompt_ids
             completion_ids += samples.completion_ids
             preference.append(self._judge(chunk, samples.completion_ids, samples.pairs, keep_verdicts=True))
@@ -77,6 +88,18 @@ class SamplingMixin:
         preference = torch.cat(preference)
         self._record_round(samples, preference)
         return samples, preference
+
+    def _sample(self, prompts: list) -> Samples:
+        try:
+            return self.sample_pairs(prompts)
+        except RuntimeError as error:
+            # What torch says of probabilities that are nan or infinite, on the CPU and on a GPU.
+            if "probability tensor" not in str(error) and "device-side assert" not in str(error):
+                raise
+            raise RuntimeError(
+                f"The policy has diverged: nothing can be sampled from it at step {self.state.global_step} (round "
+                f"{self.round + 1}). Lower `learning_rate` or `step_size`, and resume from an earlier checkpoint."
+            ) from error
 
     def generate(self, prompts: list, count: int, policy: str | None = None) -> tuple[list, list]:
         """
@@ -103,25 +126,48 @@ class SamplingMixin:
             self._say_once(
                 f"Completions are sampled in twos: of {2 * repeats} per prompt, {count} are used.", logging.INFO
             )
+        prompt_ids = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         texts = list(texts) * repeats
         if policy is not None:
-            with self.policies.active(policy) as model:
+            with self.policies.active(policy) as model, self._transformers_settings():
                 rows = self._generate(model, texts)
         elif self.use_vllm:
-            rows = self._generate_vllm(texts)
+            # vLLM tokenises by itself, and adds BOS where the tokenizer has the habit.
+            rows = self._generate_vllm([self.render.without_bos(text) for text in texts])
         else:
             rows = self._generate(self.model_wrapped, texts)
-        prompt_rows, prompt_mask, completion_rows, completion_mask = (t.cpu() for t in rows[:4])
-        prompt_ids = [
-            row[mask.bool()].tolist()
-            for row, mask in zip(prompt_rows[: len(prompts)], prompt_mask[: len(prompts)], strict=True)
-        ]
+        completion_rows, completion_mask = (t.cpu() for t in rows[2:4])
         completions = [
             until_eos(row[mask.bool()].tolist(), set(self.eos_token_ids))
             for row, mask in zip(completion_rows, completion_mask, strict=True)
         ]
         # Row r belongs to prompt r mod B, whichever of its completions it is.
         return prompt_ids, [completions[b :: len(prompts)][:count] for b in range(len(prompts))]
+
+    @contextmanager
+    def _transformers_settings(self):
+        """Within it the base samples through transformers, also where its settings are those of a vLLM engine."""
+        if not self.use_vllm:
+            yield
+            return
+        engine_settings, args = self.generation_config, self.args
+        self.generation_config = GenerationConfig(
+            max_new_tokens=args.max_new_tokens,
+            do_sample=True,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            min_p=args.min_p,
+            repetition_penalty=args.repetition_penalty,
+            pad_token_id=self._tokenizer.pad_token_id,
+            eos_token_id=self.eos_token_ids,
+            use_cache=True,
+        )
+        self.generation_kwargs = None
+        try:
+            yield
+        finally:
+            self.generation_config = engine_settings
 
     def decode(self, completion_ids: list[int]) -> str:
         """The text that a judge sees."""

@@ -1,0 +1,285 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+What the README and `docs/` say of the code is held against the code.
+
+- Python blocks compile; what they import from trl_nash exists, and so do the keywords that they pass. Calls of configs
+  are carried out. A block after the comment `<!-- run -->` is run.
+- Shell and YAML blocks go through the command line's own parser, up to the launch.
+- In a table with a column `code`, every name in that column exists. `objectives.pair_loss` is short for
+  `trl_nash.objectives.pair_loss`, and `=...` behind a name is a value.
+- In a table with the columns `option` and `default`, the defaults are those of the page's config.
+"""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import json
+import re
+import runpy
+import shlex
+import sys
+import tomllib
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from conftest import build_model, build_tokenizer
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+import trl_nash
+from trl_nash.cli.options import ALGORITHMS
+
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *DOCS]}
+COMMANDS = [*ALGORITHMS, "demo", "env"]
+CONFIGS = {
+    "docs/comal.md": "COMALConfig",
+    "docs/iterative_ipo.md": "PairConfig",
+    "docs/nash_md.md": "NashMDConfig",
+    "docs/onpo.md": "ONPOConfig",
+}
+
+
+def blocks(text: str, language: str) -> list[tuple[bool, str]]:
+    """The fenced blocks of a language, and whether each is marked to be run."""
+    found = re.findall(r"^(<!-- run -->\n)?```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [(bool(run), code) for run, name, code in found if name == language]
+
+
+def prose(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def tables(text: str) -> list[list[dict[str, str]]]:
+    """The tables of a page, each row by its headings."""
+    found = []
+    for lines in re.findall(r"(?:^\|.*\|\n)+", prose(text), flags=re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", line.strip()[1:-1]) for line in lines.splitlines()]
+        heading, body = [cell.strip() for cell in rows[0]], rows[2:]
+        found.append([dict(zip(heading, (cell.strip() for cell in row), strict=True)) for row in body])
+    return found
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def members(thing) -> set[str]:
+    """Attributes and dataclass fields: one with a default factory is no attribute of its class."""
+    fields = dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else []
+    return {*dir(thing), *(f.name for f in fields)}
+
+
+def resolve(name: str) -> None:
+    """Raises unless `name` is something that trl_nash has."""
+    first, *rest = name.split("=")[0].split(".")
+    if first in trl_nash.__all__:
+        thing = getattr(trl_nash, first)
+    else:
+        thing = importlib.import_module(f"trl_nash.{first}")
+        while rest and f"{thing.__name__}.{rest[0]}" in sys.modules:
+            thing = sys.modules[f"{thing.__name__}.{rest.pop(0)}"]
+    for part in rest:
+        if part not in members(thing):
+            raise AttributeError(f"{name}: {thing} has no {part!r}")
+        thing = getattr(thing, part, None)
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(PAGES[page])):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), f"{page} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", prose(file.read_text(encoding="utf-8")), flags=re.MULTILINE)
+            assert anchor in map(slug, headings), f"{page} links to {target}"
+
+
+def test_index_links_to_every_page():
+    for page in DOCS:
+        assert page.name == "index.md" or f"({page.name})" in PAGES["docs/index.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_use_what_exists(page, tmp_path):
+    for _, code in blocks(PAGES[page], "python"):
+        tree = ast.parse(code)
+        imported = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("trl_nash"):
+                module = importlib.import_module(node.module)
+                imported |= {alias.name: getattr(module, alias.name) for alias in node.names}
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or getattr(node.func, "id", None) not in imported:
+                continue
+            thing = imported[node.func.id]
+            parameters = inspect.signature(thing).parameters
+            if inspect.Parameter.VAR_KEYWORD not in {p.kind for p in parameters.values()}:
+                assert {keyword.arg for keyword in node.keywords} <= set(parameters), f"{page}: {ast.unparse(node)}"
+            if dataclasses.is_dataclass(thing):
+                # Literal values only, built for this machine: TRL's default is bf16.
+                values = {k.arg: eval(compile(ast.Expression(k.value), page, "eval")) for k in node.keywords}
+                thing(**values | {"output_dir": str(tmp_path), "bf16": False, "use_cpu": True})
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, id=f"{page}-{number}")
+        for page, text in PAGES.items()
+        for number, (run, code) in enumerate(blocks(text, "python"))
+        if run
+    ],
+)
+def test_marked_blocks_run(code):
+    exec(compile(code, "docs", "exec"), {"__name__": "docs"})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_in_code_columns_exist(page):
+    names = [name for table in tables(PAGES[page]) for row in table for name in quoted(row.get("code", ""))]
+    for name in names:
+        resolve(name)
+    assert names or page not in CONFIGS
+
+
+@pytest.mark.parametrize("page, name", CONFIGS.items())
+def test_algorithm_pages(page, name, tmp_path):
+    """Every part that the page of an algorithm has, and its table of defaults."""
+    headings = re.findall(r"^## (.*)$", PAGES[page], flags=re.MULTILINE)
+    parts = ["Equation", "Symbols", "Paper line to code", "Usage", "Metrics", "Limits", "Citation"]
+    assert [part for part in parts if part not in headings] == []
+    assert any(heading.startswith("Settings of the paper") for heading in headings)
+
+    config = getattr(trl_nash, name)(output_dir=str(tmp_path), bf16=False, use_cpu=True)
+    rows = [row for table in tables(PAGES[page]) if {"option", "default"} <= set(table[0]) for row in table]
+    assert rows
+    for row in rows:
+        (option,), default = quoted(row["option"]), row["default"].strip('`"')
+        actual = getattr(config, option)
+        expected = default if isinstance(actual, str) else pytest.approx(float(Fraction(default)))
+        assert actual == expected, f"{page}: {option}"
+
+
+def test_metrics_page_lists_every_metric():
+    source = "".join(file.read_text() for file in (ROOT / "trl_nash/trainers").glob("*.py"))
+    logged = set(re.findall(r'"((?:judge|fit|policy|completions|prompts)/[a-z0-9_]+)"', source))
+    logged |= {f"time/{phase}" for phase in re.findall(r'phase\("(\w+)"\)', source)} | {"round"}
+    rows = [row for table in tables(PAGES["docs/metrics.md"]) for row in table]
+    listed = {name.removeprefix("eval_") for row in rows for name in quoted(row["metric"])}
+    assert listed - {"loss", "grad_norm", "learning_rate", "epoch"} == logged
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    """The command line's own reading of its options, without the launch."""
+    from trl_nash.cli.launch import plan_launch
+
+    for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):  # which the command line may set
+        monkeypatch.setenv(name, "1")
+    return plan_launch
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_shell_blocks_parse(page, plan):
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for _, code in blocks(PAGES[page], "bash"):
+        for line in code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            match words:
+                case ["make", target]:
+                    assert target in targets
+                case ["pip", "install", package]:
+                    assert set(re.findall(r"\[(.*)\]", package)) <= set(extras)
+                case ["trl-nash", algorithm, *options] if algorithm in ALGORITHMS and options != ["--help"]:
+                    plan(algorithm, options)
+                case ["trl-nash", command, *_]:
+                    assert command in [*COMMANDS, "--help"]
+                case _:
+                    pytest.fail(f"{page}: {line}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_yaml_blocks_parse(page, plan, tmp_path):
+    for _, code in blocks(PAGES[page], "yaml"):
+        (algorithm,) = re.findall(r"# trl-nash (\S+) --config", code)
+        file = tmp_path / "config.yaml"
+        file.write_text(code, encoding="utf-8")
+        plan(algorithm, ["--config", str(file)])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_and_commands_in_the_text_exist(page):
+    from trl_nash.cli.parser import NashParser
+    from trl_nash.cli.processes import launch_parser
+
+    parsers = [launch_parser(), *map(NashParser, ALGORITHMS)]
+    known = {name.lstrip("-") for parser in parsers for name in parser._option_string_actions}
+    known |= {"config", "accelerate_config", "version", "prompts"}
+    spans = [span for span in quoted(prose(PAGES[page])) if span.startswith(("--", "trl-nash "))]
+    used = {name for span in spans for name in re.findall(r"--([a-z][\w-]+)", span)}
+    assert used <= known
+    commands = [span.split()[1] for span in spans if span.startswith("trl-nash ")]
+    assert {command for command in commands if not command.startswith("--")} <= set(COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A policy, a reward model and prompts on disk, as a user has them."""
+    folder = tmp_path_factory.mktemp("files")
+    tokenizer = build_tokenizer()
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **size)
+    models = {"model": build_model(tokenizer), "reward": LlamaForSequenceClassification(config)}
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "data").mkdir()
+    rows = [{"prompt": [{"role": "user", "content": f"{a} {b}"}]} for a in "abcd" for b in "ab"]
+    (folder / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "example, options",
+    [
+        ("comal", ["--reward_model_path", "reward"]),
+        ("onpo", ["--judge", "examples.judge_function:on_topic_and_short", "--use_peft", "--lora_r", "2"]),
+        ("nash_md", ["--reward_model_path", "reward"]),
+    ],
+)
+def test_examples_train(example, options, files, monkeypatch, tmp_path, capsys):
+    script = ROOT / "examples" / f"{example}.py"
+    assert len(script.read_text().splitlines()) <= 80
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(script), run_name="__main__")
+    assert stopped.value.code == 0 and "--model_name_or_path" in capsys.readouterr().out
+
+    line = "--model_name_or_path model --dataset_name data --max_steps 2 --max_new_tokens 4 --max_length 32 "
+    line += "--per_device_train_batch_size 2 --bf16 False --use_cpu True --report_to none --save_strategy no"
+    argv = [str(script), *line.split(), *options, "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", argv)
+    trainer = runpy.run_path(str(script), run_name="__main__")["trainer"]
+    assert trainer.state.global_step == 2
+    assert list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_example_judge(capsys):
+    runpy.run_path(str(ROOT / "examples" / "judge_function.py"), run_name="__main__")
+    assert capsys.readouterr().out == "[1.0, 0.6]\n"

@@ -1,0 +1,90 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Keeps what a trainer scored and fitted, and works the same numbers out in fp64 by plain means."""
+
+from dataclasses import dataclass, field
+
+import torch
+from conftest import build_model, build_tokenizer
+from helpers import lora_config, weights
+from peft import get_peft_model
+
+from trl_nash.trainers.batch import PairBatch, Samples
+
+
+@dataclass
+class Fit:
+    """One regression: `round` and `fit` count from 0."""
+
+    round: int
+    fit: int
+    weights: dict[str, torch.Tensor]  # of the live policy when the fit began
+    samples: Samples
+    scores: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # by policy, one tensor a micro-batch
+    batches: list[PairBatch] = field(default_factory=list)  # with the anchor's log-probs
+    steps: list[tuple[torch.Tensor, PairBatch]] = field(default_factory=list)  # log-probs that were trained on
+
+
+def record(trainer) -> list[Fit]:
+    """From now on, every fit of `trainer` is appended to the list that is returned."""
+    fits: list[Fit] = []
+    drawn: list[Samples] = []
+    micro_batches, score_anchor = trainer._micro_batches, trainer._score_anchor
+    score_under, objective = trainer._score_under, trainer.objective
+
+    def keep_samples(samples, preference):
+        drawn.append(samples)
+        return micro_batches(samples, preference)
+
+    def keep_anchor(batches):
+        fits.append(Fit(trainer.round, trainer.fit, weights(trainer.model), drawn[-1]))
+        fits[-1].batches = score_anchor(batches)
+        return fits[-1].batches
+
+    def keep_scores(name, batches):
+        fits[-1].scores[name] = score_under(name, batches)
+        return fits[-1].scores[name]
+
+    def keep_step(logps, batch):
+        fits[-1].steps.append((logps.detach().clone(), batch))
+        return objective(logps, batch)
+
+    trainer._micro_batches, trainer._score_anchor = keep_samples, keep_anchor
+    trainer._score_under, trainer.objective = keep_scores, keep_step
+    return fits
+
+
+def copy_in_fp64(state: dict[str, torch.Tensor], lora: bool = False) -> torch.nn.Module:
+    """A model of its own with these weights; no code of the trainer or of TRL has touched it."""
+    model = build_model(build_tokenizer())
+    if lora:
+        model = get_peft_model(model, lora_config())
+    model.load_state_dict(state)
+    return model.double().eval()
+
+
+def logps_in_fp64(model, prompt: list[int], completion: list[int], temperature: float = 1.0) -> torch.Tensor:
+    """`log softmax(logits / T)` of the completion's tokens, from an ordinary forward over one unpadded sequence."""
+    logits = model(input_ids=torch.tensor([prompt + completion])).logits[0]
+    logps = (logits / temperature).log_softmax(-1)
+    return torch.stack([logps[len(prompt) - 1 + n, token] for n, token in enumerate(completion)])
+
+
+def own_rows(samples: Samples, count: int) -> list[tuple[list[int], list[int]]]:
+    """(prompt, completion) of each row that is trained on, in order."""
+    return [
+        (prompt, completion)
+        for prompt, completions in zip(samples.prompt_ids, samples.completion_ids, strict=True)
+        for completion in completions[:count]
+    ]
+
+
+def rows_of(batches: list[PairBatch], values: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The completion tokens' values of each row of a round; everything else must be exactly 0."""
+    rows = []
+    for batch, value in zip(batches, values, strict=True):
+        inside = batch.labels[:, 1:] != -100
+        assert (value[~inside] == 0).all()
+        rows += [row[mask] for row, mask in zip(value, inside, strict=True)]
+    return rows

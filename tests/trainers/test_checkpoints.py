@@ -1,0 +1,456 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checkpoints: a resumed run is the run that was never stopped; what is in them, and what is in a saved model."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import IterableDataset
+from helpers import ALGORITHMS, PROMPTS, equal, favours_a, history, lora_config, make_trainer, perturb, prompt_dataset
+from huggingface_hub import ModelCard
+from peft import get_peft_model
+from safetensors import safe_open
+from tiny import build_model, build_tokenizer
+from transformers import Trainer, TrainerCallback
+
+from trl_nash.trainers.batch import load_batches
+
+
+# Two epochs of two rounds of 4 prompts; a round is 2 optimizer steps (4 with two fits, 1 in Nash-MD).
+OPTIONS = {"learning_rate": 0.05, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+OWN = {
+    "ipo": {"steps_per_generation": 2},
+    "onpo-one": {"steps_per_generation": 2, "anchor_history": 3},
+    "onpo-two": {"steps_per_generation": 2},
+    "comal": {"steps_per_generation": 2, "reference_rounds": 2},
+    "nash-md": {"gradient_accumulation_steps": 2},
+    "nash-ema": {"gradient_accumulation_steps": 2},
+}
+STEPS_A_ROUND = {"onpo-two": 4, "nash-md": 1, "nash-ema": 1}
+
+
+def trained_adapter():
+    torch.manual_seed(3)
+    model = get_peft_model(build_model(build_tokenizer()), lora_config())
+    perturb(model, seed=11)
+    return model
+
+
+KINDS = {
+    "full": dict,
+    "lora": lambda: {"lora": True},
+    "trained lora": lambda: {"model": trained_adapter()},
+    "pissa": lambda: {"peft_config": lora_config(init_lora_weights="pissa")},
+    "ref_model": lambda: {"extra": {"ref_model": build_model(build_tokenizer(), seed=5, num_hidden_layers=1)}},
+}
+
+
+def build(algorithm, folder, kind="full", **options):
+    return make_trainer(algorithm, folder, **KINDS[kind](), **OPTIONS | OWN[algorithm] | options)
+
+
+def steps_of(trainer, after: int = 0) -> list[dict]:
+    """The training log behind a step, without what is measured in seconds."""
+    return [
+        {name: value for name, value in entry.items() if not name.startswith("time/")}
+        for entry in trainer.state.log_history
+        if "loss" in entry and entry["step"] > after
+    ]
+
+
+def assert_same_run(resumed, whole, after: int) -> None:
+    """Every later loss and metric, the weights and the frozen policies are equal, not just close."""
+    assert len(steps_of(whole, after)) > 0
+    assert steps_of(resumed, after) == steps_of(whole, after)
+    assert equal(resumed.model.state_dict(), whole.model.state_dict())
+    frozen, expected = resumed.policies._weights, whole.policies._weights
+    assert frozen.keys() == expected.keys()
+    assert all(equal(frozen[name], expected[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Runs without a stop, which keep a checkpoint of every step; each of them is made once."""
+    runs = {}
+
+    def run(algorithm, kind):
+        if (algorithm, kind) not in runs:
+            folder = tmp_path_factory.mktemp("run")
+            trainer = build(algorithm, folder, kind)
+            trainer.train()
+            runs[algorithm, kind] = trainer, folder
+        return runs[algorithm, kind]
+
+    return run
+
+
+def resume_cases():
+    """Stops in the middle of a round, between two fits, at a round's end, at the epoch's end, and in the second."""
+    for algorithm in ALGORITHMS:
+        steps = STEPS_A_ROUND.get(algorithm, 2)
+        stops = {steps, 2 * steps, 3 * steps}  # ends of rounds 1, 2 (and of the epoch) and 3
+        stops |= {1, 2 * steps + 1} if steps > 1 else set()  # in the middle of rounds 1 and 3
+        stops |= {2, 2 * steps + 2, 2 * steps + 3} if algorithm == "onpo-two" else set()  # at and in the second fit
+        for kind in ("full", "lora"):
+            yield from ((algorithm, kind, stop) for stop in sorted(stops))
+    for kind in ("trained lora", "pissa", "ref_model"):
+        yield from (("comal", kind, 1), ("comal", kind, 5), ("nash-md", kind, 3))
+
+
+@pytest.mark.parametrize("algorithm, kind, stop", resume_cases())
+def test_a_resumed_run_is_the_run_that_was_never_stopped(algorithm, kind, stop, whole_run, tmp_path):
+    """From a checkpoint in any place, all later losses, metrics and weights are bitwise those of the whole run."""
+    whole, folder = whole_run(algorithm, kind)
+    resumed = build(algorithm, tmp_path, kind, save_strategy="no")
+    resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{stop}"))
+    assert_same_run(resumed, whole, stop)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_runs_compared_above_move(algorithm, whole_run):
+    """The comparison can fail: losses change from step to step, weights move, and the rounds are counted to 4."""
+    whole, folder = whole_run(algorithm, "full")
+    losses = history(whole, "loss")
+    steps = STEPS_A_ROUND.get(algorithm, 2)
+    assert len(losses) == 4 * steps and len(set(losses)) > len(losses) // 2
+    assert history(whole, "round") == [r for r in (1, 2, 3, 4) for _ in range(steps)]
+    assert whole.state.epoch == 2
+    assert not equal(whole.model.state_dict(), build_model(build_tokenizer()).state_dict())
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preference_label": "sampled"},
+        {"restart_each_round": True},
+        {"num_generations": 3, "pair_selection": "best_worst"},
+        {"steps_per_generation": 4, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 1},
+        {"steps_per_generation": 1, "num_iterations": 2, "per_device_train_batch_size": 4},
+        {"gradient_checkpointing": True, "lora": True},
+        {"step_size": [1.0, 0.5, 2.0], "beta": [0.3, 0.1]},
+    ],
+    ids=str,
+)
+def test_resuming_under_other_options(options, stop, tmp_path):
+    """Sampled labels, restarts, pair selection, accumulation, passes, checkpointing and schedules go on as before."""
+    whole = build("comal", tmp_path / "whole", **options)
+    whole.train()
+    resumed = build("comal", tmp_path / "resumed", save_strategy="no", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    assert_same_run(resumed, whole, stop)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_resuming_a_run_that_evaluates(stop, tmp_path):
+    """Evaluation in the middle of rounds samples too, and is repeated after a resume as it was."""
+
+    def run(folder, **kwargs):
+        extra = {"eval_dataset": prompt_dataset(["a", "b c", "h"])}
+        trainer = build("comal", folder, eval_strategy="steps", eval_steps=1, extra=extra)
+        trainer.train(**kwargs)
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    resumed = run(tmp_path / "resumed", resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    assert_same_run(resumed, whole, stop)
+    assert history(resumed, "eval_loss") == history(whole, "eval_loss")
+    assert history(resumed, "eval_policy/win_rate_reference") == history(whole, "eval_policy/win_rate_reference")
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6, 7])
+def test_resuming_from_a_stream(stop, shuffle, tmp_path):
+    """A stream of 2 rounds is read on from where the run stopped: in a round or at its end, in any pass over it."""
+    rows = [{"prompt": prompt} for prompt in PROMPTS]
+
+    def run(folder, **kwargs):
+        dataset = IterableDataset.from_generator(lambda: iter(rows))
+        dataset = dataset.shuffle(seed=1, buffer_size=8) if shuffle else dataset
+        trainer = build("comal", folder, dataset=dataset, max_steps=10, beta=[0.1, 0.2, 0.3], save_steps=stop)
+        sampled = []
+        sample = trainer.sample_pairs
+        trainer.sample_pairs = lambda prompts: sampled.extend(prompts) or sample(prompts)
+        trainer.train(**kwargs)
+        return trainer, sampled
+
+    whole, sampled = run(tmp_path / "whole")
+    assert (sampled[:8] == PROMPTS) != shuffle and (sampled[8:16] == sampled[:8]) != shuffle
+    checkpoint = tmp_path / "whole" / f"checkpoint-{stop}"
+    resumed, rest = run(tmp_path / "resumed", resume_from_checkpoint=str(checkpoint))
+    assert rest == sampled[-len(rest) :]
+    assert_same_run(resumed, whole, stop)
+
+
+def test_a_round_in_the_buffer_is_not_sampled_again(whole_run, tmp_path):
+    """Resumed in the middle of round 1 of 4, three rounds are sampled; the buffer is the one that was saved."""
+    whole, folder = whole_run("comal", "full")
+    checkpoint = folder / "checkpoint-1"
+    saved = load_batches(checkpoint / "nash" / "round-00000.safetensors")
+    resumed = build("comal", tmp_path)
+    sampled, fitted = [], []
+    sample, fit = resumed.sample_pairs, resumed.compute_loss
+    resumed.sample_pairs = lambda prompts: sampled.append(prompts) or sample(prompts)
+    resumed.compute_loss = lambda model, inputs, **kwargs: fitted.append(inputs) or fit(model, inputs, **kwargs)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert len(sampled) == 3 * 2  # in chunks of 2 prompts
+    assert len(saved) == 2 and len(fitted) == 7
+    for name in ("input_ids", "attention_mask", "labels", "pairs", "preference", "anchor_logps"):
+        assert torch.equal(getattr(fitted[0], name), getattr(saved[1], name))
+
+
+def test_resume_true_takes_the_last_checkpoint(tmp_path):
+    """`resume_from_checkpoint=True` goes on from the newest checkpoint in `output_dir`."""
+    build("ipo", tmp_path, max_steps=3).train()
+    trainer = build("ipo", tmp_path, max_steps=5)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 5
+    assert [entry["step"] for entry in steps_of(trainer)] == [1, 2, 3, 4, 5]
+
+
+def test_each_epoch_has_the_order_it_would_have_had(tmp_path):
+    """Resumed at the start of epoch 2 of 3, epochs 2 and 3 see the prompts in the order of the whole run."""
+
+    def run(folder, **kwargs):
+        trainer = build("ipo", folder, num_train_epochs=3)
+        seen = []
+        sample = trainer.sample_pairs
+        trainer.sample_pairs = lambda prompts: seen.extend(prompts) or sample(prompts)
+        trainer.train(**kwargs)
+        return seen
+
+    whole = run(tmp_path / "whole")
+    assert run(tmp_path / "resumed", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4")) == whole[8:]
+    assert whole[:8] != whole[8:16] != whole[16:] != whole[:8]
+
+
+# ---- A run that stops by itself ----
+
+
+def test_resuming_after_the_judge_gave_up(tmp_path):
+    """
+    ONPO's judge abstains on round 3 (but for equal completions): the run stops with a checkpoint of step 4, whose
+    chain of past policies is that of the start of round 3. Resumed with a judge that works, the round does not
+    lengthen the chain again.
+    """
+    broken = False
+
+    def judge(prompts, first, second):
+        return [None] * len(first) if broken else favours_a(prompts, first, second)
+
+    snapshots = []  # the live policy at the start of rounds 1, 2, 3 ...
+
+    class Watch(ALGORITHMS["onpo-one"][0]):
+        def sample_pairs(self, prompts):
+            nonlocal broken
+            now = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            if not snapshots or not equal(snapshots[-1], now):
+                snapshots.append(now)
+            broken = self.round == 2 and not self.resumed
+            return super().sample_pairs(prompts)
+
+    def run(**kwargs):
+        trainer = build("onpo-one", tmp_path, judge=judge, trainer_class=Watch, save_steps=100)
+        trainer.resumed = bool(kwargs)
+        return trainer, lambda: trainer.train(**kwargs)
+
+    trainer, train = run()
+    with pytest.raises(RuntimeError, match=r"abstained on \d of the 4 pairs of round 3.*A checkpoint of step 4"):
+        train()
+    checkpoint = tmp_path / "checkpoint-4"
+    assert checkpoint.is_dir()
+
+    trainer, train = run(resume_from_checkpoint=str(checkpoint))
+    train()
+    assert len(snapshots) == 4
+    chain = {"previous": 3, "previous_2": 2, "previous_3": 1}  # at the start of round 4
+    for name, index in chain.items():
+        assert equal(trainer.policies._weights[name], snapshots[index])
+    assert trainer.state.global_step == 8
+
+
+# ---- What is in a checkpoint ----
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+FROZEN = {
+    "ipo": {"initial"},
+    "onpo-one": {"initial", "previous", "previous_2", "previous_3"},
+    "onpo-two": {"initial", "auxiliary"},
+    "comal": {"initial", "reference"},
+    "nash-md": {"initial"},
+    "nash-ema": {"initial", "average"},
+}
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_contents_of_a_checkpoint(algorithm, kind, whole_run):
+    """
+    After round 3: the algorithm's frozen policies as safetensors (`initial` is adapters off under LoRA), the round's
+    buffer in its middle only, and a line of JSON. All files of ours lie in `nash` and none of them is a pickle.
+    """
+    _, folder = whole_run(algorithm, kind)
+    steps = STEPS_A_ROUND.get(algorithm, 2)
+    frozen = {
+        f"policies/{name}-00000.safetensors" for name in FROZEN[algorithm] if (kind, name) != ("lora", "initial")
+    }
+    checkpoint = folder / f"checkpoint-{3 * steps}"
+    assert names(checkpoint / "nash") == frozen | {"round.json"}
+    assert json.loads((checkpoint / "nash" / "round.json").read_text())["epoch"] == 1
+    if steps > 1:
+        assert names(folder / "checkpoint-1" / "nash") >= {"round-00000.safetensors"}
+    theirs = names(checkpoint) - {f"nash/{name}" for name in names(checkpoint / "nash")}
+    pickles = {name for name in theirs if not name.endswith((".json", ".safetensors", ".md", ".jinja"))}
+    assert pickles == {"optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"}  # transformers' own
+
+
+@pytest.mark.parametrize(
+    "algorithm, kind",
+    [("onpo-one", "full"), ("onpo-one", "lora"), ("comal", "lora"), ("comal", "trained lora"), ("nash-ema", "full")],
+)
+def test_a_saved_model_holds_the_policy_alone(algorithm, kind, whole_run, tmp_path):
+    """`save_model` writes the live policy: one set of weights, equal to the model's, and no frozen policy."""
+    trainer, _ = whole_run(algorithm, kind)
+    trainer.save_model(tmp_path)
+    assert not any("nash" in name or "policies" in name for name in names(tmp_path))
+    (file,) = [name for name in names(tmp_path) if name.endswith(".safetensors")]
+    with safe_open(tmp_path / file, "pt") as saved:
+        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+    live = {name.replace(".default", ""): p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert equal(tensors, live)
+
+
+@pytest.mark.parametrize("option", ["save_only_model", "foreign"])
+def test_a_checkpoint_without_rounds_is_refused(option, tmp_path):
+    """A checkpoint of another trainer, or of `save_only_model`, has no rounds: the error says how to go on from it."""
+    build("comal", tmp_path, max_steps=1, save_only_model=option == "save_only_model").train()
+    checkpoint = tmp_path / "checkpoint-1"
+    if option == "foreign":
+        shutil.rmtree(checkpoint / "nash")
+    with pytest.raises(ValueError, match="has no folder `nash`.*save_only_model.*as the model"):
+        build("comal", tmp_path, max_steps=2).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_a_missing_buffer_is_named(tmp_path):
+    """In the middle of a round the buffer of this process is needed."""
+    build("comal", tmp_path, max_steps=1).train()
+    (tmp_path / "checkpoint-1" / "nash" / "round-00000.safetensors").unlink()
+    with pytest.raises(ValueError, match="round-00000.safetensors is missing.*as many processes"):
+        build("comal", tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_save_total_limit_removes_all_of_a_checkpoint(tmp_path):
+    """Frozen policies and rounds go with their checkpoint."""
+    build("comal", tmp_path, save_total_limit=2).train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-7", "checkpoint-8"]
+
+
+def test_saving_at_the_end_of_epochs(tmp_path):
+    """`save_strategy="epoch"` keeps checkpoints at the ends of rounds, without a buffer."""
+    build("comal", tmp_path, save_strategy="epoch").train()
+    folders = sorted(tmp_path.glob("checkpoint-*"))
+    assert [folder.name for folder in folders] == ["checkpoint-4", "checkpoint-8"]
+    assert not any("round-00000.safetensors" in name for folder in folders for name in names(folder))
+
+
+# ---- Model cards and the hub ----
+
+PAPERS = {
+    "ipo": ("Iterative IPO", "iterative-ipo", "2310.12036"),
+    "onpo-one": ("ONPO", "onpo", "2502.16852"),
+    "onpo-two": ("ONPO", "onpo", "2502.16852"),
+    "comal": ("COMAL", "comal", "2410.23223"),
+    "nash-md": ("Nash-MD", "nash-md", "2312.00886"),
+    "nash-ema": ("Nash-MD", "nash-md", "2312.00886"),
+}
+
+
+def table_of(text: str) -> dict[str, str]:
+    """The table of settings in a model card."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    return {name.strip("`"): value for name, value in rows}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_model_card_names_algorithm_paper_and_settings(algorithm, whole_run):
+    """A checkpoint writes a card: tags for the hub, method, paper, citation, and every setting of the config."""
+    trainer, folder = whole_run(algorithm, "full")
+    name, tag, paper = PAPERS[algorithm]
+    card = ModelCard.load(folder / "README.md")
+    assert {"trl", "trl-nash", tag} <= set(card.data.tags)
+    assert card.data.library_name == "transformers"
+    assert f"huggingface.co/papers/{paper}" in card.text and f"arXiv:{paper}" in card.text
+    assert name in card.text
+    settings = table_of(card.text)
+    expected = {"judge": "CallableJudge", "num_generations": "2", "learning_rate": "0.05", "max_new_tokens": "5"}
+    expected |= {key: str(getattr(trainer.args, key)) for key in ALGORITHMS[algorithm][2] if key != "num_generations"}
+    expected |= {key: str(value) for key, value in OWN[algorithm].items()}
+    assert expected.items() <= settings.items()
+    assert "trl-nash: " in card.text.split("### Framework versions")[1]
+
+
+def test_the_card_is_written_once_however_often_it_is_saved(whole_run):
+    """The card of the last of 8 checkpoints has one table of settings."""
+    _, folder = whole_run("comal", "full")
+    assert (folder / "README.md").read_text().count("### Settings") == 1
+
+
+def test_push_to_hub_carries_the_tags(tmp_path, monkeypatch):
+    """`push_to_hub` uploads a card with TRL's tags and ours, beside the tags that the user gives."""
+    pushed = {}
+    trainer = build("comal", tmp_path, hub_model_id="someone/model")
+
+    def upload(folder_path, **kwargs):
+        pushed["names"] = names(Path(folder_path))
+        pushed["card"] = ModelCard.load(Path(folder_path) / "README.md")
+
+    def init_hf_repo(self, token=None, private=None):
+        self.hub_model_id = "someone/model"
+
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: SimpleNamespace(upload_folder=upload))
+    monkeypatch.setattr(Trainer, "init_hf_repo", init_hf_repo)
+    trainer.push_to_hub(tags=["mine"], dataset_name="someone/prompts")
+    assert {"trl", "trl-nash", "comal", "mine"} <= set(pushed["card"].data.tags)
+    assert pushed["card"].data.datasets == ["someone/prompts"] or "someone/prompts" in pushed["card"].text
+    assert "model.safetensors" in pushed["names"] and not any("nash/" in name for name in pushed["names"])
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_model_is_tagged(lora, tmp_path):
+    """`model.push_to_hub` by hand gets the tags as well."""
+    trainer = make_trainer("onpo-one", tmp_path, lora=lora)
+    assert {"trl", "trl-nash", "onpo"} <= set(trainer.model.model_tags)
+
+
+# ---- A run that is interrupted ----
+
+
+class Interrupt(TrainerCallback):
+    """Stops a run as Ctrl-C does, at the end of a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_resuming_after_an_interrupt(whole_run, tmp_path):
+    """A run that is killed in step 6 of 8, with checkpoints every 5, goes on from step 5 as if it had not been."""
+    whole, _ = whole_run("comal", "full")
+    trainer = build("comal", tmp_path, save_steps=5, extra={"callbacks": [Interrupt(6)]})
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    resumed = build("comal", tmp_path, save_steps=5)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(resumed, whole, after=5)

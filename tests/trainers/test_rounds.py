@@ -1,0 +1,821 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rounds: what is done once, which prompt and which completion goes where, and in which order."""
+
+from collections import Counter
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from datasets import IterableDataset
+from helpers import (
+    ALGORITHMS,
+    PAIR_ALGORITHMS,
+    PROMPTS,
+    CountingJudge,
+    build_copier,
+    equal,
+    favours_a,
+    history,
+    make_trainer,
+    prompt_dataset,
+    weights,
+)
+from tiny import CHAT_TEMPLATE, build_model, build_tokenizer
+from tokenizers.processors import TemplateProcessing
+from torch.utils.data import BatchSampler
+
+from trl_nash import NashTrainer, RewardJudge
+from trl_nash.policies import FrozenPolicies
+from trl_nash.trainers.batch import RoundSampler
+from trl_nash.trainers.prompts import PromptRenderer, strip_thinking
+
+
+def prompts_of(trainer, batch) -> list[str]:
+    """The text of each row's prompt in a micro-batch."""
+    inside = batch.attention_mask.bool() & (batch.labels == -100)
+    return [trainer.processing_class.decode(ids[mask]) for ids, mask in zip(batch.input_ids, inside, strict=True)]
+
+
+def completions_of(trainer, batch) -> list[str]:
+    """The text of each row's completion in a micro-batch."""
+    return [
+        trainer.processing_class.decode(ids[labels != -100], skip_special_tokens=True)
+        for ids, labels in zip(batch.input_ids, batch.labels, strict=True)
+    ]
+
+
+def recording(base):
+    """A trainer class that keeps the prompts of every call of `sample_pairs` and every micro-batch that is fitted."""
+
+    class Recorder(base):
+        def __init__(self, *args, **kwargs):
+            self.sampled, self.fitted = [], []
+            super().__init__(*args, **kwargs)
+
+        def sample_pairs(self, prompts):
+            samples = super().sample_pairs(prompts)
+            self.sampled.append((list(prompts), samples))
+            return samples
+
+        def compute_loss(self, model, inputs, **kwargs):
+            self.fitted.append(inputs)
+            return super().compute_loss(model, inputs, **kwargs)
+
+    return Recorder
+
+
+def record(algorithm, tmp_path, **options):
+    trainer = make_trainer(algorithm, tmp_path, trainer_class=recording(ALGORITHMS[algorithm][0]), **options)
+    trainer.train()
+    return trainer
+
+
+class Forwards:
+    """Counts the calls of a model: those that score completions, with or without a gradient, and all others."""
+
+    def __init__(self, model):
+        self.counts = Counter()
+        model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, module, args, kwargs):
+        kind = ("fit" if torch.is_grad_enabled() else "score") if kwargs.get("fused_lm_head") else "generate"
+        self.counts[kind] += 1
+
+
+# ---- What is done once a round ----
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("algorithm", PAIR_ALGORITHMS)
+def test_sampling_judging_and_scoring_happen_once_a_round(algorithm, lora, tmp_path):
+    """
+    3 rounds of 2 micro-batches, 2 passes: the engine and the judge are called 3 times, a training step runs the
+    policy once, and every frozen policy scores a micro-batch once.
+
+    Scored policies: `previous` and `initial` in each round; ONPO (one fit) adds previous_2 from round 2 and previous_3
+    from round 3; ONPO (two fits) adds π' from round 2 and `previous` again for the second fit; COMAL, which moves its
+    reference every 2 rounds, adds it in round 3.
+    """
+    policies_scored = {"ipo": 2 * 3, "onpo-one": 2 + 3 + 4, "onpo-two": 2 + 3 + 3 + 3, "comal": 2 + 2 + 3}
+    own = {"comal": {"reference_rounds": 2}}.get(algorithm, {})
+    fits = 2 if algorithm == "onpo-two" else 1
+    judge = CountingJudge()
+    trainer = make_trainer(
+        algorithm,
+        tmp_path,
+        lora=lora,
+        judge=judge,
+        steps_per_generation=2,
+        num_iterations=2,
+        per_device_generation_batch_size=4,
+        max_steps=3 * 2 * 2 * fits,
+        **own,
+    )
+    forwards = Forwards(trainer.model)
+    generations = Counter()
+    engine = trainer._generate
+    trainer._generate = lambda model, prompts: (
+        generations.update(calls=1, prompts=len(prompts)) or engine(model, prompts)
+    )
+    trainer.train()
+    assert trainer.state.global_step == 3 * 2 * 2 * fits
+    assert generations == {"calls": 3, "prompts": 3 * 4}
+    assert [len(call["prompts"]) for call in judge.calls] == [4, 4, 4]
+    assert forwards.counts["fit"] == 3 * 2 * 2 * fits
+    assert forwards.counts["score"] == 2 * policies_scored[algorithm]
+
+
+@pytest.mark.parametrize("algorithm, generations", [("nash-md", 1), ("nash-ema", 2)])
+def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, generations, tmp_path):
+    """
+    A round of 2 accumulated micro-batches: one judgement, one generation of the policy and one of the opponent (the
+    mixture has its own loop), each micro-batch scored under `previous` and the reference, and fitted once.
+    """
+    judge = CountingJudge()
+    trainer = make_trainer(
+        algorithm,
+        tmp_path,
+        judge=judge,
+        gradient_accumulation_steps=2,
+        per_device_generation_batch_size=4,
+        max_steps=3,
+    )
+    forwards = Forwards(trainer.model)
+    calls = Counter()
+    engine = trainer._generate
+    trainer._generate = lambda model, prompts: calls.update(calls=1) or engine(model, prompts)
+    trainer.train()
+    assert calls["calls"] == 3 * generations
+    assert [len(call["prompts"]) for call in judge.calls] == [4 * 2 * 2] * 3  # 2 x 2 cross pairs of 4 prompts
+    assert forwards.counts["fit"] == 3 * 2
+    assert forwards.counts["score"] == 3 * 2 * 2
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_training_step_runs_only_the_policy(algorithm, tmp_path):
+    """
+    An explicit reference scores each of a round's micro-batches once, without a gradient (and takes part in Nash-MD's
+    sampling); whatever the number of passes, no training step calls it.
+    """
+    steps = 1 if algorithm.startswith("nash") else 3
+    reference = build_model(build_tokenizer(), seed=5)
+    trainer = make_trainer(
+        algorithm,
+        tmp_path,
+        extra={"ref_model": reference},
+        num_iterations=steps,
+        max_steps=2 * steps * (2 if algorithm == "onpo-two" else 1),
+    )
+    forwards = Forwards(reference)
+    inside = []
+    fit = trainer.compute_loss
+
+    def compute_loss(*args, **kwargs):
+        before = sum(forwards.counts.values())
+        loss = fit(*args, **kwargs)
+        inside.append(sum(forwards.counts.values()) - before)
+        return loss
+
+    trainer.compute_loss = compute_loss
+    trainer.train()
+    assert inside == [0] * trainer.state.global_step
+    assert forwards.counts["score"] == 2 and forwards.counts["fit"] == 0
+    assert (forwards.counts["generate"] > 0) == (algorithm == "nash-md")
+
+
+def test_one_swap_a_frozen_policy_and_round(tmp_path, monkeypatch):
+    """Scoring a round of 4 micro-batches swaps the initial policy in and out once: 2 exchanges in each of 2 rounds."""
+    exchanges = []
+    exchange = FrozenPolicies._exchange
+    monkeypatch.setattr(FrozenPolicies, "_exchange", lambda self, name: exchanges.append(name) or exchange(self, name))
+    make_trainer("ipo", tmp_path, steps_per_generation=4, max_steps=8).train()
+    assert exchanges == ["initial"] * 4
+
+
+# ---- Micro-steps, passes, steps and epochs ----
+
+
+@pytest.mark.parametrize(
+    "accumulation, steps_per_generation, iterations",
+    [(1, None, 1), (2, None, 1), (1, 2, 1), (1, 4, 1), (2, 4, 1), (1, 2, 3), (2, 2, 2), (2, 1, 2), (4, 2, 2)],
+)
+def test_the_schedule_of_a_round(accumulation, steps_per_generation, iterations, tmp_path):
+    """
+    Two epochs over 8 prompts, 2 a micro-step. A round of S micro-steps is 2S prompts, so an epoch has 8 / 2S rounds;
+    it makes I passes in the same order over the same micro-batches, in S * I / accumulation optimizer steps.
+    """
+    trainer = record(
+        "ipo",
+        tmp_path,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=steps_per_generation,
+        num_iterations=iterations,
+        num_train_epochs=2,
+    )
+    micro_steps = steps_per_generation or accumulation
+    rounds = 2 * 8 // (2 * micro_steps)
+    assert trainer.state.global_step == rounds * micro_steps * iterations // accumulation
+    assert trainer.state.epoch == 2
+    assert len(trainer.fitted) == rounds * micro_steps * iterations
+
+    # Sampled in chunks of per_device_train_batch_size: every prompt once an epoch, in an order of its own.
+    sampled = [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+    assert sorted(sampled[:8]) == sorted(sampled[8:]) == sorted(PROMPTS)
+    assert sampled[:8] != sampled[8:]
+    for r in range(rounds):
+        own = trainer.fitted[r * micro_steps * iterations : (r + 1) * micro_steps * iterations]
+        for step, batch in enumerate(own):
+            first_pass = own[step % micro_steps]
+            assert torch.equal(batch.input_ids, first_pass.input_ids)
+            assert torch.equal(batch.anchor_logps, first_pass.anchor_logps)
+        fitted = [prompt for batch in own[:micro_steps] for prompt in prompts_of(trainer, batch)[::2]]
+        assert fitted == sampled[r * 2 * micro_steps : (r + 1) * 2 * micro_steps]
+
+
+def test_two_fits_pass_over_the_same_pairs(tmp_path):
+    """ONPO's second fit sees the micro-batches of the first again, around another anchor."""
+    trainer = record("onpo-two", tmp_path, steps_per_generation=2, num_iterations=2, max_steps=16)
+    for r in range(2):
+        first, second = trainer.fitted[8 * r : 8 * r + 4], trainer.fitted[8 * r + 4 : 8 * r + 8]
+        for a, b in zip(first, second, strict=True):
+            assert torch.equal(a.input_ids, b.input_ids) and torch.equal(a.preference, b.preference)
+            assert not torch.equal(a.anchor_logps, b.anchor_logps)
+
+
+def test_max_steps_ends_in_the_middle_of_a_round(tmp_path):
+    """5 steps of rounds of 4: the second round is sampled whole, and one of its steps is taken."""
+    trainer = record("ipo", tmp_path, steps_per_generation=4, max_steps=5)
+    assert trainer.state.global_step == len(trainer.fitted) == 5
+    assert sum(len(prompts) for prompts, _ in trainer.sampled) == 16
+    assert history(trainer, "round") == [1, 1, 1, 1, 2]
+
+
+def test_generation_batch_size_counts_prompts_a_round(tmp_path):
+    """`generation_batch_size=6` with 2 prompts a micro-step is a round of 3 micro-steps."""
+    trainer = record("ipo", tmp_path, generation_batch_size=6, max_steps=3)
+    assert trainer.args.steps_per_generation == 3
+    assert sum(len(prompts) for prompts, _ in trainer.sampled) == 6
+
+
+@pytest.mark.parametrize("size, chunks", [(None, [2, 2, 2]), (1, [1] * 6), (4, [4, 2]), (6, [6]), (50, [6])])
+def test_generation_and_judging_in_chunks(size, chunks, tmp_path):
+    """`per_device_generation_batch_size` prompts go to the engine and the judge at a time, the rest at the end."""
+    judge = CountingJudge()
+    trainer = record(
+        "ipo", tmp_path, judge=judge, steps_per_generation=3, per_device_generation_batch_size=size, max_steps=3
+    )
+    assert [len(prompts) for prompts, _ in trainer.sampled] == chunks
+    assert [len(call["prompts"]) for call in judge.calls] == chunks
+    assert len(trainer.fitted) == 3 and all(len(batch) == 2 for batch in trainer.fitted)
+
+
+def test_prompts_that_do_not_fill_a_round_are_left_for_another_epoch(tmp_path):
+    """7 prompts are one round of 4 an epoch; the 3 left over differ from epoch to epoch."""
+    trainer = record("ipo", tmp_path, dataset=prompt_dataset(PROMPTS[:7]), steps_per_generation=2, num_train_epochs=3)
+    sampled = [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+    assert trainer.state.global_step == 3 * 2 and len(sampled) == 3 * 4
+    epochs = [set(sampled[4 * e : 4 * e + 4]) for e in range(3)]
+    assert all(len(epoch) == 4 for epoch in epochs) and len(set.union(*epochs)) > 4
+
+
+# ---- Iterable datasets ----
+
+
+def stream(prompts=PROMPTS, **columns) -> IterableDataset:
+    rows = [
+        {"prompt": prompt, **{name: values[i] for name, values in columns.items()}} for i, prompt in enumerate(prompts)
+    ]
+    return IterableDataset.from_generator(lambda: iter(rows))
+
+
+@pytest.mark.parametrize("algorithm", ["ipo", "onpo-two", "nash-md"])
+def test_iterable_dataset_is_read_in_order(algorithm, tmp_path):
+    """A stream's prompts come in its order, a round at a time, and it is read again in the next epoch."""
+    on_policy = algorithm == "nash-md"
+    micro_steps, iterations, fits = (2, 1, 1) if on_policy else (2, 2, 2 if algorithm == "onpo-two" else 1)
+    accumulation = 2 if on_policy else 1
+    rounds = 3
+    trainer = record(
+        algorithm,
+        tmp_path,
+        dataset=stream(),
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=micro_steps,
+        num_iterations=iterations,
+        max_steps=rounds * micro_steps * iterations * fits // accumulation,
+    )
+    sampled = [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+    assert sampled == PROMPTS + PROMPTS[:4]
+    for r in range(rounds):
+        own = trainer.fitted[r * micro_steps * iterations * fits :][: micro_steps * iterations * fits]
+        for step, batch in enumerate(own):
+            expected = PROMPTS[(4 * r) % 8 :][2 * (step % micro_steps) :][:2]
+            assert prompts_of(trainer, batch)[::2] == expected
+
+
+def test_iterable_dataset_hands_columns_to_the_judge(tmp_path):
+    """Columns of a stream reach the judge with their prompts, as those of a table do."""
+    judge = CountingJudge()
+    answers = [f"answer {i}" for i in range(8)]
+    make_trainer("ipo", tmp_path, dataset=stream(answer=answers), judge=judge, max_steps=4).train()
+    seen = {p: a for call in judge.calls for p, a in zip(call["prompts"], call["answer"], strict=True)}
+    assert seen == dict(zip(PROMPTS, answers, strict=True))
+
+
+# ---- Strings and conversations ----
+
+
+def conversation(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+def test_string_prompts_are_taken_as_they_are(tmp_path):
+    """A string goes to the model token for token, and to the judge as it is in the dataset."""
+    judge = CountingJudge()
+    trainer = record("ipo", tmp_path, judge=judge, max_steps=4)
+    assert {prompt for batch in trainer.fitted for prompt in prompts_of(trainer, batch)} == set(PROMPTS)
+    assert {prompt for call in judge.calls for prompt in call["prompts"]} == set(PROMPTS)
+
+
+@pytest.mark.parametrize("iterable", [False, True], ids=["table", "stream"])
+def test_conversations_go_through_the_chat_template(iterable, tmp_path):
+    """The model reads the rendered template with its generation prompt; the judge gets the messages."""
+    judge = CountingJudge()
+    messages = [conversation(prompt) for prompt in PROMPTS]
+    trainer = record(
+        "ipo",
+        tmp_path,
+        dataset=stream(messages) if iterable else prompt_dataset(messages),
+        judge=judge,
+        max_steps=4,
+        max_length=24,
+    )
+    rendered = {f"<|im_start|> user {prompt} <eos> <|im_start|> assistant" for prompt in PROMPTS}
+    assert {prompt for batch in trainer.fitted for prompt in prompts_of(trainer, batch)} == rendered
+    judged = [prompt for call in judge.calls for prompt in call["prompts"]]
+    assert all(prompt in messages for prompt in judged)
+    assert {prompt[0]["content"] for prompt in judged} == set(PROMPTS)
+
+
+def test_chat_template_kwargs_reach_the_template(tmp_path):
+    """A template with a switch renders as the switch says."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE + "{% if mood is defined %}{{ mood }} {% endif %}"
+    trainer = record(
+        "ipo",
+        tmp_path,
+        tokenizer=tokenizer,
+        dataset=prompt_dataset([conversation(prompt) for prompt in PROMPTS]),
+        chat_template_kwargs={"mood": "yes"},
+        max_steps=1,
+        max_length=24,
+    )
+    assert all(p.endswith("assistant yes") for p in prompts_of(trainer, trainer.fitted[0]))
+
+
+def test_conversations_without_a_template_are_refused(tmp_path):
+    """The error says that a template is missing and what to do."""
+    trainer = make_trainer(
+        "ipo", tmp_path, tokenizer=build_tokenizer(chat=False), dataset=prompt_dataset(map(conversation, PROMPTS))
+    )
+    with pytest.raises(ValueError, match="no chat template.*plain text"):
+        trainer.train()
+
+
+def test_conversation_with_a_system_message_and_turns():
+    """All messages are rendered, in order."""
+    messages = [
+        {"role": "system", "content": "h"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    text, cut = PromptRenderer(build_tokenizer(), limit=32)(messages)
+    assert (
+        text.split()
+        == (
+            "<|im_start|>system h <eos> <|im_start|>user a <eos> <|im_start|>assistant b <eos> "
+            "<|im_start|>user c <eos> <|im_start|>assistant"
+        ).split()
+    )
+    assert not cut
+
+
+# ---- Long prompts and BOS ----
+
+
+def bos_tokenizer():
+    """A tokenizer in the habit of beginning with <bos>."""
+    tokenizer = build_tokenizer(bos_token="<bos>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a b")["input_ids"] == tokenizer.convert_tokens_to_ids(["<bos>", "a", "b"])
+    return tokenizer
+
+
+def test_long_prompts_are_cut_from_the_left_before_generation(tmp_path, caplog):
+    """
+    max_length 9 - max_new_tokens 5 leaves 4 tokens: the last 4 of a longer prompt are read. Of 4 prompts sampled 2 are
+    longer, so `prompts/cut_ratio` is .5, and it is said once; the judge still sees the whole prompt.
+    """
+    prompts = ["a b c d e f", "a b c d", "h g f e d", "a"]
+    judge = CountingJudge()
+    trainer = record(
+        "ipo",
+        tmp_path,
+        dataset=prompt_dataset(prompts),
+        judge=judge,
+        max_length=9,
+        per_device_train_batch_size=4,
+        num_train_epochs=2,
+    )
+    kept = {"c d e f", "a b c d", "g f e d", "a"}
+    assert {prompt for batch in trainer.fitted for prompt in prompts_of(trainer, batch)} == kept
+    assert history(trainer, "prompts/cut_ratio") == [0.5, 0.5]
+    assert sum("cut from the left" in entry.message for entry in caplog.records) == 1
+    assert {prompt for call in judge.calls for prompt in call["prompts"]} == set(prompts)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 6, 7])
+def test_cut_prompts_keep_their_bos(limit):
+    """With a <bos> in front, `limit` tokens are <bos> and the last `limit - 1` words; without, the last `limit`."""
+    words = "a b c d e f"
+    tokenizer = bos_tokenizer()
+    text, cut = PromptRenderer(tokenizer, limit)(words)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    expected = ["<bos>"] + (words.split()[-(limit - 1) :] if limit > 1 else [])
+    assert tokenizer.convert_ids_to_tokens(ids) == expected
+    assert cut == (limit < 7)
+
+    text, cut = PromptRenderer(build_tokenizer(), limit)(words)
+    assert text.split() == words.split()[-limit:]
+    assert cut == (limit < 6)
+
+
+def test_strings_begin_with_bos_if_the_tokenizer_has_the_habit(tmp_path):
+    """One <bos> in front of a string, none in front of a template's text or of a string that has one."""
+    tokenizer = bos_tokenizer()
+    trainer = record("ipo", tmp_path, tokenizer=tokenizer, max_steps=2)
+    assert all(p.split().count("<bos>") == 1 for batch in trainer.fitted for p in prompts_of(trainer, batch))
+    assert all(p.startswith("<bos>") for batch in trainer.fitted for p in prompts_of(trainer, batch))
+    render = PromptRenderer(tokenizer, limit=16)
+    assert render("<bos> a")[0].count("<bos>") == 1
+    assert "<bos>" not in render(conversation("a"))[0]
+    assert "<bos>" not in PromptRenderer(build_tokenizer(bos_token="<bos>"), limit=16)("a")[0]
+
+
+# ---- Thinking ----
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("<think>a b</think> c", "c"),
+        ("<think>a\nb</think>\n\nc <think>d</think> e", "c  e"),
+        ("c <think>a b", "c"),
+        ("c d", "c d"),
+        ("<think></think>", ""),
+    ],
+)
+def test_strip_thinking(text, expected):
+    """Closed and cut-off thinking is removed, everything else stays."""
+    assert strip_thinking(text) == expected
+
+
+@pytest.mark.parametrize("strip", [False, True])
+def test_judges_see_no_thinking_if_told_so(strip, tmp_path, monkeypatch):
+    """`strip_thinking` changes what the judge sees, and not the tokens that are trained on."""
+    tokenizer = build_tokenizer(words=["a", "b", "c", "d", "<think>", "</think>"])
+    answers = [f"<think> b </think> {last}" for last in "cd"]
+    patch_engine(monkeypatch, lambda prompt, s: tokenizer(answers[s] + " <eos>")["input_ids"])
+    judge = CountingJudge()
+    trainer = record(
+        "ipo",
+        tmp_path,
+        tokenizer=tokenizer,
+        dataset=prompt_dataset(["a", "b"]),
+        judge=judge,
+        strip_thinking=strip,
+        max_steps=1,
+    )
+    assert judge.calls[0]["first"] == (["c", "c"] if strip else [answers[0]] * 2)
+    assert judge.calls[0]["second"] == (["d", "d"] if strip else [answers[1]] * 2)
+    assert completions_of(trainer, trainer.fitted[0]) == answers * 2
+
+
+# ---- Which completion belongs to which prompt ----
+
+
+def patch_engine(monkeypatch, tokens):
+    """The engine answers sample s of prompt text p with `tokens(p, s)`; rows come as OnlineDPOTrainer returns them."""
+
+    def generate(self, model, prompts, images=None):
+        encoded = self.processing_class(
+            text=prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        )
+        samples, count = [], Counter()
+        for _ in range(2):
+            for prompt in prompts:
+                samples.append(torch.tensor(tokens(prompt, count[prompt])))
+                count[prompt] += 1
+        completions = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True, padding_value=0)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(s) for s in samples], batch_first=True)
+        return encoded["input_ids"].repeat(2, 1), encoded["attention_mask"].repeat(2, 1), completions, mask, None
+
+    monkeypatch.setattr(NashTrainer, "_generate", generate)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 6])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_every_completion_goes_to_its_prompt(count, chunk, tmp_path, monkeypatch):
+    """
+    Sample s of prompt p is "p w_s" with w = one, two, three, ...: each prompt gets its own first K samples, the judge
+    sees all their pairs beside that prompt, and row b * K + k of a micro-batch is sample k of prompt b.
+    """
+    numbers = ["one", "two", "three", "yes", "no", "user"]
+    tokenizer = build_tokenizer()
+    patch_engine(
+        monkeypatch, lambda prompt, s: tokenizer.convert_tokens_to_ids([prompt.split()[-1], numbers[s], "<eos>"])
+    )
+    judge = CountingJudge()
+    trainer = record(
+        "ipo",
+        tmp_path,
+        judge=judge,
+        num_generations=count,
+        per_device_train_batch_size=3,
+        steps_per_generation=2,
+        per_device_generation_batch_size=chunk,
+        max_steps=2,
+    )
+    rounds = [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+    last = {prompt: prompt.split()[-1] for prompt in PROMPTS}
+    for b, batch in enumerate(trainer.fitted):
+        expected = [
+            (prompt, f"{last[prompt]} {numbers[k]}") for prompt in rounds[3 * b : 3 * b + 3] for k in range(count)
+        ]
+        assert list(zip(prompts_of(trainer, batch), completions_of(trainer, batch), strict=True)) == expected
+    asked = [row for call in judge.calls for row in zip(call["prompts"], call["first"], call["second"], strict=True)]
+    assert asked == [
+        (prompt, f"{last[prompt]} {numbers[i]}", f"{last[prompt]} {numbers[j]}")
+        for prompt in rounds
+        for i in range(count)
+        for j in range(i + 1, count)
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_real_generation_answers_the_right_prompt(count, algorithm, tmp_path):
+    """
+    A model that repeats the last word of its prompt for ever: each completion, the opponents' included, consists of
+    the last word of the prompt that it is judged and trained with.
+    """
+    tokenizer = build_tokenizer()
+    judge = CountingJudge(lambda prompts, first, second: [0.5] * len(first))
+    trainer = record(
+        algorithm,
+        tmp_path,
+        model=build_copier(tokenizer),
+        tokenizer=tokenizer,
+        judge=judge,
+        num_generations=count,
+        per_device_train_batch_size=4,
+        per_device_generation_batch_size=3,
+        learning_rate=0.0,
+        max_steps=2,
+    )
+    for prompts, samples in trainer.sampled:
+        for prompt, completions in zip(prompts, samples.completion_ids, strict=True):
+            assert {trainer.decode(ids) for ids in completions} == {" ".join([prompt.split()[-1]] * 5)}
+            assert len(completions) == (2 * count if algorithm.startswith("nash") else count)
+    for batch in trainer.fitted:
+        for prompt, completion in zip(prompts_of(trainer, batch), completions_of(trainer, batch), strict=True):
+            assert set(completion.split()) == {prompt.split()[-1]}
+
+
+@pytest.mark.parametrize("count, engine_prompts, said", [(2, 1, False), (3, 2, True), (4, 2, False), (5, 3, True)])
+def test_an_odd_number_of_completions_leaves_one_over(count, engine_prompts, said, tmp_path, caplog):
+    """The engine samples in twos, so ceil(K / 2) repeats of the prompts go in, and a surplus is said once."""
+    trainer = make_trainer("ipo", tmp_path, num_generations=count, max_steps=2)
+    sizes = []
+    engine = trainer._generate
+    trainer._generate = lambda model, prompts: sizes.append(len(prompts)) or engine(model, prompts)
+    with caplog.at_level("INFO", logger="trl_nash"):
+        trainer.train()
+    assert sizes == [2 * engine_prompts] * 2
+    messages = [entry.message for entry in caplog.records if "sampled in twos" in entry.message]
+    assert len(messages) == said and all(f"of {count + 1} per prompt, {count} are used" in text for text in messages)
+
+
+def test_the_samples_of_a_prompt_differ(tmp_path):
+    """K = 5 samples come from K independent rows, not from repeated ones."""
+    trainer = record("ipo", tmp_path, num_generations=5, max_steps=4)
+    for _, samples in trainer.sampled:
+        for completions in samples.completion_ids:
+            assert len({tuple(ids) for ids in completions}) > 1
+
+
+# ---- Columns ----
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_columns_reach_the_judge_with_their_row(count, tmp_path):
+    """The judge gets a column's value beside each pair of the prompt that it belongs to, and only what it names."""
+    columns = {"answer": [f"to {prompt}" for prompt in PROMPTS], "unused": [None] * 8}
+    seen = []
+
+    def judge(prompts, first, second, answer):
+        seen.extend(zip(prompts, answer, strict=True))
+        return favours_a(prompts, first, second)
+
+    judge.symmetric = True
+    make_trainer(
+        "ipo",
+        tmp_path,
+        dataset=prompt_dataset(**columns),
+        judge=judge,
+        num_generations=count,
+        steps_per_generation=4,
+        per_device_generation_batch_size=3,
+        max_steps=4,
+    ).train()
+    assert {prompt for prompt, _ in seen} == set(PROMPTS)
+    assert all(answer == f"to {prompt}" for prompt, answer in seen)
+
+
+@pytest.mark.parametrize("conversational", [False, True])
+def test_columns_reach_reward_functions_with_their_row(conversational, tmp_path):
+    """A reward function gets prompts, completions, token ids and columns of the same rows, each completion once."""
+    rows = []
+
+    def reward(prompts, completions, completion_ids, answer, **kwargs):
+        rows.extend(zip(prompts, completions, completion_ids, answer, strict=True))
+        return [float(len(ids)) for ids in completion_ids]
+
+    prompts = [conversation(prompt) for prompt in PROMPTS] if conversational else PROMPTS
+    trainer = record(
+        "ipo",
+        tmp_path,
+        dataset=prompt_dataset(prompts, answer=[f"to {prompt}" for prompt in PROMPTS]),
+        judge=None,
+        extra={"reward_funcs": reward},
+        num_generations=3,
+        steps_per_generation=2,
+        per_device_generation_batch_size=3,
+        max_steps=2,
+        max_length=24,
+    )
+    assert isinstance(trainer.judge, RewardJudge)
+    assert len(rows) == 4 * 3
+    expected = [
+        (prompt, trainer.decode(ids), ids)
+        for prompts, samples in trainer.sampled
+        for prompt, completions in zip(prompts, samples.completion_ids, strict=True)
+        for ids in completions
+    ]
+    for (prompt, completion, ids, answer), (own_prompt, text, own_ids) in zip(rows, expected, strict=True):
+        assert prompt == own_prompt and list(ids) == own_ids
+        assert answer == f"to {prompt[-1]['content'] if conversational else prompt}"
+        assert completion == ([{"role": "assistant", "content": text}] if conversational else text)
+
+
+# ---- Determinism and order ----
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_same_seed_gives_the_same_run(algorithm, tmp_path):
+    """Two runs agree bitwise in losses and weights; another seed differs."""
+    runs = []
+    for seed in (7, 7, 8):
+        trainer = make_trainer(algorithm, tmp_path / str(len(runs)), seed=seed, max_steps=4)
+        trainer.train()
+        runs.append((history(trainer, "loss"), weights(trainer.model)))
+    assert runs[0][0] == runs[1][0] and equal(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0]
+
+
+def test_sampled_labels_are_deterministic_too(tmp_path):
+    """Labels drawn from Bernoulli(P) follow the seed."""
+    runs = []
+    for seed in (7, 7, 8):
+        trainer = record("ipo", tmp_path, seed=seed, preference_label="sampled", max_steps=4)
+        runs.append(torch.cat([batch.preference for batch in trainer.fitted]))
+        assert set(runs[-1].flatten().tolist()) <= {0.0, 1.0}
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+def test_data_seed_orders_the_prompts_alone(tmp_path):
+    """`data_seed` decides the order of the prompts; without it `seed` does."""
+
+    def order(**seeds):
+        trainer = record("ipo", tmp_path, num_train_epochs=1, **seeds)
+        return [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+
+    assert order(seed=1, data_seed=5) == order(seed=2, data_seed=5) == order(seed=5)
+    assert order(seed=1) != order(seed=2)
+
+
+@pytest.mark.parametrize("micro_steps, repeats", [(1, 1), (2, 1), (1, 3), (3, 2)])
+def test_two_ranks_cover_a_round_between_them(micro_steps, repeats):
+    """
+    With 2 ranks a round is 2 * B * S prompts. Sharded as accelerate shards batches, each rank's batch is its half of
+    the round, repeated once a micro-step; the halves are disjoint, and all rounds together are the dataset.
+    """
+    size, per_rank = 24, 2 * micro_steps
+
+    def batches(rank):
+        sampler = RoundSampler(range(size), 2 * per_rank, micro_steps * repeats, seed=3, epoch=lambda: 0)
+        return list(BatchSamplerShard(BatchSampler(sampler, per_rank, drop_last=False), 2, rank))
+
+    first, second = batches(0), batches(1)
+    assert len(first) == len(second) == size // (2 * per_rank) * micro_steps * repeats
+    covered = []
+    for r in range(size // (2 * per_rank)):
+        own = slice(r * micro_steps * repeats, (r + 1) * micro_steps * repeats)
+        assert all(batch == first[own][0] for batch in first[own])
+        assert all(batch == second[own][0] for batch in second[own])
+        covered += first[own][0] + second[own][0]
+    assert sorted(covered) == list(range(size))
+
+
+def test_the_sampler_depends_on_seed_and_epoch_alone():
+    """Epoch 3 has the same order whether or not epochs 0 to 2 were drawn before it, which resuming relies on."""
+
+    def order(epochs, seed=3):
+        now = iter(epochs)
+        sampler = RoundSampler(range(10), 5, 1, seed=seed, epoch=lambda: next(now))
+        return [list(sampler) for _ in epochs]
+
+    through = order([0, 1, 2, 3])
+    assert order([3]) == [through[3]]
+    assert len({tuple(epoch) for epoch in through}) == 4
+    assert all(sorted(epoch) == list(range(10)) for epoch in through)
+    assert order([0], seed=4) != order([0])
+
+
+# ---- A fresh optimizer in every round ----
+
+
+@pytest.mark.parametrize("algorithm", ["ipo", "onpo-two"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_restart_each_round(restart, algorithm, tmp_path):
+    """
+    Rounds of 4 steps, 3 rounds, linear schedule. Restarted: Adam's step count runs 1 2 3 4 in each round, its first
+    moment after a round's first step is (1 - β₁) g alone, and the learning rate runs 1, 3/4, 1/2, 1/4. Otherwise all
+    of them span the 12 steps.
+    """
+    seen = []
+
+    class Watch(ALGORITHMS[algorithm][0]):
+        def _get_grad_norm(self, model, grad_norm=None):
+            self.gradient = self.model.lm_head.weight.grad.clone()
+            return super()._get_grad_norm(model, grad_norm=grad_norm)
+
+        def log(self, logs, start_time=None):
+            if "loss" in logs:
+                state = self.optimizer.state[self.model.lm_head.weight]
+                fresh = torch.allclose(state["exp_avg"], 0.1 * self.gradient, rtol=1e-5, atol=0)
+                seen.append((int(state["step"]), fresh, logs["learning_rate"]))
+            super().log(logs, start_time)
+
+    make_trainer(
+        algorithm,
+        tmp_path,
+        trainer_class=Watch,
+        steps_per_generation=2,
+        num_iterations=1 if algorithm == "onpo-two" else 2,
+        restart_each_round=restart,
+        max_grad_norm=0.0,
+        learning_rate=1e-2,
+        max_steps=12,
+    ).train()
+    steps, fresh, rates = zip(*seen, strict=True)
+    if restart:
+        assert steps == (1, 2, 3, 4) * 3
+        assert fresh == (True, False, False, False) * 3
+        # transformers logs the rate that the step was taken with.
+        assert rates == pytest.approx([1e-2 * (4 - s) / 4 for s in range(4)] * 3)
+    else:
+        assert steps == tuple(range(1, 13))
+        assert fresh == (True,) + (False,) * 11
+        assert rates == pytest.approx([1e-2 * (12 - s) / 12 for s in range(12)])
+
+
+def test_schedules_that_cannot_be_restarted_are_refused(tmp_path):
+    """A schedule that reacts to a metric is no function of the step; the error names one that is."""
+    trainer = make_trainer(
+        "ipo",
+        tmp_path,
+        restart_each_round=True,
+        lr_scheduler_type="reduce_lr_on_plateau",
+        eval_strategy="steps",
+        eval_steps=1,
+        max_steps=1,
+        extra={"eval_dataset": prompt_dataset(PROMPTS[:2])},
+    )
+    with pytest.raises(ValueError, match="cannot be restarted.*'cosine'"):
+        trainer.train()

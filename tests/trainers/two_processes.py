@@ -1,0 +1,122 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Run by `test_evaluation.py` as two gloo processes: trains, evaluates, and writes what each rank saw to a file."""
+
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from datasets import IterableDataset
+from helpers import favours_a, make_trainer, prompt_dataset, weights
+
+import trl_nash.trainers.reporting as reporting
+
+
+def unsure(prompts, first, second):
+    """Has no opinion where the first letters of both are the same."""
+    verdicts = favours_a(prompts, first, second)
+    return [math.nan if a[:1] == b[:1] else p for p, a, b in zip(verdicts, first, second, strict=True)]
+
+
+unsure.symmetric = True
+
+
+def numbers(values: torch.Tensor) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.flatten().tolist()]
+
+
+def digest(model: torch.nn.Module) -> str:
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights(model).values())).hexdigest()
+
+
+def main(folder: Path) -> None:
+    trainer = make_trainer(
+        "ipo",
+        folder / "out",
+        judge=unsure,
+        dataset=prompt_dataset(["c"] * 16),
+        extra={"eval_dataset": prompt_dataset(["c", "d", "e", "f", "g", "h", "a", "b"])},
+        max_nan_rate=1.0,
+        max_steps=3,
+        learning_rate=3e-2,
+        log_completions=True,
+        per_device_eval_batch_size=2,
+        # The ranks' rounds differ in how many pairs are judged, so that a mean of means would be another number.
+        num_generations=3,
+    )
+    seen = {"train": [], "eval": [], "losses": [], "wins": [], "start": digest(trainer.model), "tables": False}
+    scores: dict[str, torch.Tensor] = {}
+    sample_and_judge, score_under = trainer._sample_and_judge, trainer._score_under
+    compute_loss, judge = trainer.compute_loss, trainer._judge
+
+    def keep_samples(rows):
+        samples, preference = sample_and_judge(rows)
+        seen[trainer._mode].append(
+            {
+                "prompts": [row["prompt"] for row in rows],
+                "completions": [ids for group in samples.completion_ids for ids in group],
+                "preferences": numbers(preference),
+            }
+        )
+        return samples, preference
+
+    def keep_scores(name, batches):
+        values = score_under(name, batches)
+        scores[name] = torch.cat([value.sum(-1) for value in values])
+        if {"previous", "initial"} <= scores.keys():
+            seen[trainer._mode][-1]["kl"] = (scores["previous"] - scores["initial"]).tolist()
+            scores.clear()
+        return values
+
+    def keep_loss(model, inputs, *args, **kwargs):
+        loss = compute_loss(model, inputs, *args, **kwargs)
+        if trainer._mode == "train":
+            seen["losses"].append(loss.item())
+        return loss
+
+    def keep_wins(rows, completion_ids, pairs, keep_verdicts=False):
+        preference = judge(rows, completion_ids, pairs, keep_verdicts)
+        if pairs[0] == (0, 3):
+            seen["wins"] += numbers(preference)
+        return preference
+
+    def keep_table(*args, **kwargs):
+        seen["tables"] = True
+
+    trainer._sample_and_judge, trainer._score_under = keep_samples, keep_scores
+    trainer.compute_loss, trainer._judge = keep_loss, keep_wins
+    reporting.log_verdicts = keep_table
+
+    trainer.train()
+    seen["weights"] = digest(trainer.model)
+    wrapped = type(trainer.model_wrapped).__name__
+    trained = [entry for entry in trainer.state.log_history if "loss" in entry]
+    metrics = trainer.evaluate()
+    evaluated = [{name.removeprefix("eval_"): value for name, value in metrics.items()}]
+    rounds = {mode: list(seen[mode]) for mode in ("train", "eval")}
+    wins = list(seen["wins"])
+    stream = IterableDataset.from_generator(lambda: ({"prompt": prompt} for prompt in "abcd"))
+    trainer.evaluate(stream)
+    seen["streamed"] = [prompt for part in seen["eval"][len(rounds["eval"]) :] for prompt in part["prompts"]]
+
+    ranks = gather_object([seen | rounds | {"wins": wins}])
+    if trainer.accelerator.is_main_process:
+        result = {
+            "processes": trainer.accelerator.num_processes,
+            "wrapped": wrapped,
+            "eos": trainer._tokenizer.eos_token_id,
+            "train": trained,
+            "eval": evaluated,
+            "ranks": ranks,
+        }
+        (folder / "result.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
