@@ -147,7 +147,7 @@ def best_and_worst(
     it.
 
     Returns:
-        `pairs` of shape `(B, 1, 2)` and `preference` of shape `(B, 1)` (`nan` where fewer than two were judged).
+        `pairs` of shape `(B, 1, 2)` and `preference` of shape `(B, 1)` (`nan` where that pair was not judged).
     """
     rates = win_rates(preference, pairs, num_completions)
     best = rates.nan_to_num(-1.0).argmax(-1)

@@ -25,7 +25,7 @@ from helpers import (
 )
 from peft import LoraConfig, get_peft_model
 from tiny import build_model, build_tokenizer
-from transformers import LlamaConfig, LlamaForSequenceClassification, ProcessorMixin, TrainerCallback
+from transformers import GenerationConfig, LlamaConfig, LlamaForSequenceClassification, ProcessorMixin, TrainerCallback
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from trl_nash import (
@@ -635,6 +635,21 @@ def test_old_nash_md_script_with_conversations(tmp_path):
     """The same script with conversational prompts."""
     prompts = [[{"role": "user", "content": text}] for text in ("a", "b c", "d", "e")]
     assert run_old_script(tmp_path, "judge", prompts).state.global_step == 3
+
+
+def test_old_completions_callback(tmp_path):
+    """TRL's LogCompletionsCallback, which the old example adds for evaluation, runs beside our trainers."""
+    from trl import LogCompletionsCallback
+
+    evaluation = prompt_dataset([[{"role": "user", "content": text}] for text in ("a", "b")])
+    trainer = make_trainer("nash-md", tmp_path, extra={"eval_dataset": evaluation}, max_steps=2, max_length=24)
+    generated = []
+    generation_config = GenerationConfig(max_new_tokens=2, do_sample=True, pad_token_id=0)
+    callback = LogCompletionsCallback(trainer, generation_config, num_prompts=2, freq=1)
+    trainer.model.register_forward_hook(lambda *args: generated.append(1))
+    trainer.add_callback(callback)
+    assert trainer.train().global_step == 2
+    assert len(callback.table) == 2 * 2  # two prompts after each of two steps
 
 
 def test_dropout_of_an_adapter_is_off(tmp_path):

@@ -25,7 +25,7 @@ from helpers import (
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny import build_model, build_tokenizer
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import LlamaConfig, LlamaForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from trl_nash import COMALConfig, NashTrainer, ONPOConfig, RandomJudge
 from trl_nash.trainers.checks import check_devices

@@ -35,6 +35,7 @@ from transformers import TrainerCallback
 from trl_nash import RandomJudge
 from trl_nash.trainers import metrics as metrics_module
 from trl_nash.trainers.batch import collate
+from trl_nash.trainers.completions import Verdict, log_verdicts
 from trl_nash.trainers.metrics import Metrics
 
 
@@ -661,6 +662,17 @@ def test_evaluation_does_not_overwrite_the_completions_of_training(tmp_path):
     frames = [pd.read_parquet(file) for file in (tmp_path / "completions").iterdir()]
     prompts = {prompt for frame in frames for prompt in frame["prompt"]}
     assert prompts == {"c", "d", "e", "f"}
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_completions_reach_the_trackers(name, tmp_path, monkeypatch):
+    """With `report_to`, the same rows go to the tracker as a table under "completions"."""
+    logged = []
+    tracker = SimpleNamespace(run="a run", Table=lambda dataframe: dataframe, log=logged.append)
+    monkeypatch.setitem(sys.modules, name, tracker)
+    log_verdicts([Verdict("c", "a", "b", 0.25)], 3, str(tmp_path), [name])
+    (table,) = [entry["completions"] for entry in logged]
+    assert table.to_dict("records") == [{"step": 3, "prompt": "c", "first": "a", "second": "b", "preference": 0.25}]
 
 
 # ---- Two processes ----

@@ -29,9 +29,9 @@ def log_verdicts(
     folder.mkdir(parents=True, exist_ok=True)
     table.to_parquet(folder / f"{name}_{step:05d}.parquet")
     _print(verdicts, step)
-    for name in {"wandb", "trackio"} & set(report_to or []):
-        tracker = __import__(name)
-        if name == "trackio" or tracker.run is not None:
+    for package in {"wandb", "trackio"} & set(report_to or []):
+        tracker = __import__(package)
+        if package == "trackio" or tracker.run is not None:
             tracker.log({name: tracker.Table(dataframe=table)})
 
 
