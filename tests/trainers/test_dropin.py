@@ -643,10 +643,8 @@ def test_old_completions_callback(tmp_path):
 
     evaluation = prompt_dataset([[{"role": "user", "content": text}] for text in ("a", "b")])
     trainer = make_trainer("nash-md", tmp_path, extra={"eval_dataset": evaluation}, max_steps=2, max_length=24)
-    generated = []
     generation_config = GenerationConfig(max_new_tokens=2, do_sample=True, pad_token_id=0)
     callback = LogCompletionsCallback(trainer, generation_config, num_prompts=2, freq=1)
-    trainer.model.register_forward_hook(lambda *args: generated.append(1))
     trainer.add_callback(callback)
     assert trainer.train().global_step == 2
     assert len(callback.table) == 2 * 2  # two prompts after each of two steps

@@ -184,13 +184,13 @@ class Setup:
             build = reference = lambda: build_model(tokenizer)
         elif kind == "gpt2":
             build = reference = lambda: gpt2(tokenizer)
-        elif kind == "lora" or kind == "lora, moved reference":
+        elif kind in ("lora", "lora, ref_model", "lora, moved reference"):
             build, reference = lambda: lora_model(tokenizer), lambda: build_model(tokenizer)
             kwargs["peft_config"] = lora_config()
         elif kind == "trained lora":
             build = reference = lambda: lora_model(tokenizer)
         model = build_model(tokenizer) if "peft_config" in kwargs else build()
-        if kind == "ref_model":
+        if kind.endswith("ref_model"):
             reference = lambda: build_model(tokenizer, seed=5, num_hidden_layers=1)  # noqa: E731
             kwargs["extra"] = {"ref_model": reference()}
         if kind == "trained lora":
@@ -224,7 +224,16 @@ class Setup:
         return mixed.log_softmax(-1).exp()
 
 
-KINDS = ["full", "ref_model", "full, moved reference", "gpt2", "lora", "trained lora", "lora, moved reference"]
+KINDS = [
+    "full",
+    "ref_model",
+    "full, moved reference",
+    "gpt2",
+    "lora",
+    "lora, ref_model",
+    "trained lora",
+    "lora, moved reference",
+]
 UNEVEN = ["a", "b c", "f g h a b"]  # one to five tokens: padded on the left by four, three and none
 
 
