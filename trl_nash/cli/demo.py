@@ -1,0 +1,361 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""`trl-nash demo`: COMAL from nothing to a saved model in two minutes, without a GPU, a hub or a key."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .demo_data import Example, read_examples
+from .errors import UsageError
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ..trainers.comal import COMALTrainer
+
+JUDGE = "trl_nash.cli.demo_judge:three_raters"
+# A round is 48 prompts x 4 answers, fitted in 12 optimizer steps; after 6 rounds the reference moves.
+PROMPTS_PER_ROUND = 48
+STEPS_PER_ROUND = 12
+REFERENCE_ROUNDS = 6
+ROUNDS_BETWEEN_EVALUATIONS = 6
+WARM_UP_STEPS = 400
+ANSWERS_PER_PROMPT = 16  # of each policy, in the final comparison
+
+
+class Policy(NamedTuple):
+    """What the final table says of a policy. `answers` are those of each prompt."""
+
+    answers: list[list[str]]
+    win_rate: float
+    standard_error: float
+    kl: float
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for answers in self.answers for text in answers]
+
+
+def run(argv: list[str]) -> int:
+    """
+    Runs the demo.
+
+    Args:
+        argv (`list[str]`): the options after `trl-nash demo`.
+
+    Returns:
+        `int`: The exit code: 0, or 130 when interrupted.
+
+    Raises:
+        UsageError: If an option or the file of prompts cannot be used.
+    """
+    options = _parse(argv)
+    examples = read_examples(options.prompts)
+    try:
+        Path(options.output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output_dir {options.output_dir}: {error.strerror}. Name another directory.") from None
+    try:
+        _demo(examples, options)
+    except KeyboardInterrupt:
+        print("\ntrl-nash demo: interrupted before the model was saved; run it again to start over.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str):
+            raise UsageError(f"{message}; `trl-nash demo --help` lists the options.")
+
+    parser = Parser(
+        prog="trl-nash demo",
+        description="Make a small language model, train it with COMAL under a judge of three raters who disagree in a "
+        "circle, and compare it with the model that it started from. Runs on a CPU, offline, in about two minutes.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--prompts", metavar="FILE", help='JSON Lines file with {"prompt": "..."} on each line.')
+    parser.add_argument("--output_dir", metavar="DIR", default="trl-nash-demo", help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, metavar="N", default=36, help="rounds of COMAL, default: %(default)s")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="default: %(default)s")
+    options = parser.parse_args(argv)
+    if options.rounds < 1:
+        raise UsageError(f"--rounds must be at least 1, got {options.rounds}.")
+    return options
+
+
+def _demo(examples: list[Example], options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    start = time.monotonic()
+    console = Console(highlight=False)
+    _quieten()
+    with console.status("Loading PyTorch, transformers and TRL ..."):
+        from transformers import set_seed
+
+        from ..trainers import comal  # noqa: F401
+        from .demo_model import build_model, build_tokenizer, warm_up
+
+    training, held_out = split(examples)
+    set_seed(options.seed)
+    tokenizer = build_tokenizer(training)
+    model = build_model(tokenizer)
+    console.print(
+        f"\n[bold]1. A model of its own[/bold]: a Llama of {model.num_parameters() / 1e6:.1f} million weights, warmed "
+        f"up on {len(training):,} prompts"
+    )
+    with _progress(console) as progress:
+        task = progress.add_task("  next-token training", total=WARM_UP_STEPS, note="")
+        warm_up(
+            model,
+            tokenizer,
+            training,
+            WARM_UP_STEPS,
+            on_step=lambda loss: progress.update(task, advance=1, note=f"loss {loss:.2f}"),
+        )
+
+    trainer = build_trainer(model, tokenizer, training, held_out, options)
+    console.print(
+        f"\n[bold]2. COMAL[/bold]: {options.rounds} rounds of {PROMPTS_PER_ROUND} prompts x "
+        f"{trainer.args.num_generations} answers, each pair judged by three raters; the reference moves every "
+        f"{REFERENCE_ROUNDS} rounds"
+    )
+    with _progress(console) as progress:
+        watch = _watch(trainer, progress)
+        trainer.train()
+        trainer.remove_callback(watch)
+
+    console.print("\n[bold]3. The first policy and the last[/bold]")
+    with console.status("Sampling from both ..."):
+        first, last = compare(trainer, held_out)
+    _print_comparison(console, held_out, first, last, unseen=held_out is not training)
+    _print_answers(console, held_out, first, last)
+    save(trainer, training, options.output_dir)
+    console.print(f"\nSaved in {options.output_dir} after {time.monotonic() - start:.0f} s.", soft_wrap=True)
+    for purpose, command in next_commands(options.output_dir).items():
+        console.print(f"[bold]{purpose}[/bold]: {command}", soft_wrap=True)
+
+
+def _quieten() -> None:
+    """Nothing here goes to a hub, and libraries' remarks about the set-up are not for a newcomer."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.disable(logging.WARNING)
+
+
+def split(examples: list[Example]) -> tuple[list[Example], list[Example]]:
+    """Prompts to train on, at least a round of them, and prompts to compare on: others, if there are enough."""
+    if len(examples) >= 2 * PROMPTS_PER_ROUND:
+        return examples[:-PROMPTS_PER_ROUND], examples[-PROMPTS_PER_ROUND:]
+    return examples, examples
+
+
+def build_trainer(model, tokenizer, training, held_out, options: argparse.Namespace) -> "COMALTrainer":
+    """The real trainer, on the CPU. A short list of prompts is repeated until it fills a round."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    from ..trainers.comal import COMALConfig, COMALTrainer
+    from .demo_model import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS
+
+    def dataset(examples: list[Example]) -> Dataset:
+        return Dataset.from_list([{"prompt": [{"role": "user", "content": e.prompt}]} for e in examples])
+
+    args = COMALConfig(
+        output_dir=options.output_dir,
+        step_size=4.0,
+        beta=1 / 12,
+        reference_rounds=REFERENCE_ROUNDS,
+        num_generations=4,
+        max_new_tokens=MAX_NEW_TOKENS,
+        max_length=MAX_PROMPT_TOKENS + MAX_NEW_TOKENS,
+        per_device_train_batch_size=8,
+        generation_batch_size=PROMPTS_PER_ROUND,
+        per_device_generation_batch_size=PROMPTS_PER_ROUND,
+        num_iterations=2,
+        max_steps=options.rounds * STEPS_PER_ROUND,
+        learning_rate=1e-4,
+        eval_strategy="steps",
+        eval_steps=ROUNDS_BETWEEN_EVALUATIONS * STEPS_PER_ROUND,
+        eval_on_start=True,
+        per_device_eval_batch_size=PROMPTS_PER_ROUND,
+        logging_steps=STEPS_PER_ROUND,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        seed=options.seed,
+    )
+    trainer = COMALTrainer(
+        model=model,
+        judge=JUDGE,
+        args=args,
+        train_dataset=dataset(training * -(-PROMPTS_PER_ROUND // len(training))),
+        eval_dataset=dataset(held_out),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _progress(console: "Console") -> "Progress":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def _watch(trainer: "COMALTrainer", progress: "Progress"):
+    """Adds a callback that shows the trainer's steps as a bar, and each of its evaluations as a line above it."""
+    from transformers import TrainerCallback
+
+    task = progress.add_task("  optimizer steps", total=trainer.args.max_steps, note="")
+    progress.console.print("  round   beats the first   KL to the first   tokens an answer", style="dim")
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            progress.update(task, completed=state.global_step)
+
+        def on_log(self, args, state, control, logs, **kwargs):
+            if "fit/r2" in logs:
+                progress.update(task, note=f"fit R² {logs['fit/r2']:.2f}")
+
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            progress.console.print(
+                f"  {state.global_step // STEPS_PER_ROUND:>5}"
+                f"   {metrics['eval_policy/win_rate_reference']:>15.1%}"
+                f"   {metrics['eval_policy/kl_reference']:>15.2f}"
+                f"   {metrics['eval_completions/mean_length']:>16.1f}"
+            )
+
+    watch = Watch()
+    trainer.add_callback(watch)
+    return watch
+
+
+def compare(trainer: "COMALTrainer", examples: list[Example]) -> tuple[Policy, Policy]:
+    """
+    Samples afresh from the first policy and the last, and has both judged against answers of the first.
+
+    Args:
+        trainer ([`COMALTrainer`]): after training.
+        examples (`list[Example]`): the prompts.
+
+    Returns:
+        The first policy, whose win rate can only differ from one half by chance, and the last.
+    """
+    from ..policies import INITIAL
+
+    kl = trainer.evaluate()["eval_policy/kl_reference"]
+    prompts = [[{"role": "user", "content": example.prompt}] for example in examples]
+    answers = []
+    for policy in (INITIAL, INITIAL, None):
+        _, completions = trainer.generate(prompts, ANSWERS_PER_PROMPT, policy=policy)
+        answers.append([[trainer.decode(ids) for ids in row] for row in completions])
+    opponent, first, last = answers
+    return (
+        Policy(first, *win_rate(trainer.judge, prompts, first, opponent), 0.0),
+        Policy(last, *win_rate(trainer.judge, prompts, last, opponent), kl),
+    )
+
+
+def win_rate(judge, prompts: list, own: list[list[str]], opponent: list[list[str]]) -> tuple[float, float]:
+    """
+    How often the judge prefers `own[i][k]` to `opponent[i][k]`.
+
+    Args:
+        judge ([`PairwiseJudge`]): who compares.
+        prompts (`list`): B prompts.
+        own (`list[list[str]]`): B lists of N answers.
+        opponent (`list[list[str]]`): B lists of N answers.
+
+    Returns:
+        `tuple[float, float]`: The mean over B * N comparisons, and its standard error over prompts, whose answers are
+        judged alike; `nan` for a single prompt.
+    """
+    rows = zip(prompts, own, opponent, strict=True)
+    flat = [(prompt, a, b) for prompt, *both in rows for a, b in zip(*both, strict=True)]
+    wins = np.reshape(judge(*map(list, zip(*flat, strict=True))), (len(prompts), -1))
+    error = wins.mean(axis=1).std(ddof=1) / len(prompts) ** 0.5 if len(prompts) > 1 else float("nan")
+    return float(wins.mean()), float(error)
+
+
+def _print_comparison(console: "Console", examples: list[Example], first: Policy, last: Policy, unseen: bool) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    table.add_column("")
+    table.add_column("first policy", justify="right")
+    table.add_column("last policy", justify="right", style="bold")
+    for label, cell in {
+        "wins against the first": lambda p: f"{p.win_rate:.1%} ± {p.standard_error:.1%}",
+        "KL to the first, nats an answer": lambda p: f"{p.kl:.2f}",
+        "words an answer": lambda p: f"{np.mean([len(text.split()) for text in p.texts]):.1f}",
+        "short / medium / long": lambda p: " / ".join(f"{share:.0%}" for share in length_shares(p.texts)),
+    }.items():
+        table.add_row(label, cell(first), cell(last))
+    console.print(table)
+    console.print(
+        f"  {len(first.texts):,} comparisons in each column, on {len(examples)} prompts that training "
+        f"{'never saw' if unseen else 'used'}; ± is a standard error.",
+        style="dim",
+    )
+
+
+def length_shares(texts: list[str]) -> np.ndarray:
+    """The shares of short, medium and long answers."""
+    from .demo_judge import length_class
+
+    return np.bincount([length_class(text) for text in texts], minlength=3) / len(texts)
+
+
+def _print_answers(console: "Console", examples: list[Example], first: Policy, last: Policy) -> None:
+    from rich.text import Text
+
+    for index in range(min(3, len(examples))):
+        lines = {"": examples[index].prompt, "first": first.answers[index][0], "last": last.answers[index][0]}
+        for label, text in lines.items():
+            line = Text(f"  {label:<7}", style="dim") + Text(" ".join(text.split()), style="" if label else "italic")
+            console.print(line, no_wrap=True, overflow="ellipsis")
+
+
+def save(trainer: "COMALTrainer", examples: list[Example], output_dir: str) -> None:
+    """Saves model, tokenizer, model card, and the prompts, so that a training command can go on from there."""
+    trainer.save_model(output_dir)
+    trainer.create_model_card(model_name=Path(output_dir).name)
+    lines = (json.dumps({"prompt": example.prompt}, ensure_ascii=False) for example in examples)
+    (Path(output_dir) / "prompts.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def next_commands(output_dir: str) -> dict[str, str]:
+    """What to type next, by what it is for."""
+    return {
+        "Train it further": f"trl-nash comal --model_name_or_path {output_dir} "
+        f"--dataset_name {Path(output_dir) / 'prompts.jsonl'} --judge {JUDGE} --output_dir {output_dir}-2",
+        "Next, a real model": "trl-nash comal --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct "
+        "--dataset_name trl-lib/ultrafeedback-prompt --judge reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B",
+    }
