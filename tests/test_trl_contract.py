@@ -537,6 +537,10 @@ def test_peft_and_quantisation_of_a_model_config():
     "method, expected",
     [
         ("_prepare_for_training", ["self", "max_steps", "train_dataloader", "resume_from_checkpoint"]),
+        (
+            "_init_training_state",
+            ["self", "max_steps", "num_update_steps_per_epoch", "num_train_epochs", "resume_from_checkpoint", "trial"],
+        ),
         ("_prepare_inputs", ["self", "inputs"]),
         ("training_step", ["self", "model", "inputs", "num_items_in_batch"]),
         ("compute_loss", ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]),

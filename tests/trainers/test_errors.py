@@ -708,3 +708,14 @@ def test_prompt_that_is_cut_is_said_once_and_counted(tmp_path, caplog):
         trainer.train()
     assert len(messages(caplog, "Some prompts are longer than max_length - max_new_tokens = 3 tokens")) == 1
     assert history(trainer, "prompts/cut_ratio") == [0.5, 0.5]
+
+
+def test_a_scheduler_of_ones_own_cannot_be_restarted(tmp_path):
+    """`restart_each_round` with a given scheduler would restart the optimizer only: it is refused instead."""
+    model = build_model(build_tokenizer())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    with pytest.raises(ValueError, match="restart_each_round"):
+        make_trainer(
+            "comal", tmp_path, model=model, extra={"optimizers": (optimizer, scheduler)}, restart_each_round=True
+        )

@@ -124,6 +124,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
             data_collator=data_collator,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            lr_scheduler=optimizers[1],
         )
         reward_funcs = args.reward_model_path if judge is None and reward_funcs is None else reward_funcs
         checks.check_judge(judge, reward_funcs, args)

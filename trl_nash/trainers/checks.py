@@ -60,7 +60,9 @@ def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> Nas
     return config_class(**values)
 
 
-def check_arguments(args: NashConfig, *, data_collator, compute_metrics, preprocess_logits_for_metrics) -> None:
+def check_arguments(
+    args: NashConfig, *, data_collator, compute_metrics, preprocess_logits_for_metrics, lr_scheduler
+) -> None:
     """Refuses what a Nash trainer cannot honour, and warns once of sampling that biases the step."""
     for name, off, instead in _UNUSED_OPTIONS:
         if getattr(args, name) != off:
@@ -72,6 +74,11 @@ def check_arguments(args: NashConfig, *, data_collator, compute_metrics, preproc
     ]:
         if value is not None:
             raise ValueError(f"`{name}` cannot apply here: {instead}.")
+    if args.restart_each_round and lr_scheduler is not None:
+        raise ValueError(
+            "`restart_each_round` makes a schedule for every round and cannot restart yours: leave the scheduler in "
+            "`optimizers` at None."
+        )
     generation_kwargs = args.generation_kwargs or {}
     if generation_kwargs.get("num_beams", 1) != 1 or generation_kwargs.get("do_sample", True) is not True:
         raise ValueError("Pairs are sampled: remove `num_beams` and `do_sample` from `generation_kwargs`.")
