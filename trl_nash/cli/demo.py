@@ -11,18 +11,16 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .demo_data import Example, read_examples
+from .demo_report import Policy, print_answers, print_comparison, progress_bar, show_training
 from .errors import UsageError
 
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from ..trainers.comal import COMALTrainer
 
 JUDGE = "trl_nash.cli.demo_judge:three_raters"
@@ -33,19 +31,6 @@ REFERENCE_ROUNDS = 6
 ROUNDS_BETWEEN_EVALUATIONS = 6
 WARM_UP_STEPS = 400
 ANSWERS_PER_PROMPT = 16  # of each policy, in the final comparison
-
-
-class Policy(NamedTuple):
-    """What the final table says of a policy. `answers` are those of each prompt."""
-
-    answers: list[list[str]]
-    win_rate: float
-    standard_error: float
-    kl: float
-
-    @property
-    def texts(self) -> list[str]:
-        return [text for answers in self.answers for text in answers]
 
 
 def run(argv: list[str]) -> int:
@@ -118,7 +103,7 @@ def _demo(examples: list[Example], options: argparse.Namespace) -> None:
         f"\n[bold]1. A model of its own[/bold]: a Llama of {model.num_parameters() / 1e6:.1f} million weights, warmed "
         f"up on {len(training):,} prompts"
     )
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("  next-token training", total=WARM_UP_STEPS, note="")
         warm_up(
             model,
@@ -134,16 +119,16 @@ def _demo(examples: list[Example], options: argparse.Namespace) -> None:
         f"{trainer.args.num_generations} answers, each pair judged by three raters; the reference moves every "
         f"{REFERENCE_ROUNDS} rounds"
     )
-    with _progress(console) as progress:
-        watch = _watch(trainer, progress)
+    with progress_bar(console) as progress:
+        watch = show_training(trainer, progress, STEPS_PER_ROUND)
         trainer.train()
         trainer.remove_callback(watch)
 
     console.print("\n[bold]3. The first policy and the last[/bold]")
     with console.status("Sampling from both ..."):
         first, last = compare(trainer, held_out)
-    _print_comparison(console, held_out, first, last, unseen=held_out is not training)
-    _print_answers(console, held_out, first, last)
+    print_comparison(console, held_out, first, last, unseen=held_out is not training)
+    print_answers(console, held_out, first, last)
     save(trainer, training, options.output_dir)
     console.print(f"\nSaved in {options.output_dir} after {time.monotonic() - start:.0f} s.", soft_wrap=True)
     for purpose, command in next_commands(options.output_dir).items():
@@ -218,47 +203,6 @@ def build_trainer(model, tokenizer, training, held_out, options: argparse.Namesp
     return trainer
 
 
-def _progress(console: "Console") -> "Progress":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
-
-
-def _watch(trainer: "COMALTrainer", progress: "Progress"):
-    """Adds a callback that shows the trainer's steps as a bar, and each of its evaluations as a line above it."""
-    from transformers import TrainerCallback
-
-    task = progress.add_task("  optimizer steps", total=trainer.args.max_steps, note="")
-    progress.console.print("  round   beats the first   KL to the first   tokens an answer", style="dim")
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            progress.update(task, completed=state.global_step)
-
-        def on_log(self, args, state, control, logs, **kwargs):
-            if "fit/r2" in logs:
-                progress.update(task, note=f"fit R² {logs['fit/r2']:.2f}")
-
-        def on_evaluate(self, args, state, control, metrics, **kwargs):
-            progress.console.print(
-                f"  {state.global_step // STEPS_PER_ROUND:>5}"
-                f"   {metrics['eval_policy/win_rate_reference']:>15.1%}"
-                f"   {metrics['eval_policy/kl_reference']:>15.2f}"
-                f"   {metrics['eval_completions/mean_length']:>16.1f}"
-            )
-
-    watch = Watch()
-    trainer.add_callback(watch)
-    return watch
-
-
 def compare(trainer: "COMALTrainer", examples: list[Example]) -> tuple[Policy, Policy]:
     """
     Samples afresh from the first policy and the last, and has both judged against answers of the first.
@@ -304,45 +248,6 @@ def win_rate(judge, prompts: list, own: list[list[str]], opponent: list[list[str
     wins = np.reshape(judge(*map(list, zip(*flat, strict=True))), (len(prompts), -1))
     error = wins.mean(axis=1).std(ddof=1) / len(prompts) ** 0.5 if len(prompts) > 1 else float("nan")
     return float(wins.mean()), float(error)
-
-
-def _print_comparison(console: "Console", examples: list[Example], first: Policy, last: Policy, unseen: bool) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2), show_edge=False)
-    table.add_column("")
-    table.add_column("first policy", justify="right")
-    table.add_column("last policy", justify="right", style="bold")
-    for label, cell in {
-        "wins against the first": lambda p: f"{p.win_rate:.1%} ± {p.standard_error:.1%}",
-        "KL to the first, nats an answer": lambda p: f"{p.kl:.2f}",
-        "words an answer": lambda p: f"{np.mean([len(text.split()) for text in p.texts]):.1f}",
-        "short / medium / long": lambda p: " / ".join(f"{share:.0%}" for share in length_shares(p.texts)),
-    }.items():
-        table.add_row(label, cell(first), cell(last))
-    console.print(table)
-    console.print(
-        f"  {len(first.texts):,} comparisons in each column, on {len(examples)} prompts that training "
-        f"{'never saw' if unseen else 'used'}; ± is a standard error.",
-        style="dim",
-    )
-
-
-def length_shares(texts: list[str]) -> np.ndarray:
-    """The shares of short, medium and long answers."""
-    from .demo_judge import length_class
-
-    return np.bincount([length_class(text) for text in texts], minlength=3) / len(texts)
-
-
-def _print_answers(console: "Console", examples: list[Example], first: Policy, last: Policy) -> None:
-    from rich.text import Text
-
-    for index in range(min(3, len(examples))):
-        lines = {"": examples[index].prompt, "first": first.answers[index][0], "last": last.answers[index][0]}
-        for label, text in lines.items():
-            line = Text(f"  {label:<7}", style="dim") + Text(" ".join(text.split()), style="" if label else "italic")
-            console.print(line, no_wrap=True, overflow="ellipsis")
 
 
 def save(trainer: "COMALTrainer", examples: list[Example], output_dir: str) -> None:
