@@ -28,7 +28,7 @@ JUDGE = "trl_nash.cli.demo_judge:three_raters"
 PROMPTS_PER_ROUND = 48
 STEPS_PER_ROUND = 12
 REFERENCE_ROUNDS = 6
-ROUNDS_BETWEEN_EVALUATIONS = 6
+ROUNDS_BETWEEN_EVALUATIONS = 3
 WARM_UP_STEPS = 400
 ANSWERS_PER_PROMPT = 16  # of each policy, in the final comparison
 
@@ -73,7 +73,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--prompts", metavar="FILE", help='JSON Lines file with {"prompt": "..."} on each line.')
     parser.add_argument("--output_dir", metavar="DIR", default="trl-nash-demo", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, metavar="N", default=36, help="rounds of COMAL, default: %(default)s")
+    parser.add_argument("--rounds", type=int, metavar="N", default=18, help="rounds of COMAL, default: %(default)s")
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="default: %(default)s")
     options = parser.parse_args(argv)
     if options.rounds < 1:
@@ -166,18 +166,16 @@ def build_trainer(model, tokenizer, training, held_out, options: argparse.Namesp
 
     args = COMALConfig(
         output_dir=options.output_dir,
-        step_size=4.0,
-        beta=1 / 12,
         reference_rounds=REFERENCE_ROUNDS,
         num_generations=4,
         max_new_tokens=MAX_NEW_TOKENS,
         max_length=MAX_PROMPT_TOKENS + MAX_NEW_TOKENS,
-        per_device_train_batch_size=8,
+        per_device_train_batch_size=16,
         generation_batch_size=PROMPTS_PER_ROUND,
         per_device_generation_batch_size=PROMPTS_PER_ROUND,
-        num_iterations=2,
+        num_iterations=4,
         max_steps=options.rounds * STEPS_PER_ROUND,
-        learning_rate=1e-4,
+        learning_rate=3e-4,
         eval_strategy="steps",
         eval_steps=ROUNDS_BETWEEN_EVALUATIONS * STEPS_PER_ROUND,
         eval_on_start=True,
