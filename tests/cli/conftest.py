@@ -3,6 +3,7 @@
 
 """A small model on disk and a file of prompts, as a user has them."""
 
+import importlib.util
 import json
 
 import pytest
@@ -36,3 +37,12 @@ def write_rows(tmp_path):
 @pytest.fixture
 def prompts_file(write_rows) -> str:
     return write_rows([{"prompt": f"{word} {other}", "source": word} for word in "abcd" for other in "abcd"])
+
+
+@pytest.fixture
+def with_deepspeed(monkeypatch):
+    """DeepSpeed counts as installed: before a launch only its presence is looked up."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *args: name if name == "deepspeed" else find_spec(name, *args)
+    )

@@ -47,7 +47,7 @@ def test_options_go_where_they_are_known():
 
 
 @pytest.mark.parametrize("form", [["--accelerate_config", "zero2"], ["--accelerate_config=zero2"]])
-def test_accelerate_config_by_name(form):
+def test_accelerate_config_by_name(form, with_deepspeed):
     launch_args, script_args = launch.plan_launch("comal", [*RUN, *form])
     assert script_args == RUN
     assert os.path.basename(read(launch_args).config_file) == "zero2.yaml"

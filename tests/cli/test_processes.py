@@ -88,7 +88,7 @@ def test_more_processes_than_accelerators(machine):
 
 
 @pytest.mark.parametrize(("devices", "expected"), [(0, 1), (2, 2)])
-def test_shipped_configurations_take_the_devices_that_there_are(machine, devices, expected):
+def test_shipped_configurations_take_the_devices_that_there_are(machine, devices, expected, with_deepspeed):
     machine(devices)
     options, _ = launched("--config_file", accelerate_config_file("zero2"))
     assert (options.num_processes, options.multi_gpu) == (expected, False)
