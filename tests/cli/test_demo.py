@@ -138,6 +138,7 @@ def test_what_it_says_to_type_next_is_a_command(purpose, tmp_path):
         ('{"prompt": "a"}\n{"question": "b"}\n', "line 2"),
         ('{"prompt": ""}\n', "line 1"),
         ("not json\n", "line 1"),
+        ('{"prompt": "a", "answers": "b"}\n', "line 1"),
     ],
 )
 def test_a_wrong_file_of_prompts_is_named(content, sentence, tmp_path):

@@ -52,12 +52,13 @@ def read_examples(file: str | None) -> list[Example]:
             prompt = row["prompt"]
             if isinstance(prompt, list):
                 prompt = [turn["content"] for turn in prompt if turn["role"] == "user"][-1]
-            if not prompt.strip():
+            answers = row.get("answers") or []
+            if not prompt.strip() or not (isinstance(answers, list) and all(isinstance(a, str) for a in answers)):
                 raise ValueError
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise UsageError(f"line {number} of {path} has no prompt: --prompts takes {hint}.") from None
+            raise UsageError(f"line {number} of {path} has no prompt, or answers that are no list of texts: --prompts takes {hint}.") from None
         sentences = _sentences(prompt) or sentences or [prompt]
-        examples.append(Example(prompt, row.get("answers") or sentences))
+        examples.append(Example(prompt, answers or sentences))
     if not examples:
         raise UsageError(f"{path} is empty: --prompts takes {hint}.")
     return examples
