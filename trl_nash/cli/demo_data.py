@@ -56,7 +56,9 @@ def read_examples(file: str | None) -> list[Example]:
             if not prompt.strip() or not (isinstance(answers, list) and all(isinstance(a, str) for a in answers)):
                 raise ValueError
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise UsageError(f"line {number} of {path} has no prompt, or answers that are no list of texts: --prompts takes {hint}.") from None
+            raise UsageError(
+                f"line {number} of {path} has no prompt, or answers that are no list of texts: --prompts takes {hint}."
+            ) from None
         sentences = _sentences(prompt) or sentences or [prompt]
         examples.append(Example(prompt, answers or sentences))
     if not examples:
