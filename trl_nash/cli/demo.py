@@ -1,7 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""`trl-nash demo`: COMAL from nothing to a saved model in two minutes, without a GPU, a hub or a key."""
+"""`trl-nash demo`: COMAL from nothing to a saved model in two minutes, without a GPU, a hub or a key; or a game."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import demo_game
 from .demo_data import Example, read_examples
 from .demo_report import Policy, print_answers, print_comparison, progress_bar, show_training
 from .errors import UsageError
@@ -31,6 +32,13 @@ REFERENCE_ROUNDS = 6
 ROUNDS_BETWEEN_EVALUATIONS = 3
 WARM_UP_STEPS = 400
 ANSWERS_PER_PROMPT = 16  # of each policy, in the final comparison
+_DEFAULTS = {"output_dir": "trl-nash-demo", "rounds": 18, "seed": 0}
+_GAME_DEFAULTS = {
+    "output_dir": "trl-nash-game",
+    "rounds": 80,
+    "seeds": 1,
+    "algorithms": list(demo_game.DEFAULT_ALGORITHMS),
+}
 
 
 def run(argv: list[str]) -> int:
@@ -47,15 +55,22 @@ def run(argv: list[str]) -> int:
         UsageError: If an option or the file of prompts cannot be used.
     """
     options = _parse(argv)
-    examples = read_examples(options.prompts)
+    if options.game:
+        contest = demo_game.check(options.game, options.algorithms, options.rounds, options.seeds)
+    else:
+        examples = read_examples(options.prompts)
     try:
         Path(options.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output_dir {options.output_dir}: {error.strerror}. Name another directory.") from None
+    _quieten()
     try:
-        _demo(examples, options)
+        if options.game:
+            demo_game.run_demo(contest, options.algorithms, options.seeds, options.output_dir)
+        else:
+            _demo(examples, options)
     except KeyboardInterrupt:
-        print("\ntrl-nash demo: interrupted before the model was saved; run it again to start over.", file=sys.stderr)
+        print("\ntrl-nash demo: interrupted before anything was saved; run it again to start over.", file=sys.stderr)
         return 130
     return 0
 
@@ -68,14 +83,34 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="trl-nash demo",
         description="Make a small language model, train it with COMAL under a judge of three raters who disagree in a "
-        "circle, and compare it with the model that it started from. Runs on a CPU, offline, in about two minutes.",
+        "circle, and compare it with the model that it started from. Runs on a CPU, offline, in about two minutes. "
+        "With --game: train tiny models on a game whose equilibrium is known, and see how near each algorithm gets.",
         allow_abbrev=False,
     )
     parser.add_argument("--prompts", metavar="FILE", help='JSON Lines file with {"prompt": "..."} on each line.')
-    parser.add_argument("--output_dir", metavar="DIR", default="trl-nash-demo", help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, metavar="N", default=18, help="rounds of COMAL, default: %(default)s")
-    parser.add_argument("--seed", type=int, metavar="N", default=0, help="default: %(default)s")
+    parser.add_argument("--output_dir", metavar="DIR", help="default: trl-nash-demo, and trl-nash-game with --game")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of training, default: 18, and 80 with --game")
+    parser.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    group = parser.add_argument_group("a game in place of the model")
+    group.add_argument(
+        "--game",
+        metavar="NAME",
+        help="comal-cycle, rock-paper-scissors, ... (as `trl-nash simulate`), or a matrix file",
+    )
+    group.add_argument(
+        "--algorithms",
+        nargs="+",
+        metavar="NAME",
+        help=f"of {', '.join(demo_game.ALGORITHMS)}; default: {' '.join(demo_game.DEFAULT_ALGORITHMS)}",
+    )
+    group.add_argument("--seeds", type=int, metavar="N", help="runs of each algorithm, default: 1")
     options = parser.parse_args(argv)
+    for name in ("prompts", "seed") if options.game else ("algorithms", "seeds"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} {'is not for' if options.game else 'needs'} --game; leave it out.")
+    for name, value in (_GAME_DEFAULTS if options.game else _DEFAULTS).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     if options.rounds < 1:
         raise UsageError(f"--rounds must be at least 1, got {options.rounds}.")
     return options
@@ -86,7 +121,6 @@ def _demo(examples: list[Example], options: argparse.Namespace) -> None:
 
     start = time.monotonic()
     console = Console(highlight=False)
-    _quieten()
     with console.status("Loading PyTorch, transformers and TRL ..."):
         import torch
         from transformers import set_seed
@@ -261,6 +295,7 @@ def next_commands(output_dir: str) -> dict[str, str]:
     return {
         "Train it further": f"trl-nash comal --model_name_or_path {output_dir} "
         f"--dataset_name {Path(output_dir) / 'prompts.jsonl'} --judge {JUDGE} --output_dir {output_dir}-2",
+        "Train others on a game with a known equilibrium": "trl-nash demo --game comal-cycle",
         "Next, a real model": "trl-nash comal --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct "
         "--dataset_name trl-lib/ultrafeedback-prompt --judge reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B",
     }

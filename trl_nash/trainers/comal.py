@@ -7,30 +7,13 @@ from dataclasses import dataclass, field
 
 from accelerate.logging import get_logger
 
+from ..games.stability import minimum_reference_rounds
 from ..policies import PREVIOUS, REFERENCE
 from .base import NashTrainer
 from .config import PairConfig, check_range, check_step, scheduled
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
-
-
-def minimum_reference_rounds(rho: float) -> int:
-    r"""
-    The smallest K for which moving the reference every K rounds converges, for a reference of weight ρ = η τ.
-
-    It is the smallest K with `1 - (1-ρ)^{2K} > 2ρK (1-ρ)^{K-1}`: below it the inner game is left so early that the
-    outer loop still rotates as plain mirror descent does (which is K = 1).
-
-    Raises:
-        `ValueError`: unless `0 < rho <= 1`.
-    """
-    if not 0 < rho <= 1:
-        raise ValueError(f"`rho` must be in (0, 1], got {rho}.")
-    rounds = 1
-    while 1 - (1 - rho) ** (2 * rounds) <= 2 * rho * rounds * (1 - rho) ** (rounds - 1):
-        rounds += 1
-    return rounds
 
 
 @dataclass

@@ -1,0 +1,51 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+Games with a known answer: matrix games and their equilibria, every algorithm in exact arithmetic, and language models
+small enough to be read out, on which the real trainers are checked.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+
+# Imported on first use: matrix games need NumPy and SciPy only, language games need torch and transformers.
+_EXPORTS = {
+    "matrix": ["MatrixGame", "kl_divergence"],
+    "named": ["GAMES", "load_game"],
+    "equilibria": ["nash_equilibrium", "nash_md_fixed_point", "regularized_equilibrium"],
+    "stability": ["check_stability", "largest_stable_step", "minimum_reference_rounds", "rotation_rate"],
+    "history": ["History"],
+    "solvers": ["SOLVERS"],
+    "sampled": ["SampledPairs"],
+    "plots": ["gap_figure", "save_report", "simplex_figure"],
+    "language": ["GameJudge", "LanguageGame"],
+    "callback": ["GameCallback"],
+    "players": ["PLAYERS", "play"],
+}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+if TYPE_CHECKING:
+    from .callback import GameCallback
+    from .equilibria import nash_equilibrium, nash_md_fixed_point, regularized_equilibrium
+    from .history import History
+    from .language import GameJudge, LanguageGame
+    from .matrix import MatrixGame, kl_divergence
+    from .named import GAMES, load_game
+    from .players import PLAYERS, play
+    from .plots import gap_figure, save_report, simplex_figure
+    from .sampled import SampledPairs
+    from .solvers import SOLVERS
+    from .stability import check_stability, largest_stable_step, minimum_reference_rounds, rotation_rate
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
