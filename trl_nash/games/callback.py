@@ -45,16 +45,17 @@ class GameCallback(TrainerCallback):
         self.gaps: list[float] = []
 
     def on_train_begin(self, args, state, control, model, **kwargs):
-        self._read(model)
+        self._read(model, control)
 
     def on_step_end(self, args, state, control, model, **kwargs):
         if state.global_step % self.every == 0:
-            self._read(model)
+            self._read(model, control)
 
-    def _read(self, model) -> None:
+    def _read(self, model, control) -> None:
         policies = self.game.policies(model, self.trainer.args.temperature)
         self.policies.append(policies)
         self.gaps.append(self.game.duality_gap(policies))
+        should_log = control.should_log
         self.trainer.log(
             {
                 "game/duality_gap": self.gaps[-1],
@@ -62,5 +63,6 @@ class GameCallback(TrainerCallback):
                 "game/improper": float(np.mean([policy[-1] for policy in policies.values()])),
             }
         )
+        control.should_log = should_log  # logging has crossed it out, and the trainer has a log of its own to write
         if self.on_reading is not None:
             self.on_reading(self)

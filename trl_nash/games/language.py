@@ -126,7 +126,7 @@ class LanguageGame:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, _WARM_UP_STEPS)
         targets = {prompt: torch.from_numpy(policy) for prompt, policy in starts.items()}
@@ -134,7 +134,7 @@ class LanguageGame:
         for _ in range(_WARM_UP_STEPS):
             kl = -sum((target * self._logps(model, prompt)).sum() for prompt, target in targets.items()) - floor
             if kl < _WARM_UP_KL * len(targets):
-                return model.eval()
+                return model
             kl.backward()
             optimizer.step()
             schedule.step()

@@ -49,7 +49,7 @@ PLAYERS = {
         _MICRO_BATCHES * _PASSES,
     ),
     "onpo": Player(
-        ONPOTrainer, ONPOConfig, {"step_size": 1.75, "learning_rate": 5e-3, **_FIT}, _MICRO_BATCHES * _PASSES
+        ONPOTrainer, ONPOConfig, {"step_size": 1.5, "learning_rate": 4e-3, **_FIT}, _MICRO_BATCHES * _PASSES
     ),
     # INPO is COMAL whose reference never moves.
     "inpo": Player(
