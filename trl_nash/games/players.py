@@ -49,7 +49,10 @@ PLAYERS = {
         _MICRO_BATCHES * _PASSES,
     ),
     "onpo": Player(
-        ONPOTrainer, ONPOConfig, {"step_size": 1.5, "learning_rate": 4e-3, **_FIT}, _MICRO_BATCHES * _PASSES
+        ONPOTrainer,
+        ONPOConfig,
+        {"step_size": 1.5, "anchor_history": 8, "learning_rate": 4e-3, **_FIT},
+        _MICRO_BATCHES * _PASSES,
     ),
     # INPO is COMAL whose reference never moves.
     "inpo": Player(
