@@ -15,6 +15,7 @@ What the README and `docs/` say of the code is held against the code.
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -36,7 +37,7 @@ from trl_nash.cli.options import ALGORITHMS
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *DOCS]}
-COMMANDS = [*ALGORITHMS, "demo", "env"]
+COMMANDS = [*ALGORITHMS, "demo", "simulate", "env"]
 CONFIGS = {
     "docs/comal.md": "COMALConfig",
     "docs/iterative_ipo.md": "PairConfig",
@@ -82,8 +83,8 @@ def resolve(name: str) -> None:
         thing = getattr(trl_nash, first)
     else:
         thing = importlib.import_module(f"trl_nash.{first}")
-        while rest and f"{thing.__name__}.{rest[0]}" in sys.modules:
-            thing = sys.modules[f"{thing.__name__}.{rest.pop(0)}"]
+        while rest and hasattr(thing, "__path__") and importlib.util.find_spec(f"{thing.__name__}.{rest[0]}"):
+            thing = importlib.import_module(f"{thing.__name__}.{rest.pop(0)}")
     for part in rest:
         if part not in members(thing):
             raise AttributeError(f"{name}: {thing} has no {part!r}")
@@ -127,7 +128,8 @@ def test_python_blocks_use_what_exists(page, tmp_path):
             thing = imported[node.func.id]
             parameters = inspect.signature(thing).parameters
             if inspect.Parameter.VAR_KEYWORD not in {p.kind for p in parameters.values()}:
-                assert {keyword.arg for keyword in node.keywords} <= set(parameters), f"{page}: {ast.unparse(node)}"
+                used = {keyword.arg for keyword in node.keywords} - {None}  # `**settings`
+                assert used <= set(parameters), f"{page}: {ast.unparse(node)}"
             if dataclasses.is_dataclass(thing):
                 # Literal values only, built for this machine: TRL's default is bf16.
                 values = {k.arg: eval(compile(ast.Expression(k.value), page, "eval")) for k in node.keywords}
@@ -193,7 +195,10 @@ def plan(monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_shell_blocks_parse(page, plan):
+def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
+    from trl_nash.cli import demo, demo_game, simulate
+
+    monkeypatch.chdir(tmp_path)  # `check` makes output directories
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for _, code in blocks(PAGES[page], "bash"):
@@ -206,6 +211,12 @@ def test_shell_blocks_parse(page, plan):
                     assert set(re.findall(r"\[(.*)\]", package)) <= set(extras)
                 case ["trl-nash", algorithm, *options] if algorithm in ALGORITHMS and options != ["--help"]:
                     plan(algorithm, options)
+                case ["trl-nash", "simulate", *options]:
+                    simulate.check(simulate._parse(options))
+                case ["trl-nash", "demo", *options]:
+                    parsed = demo._parse(options)
+                    if parsed.game:
+                        demo_game.check(parsed.game, parsed.algorithms, parsed.rounds, parsed.seeds)
                 case ["trl-nash", command, *_]:
                     assert command in [*COMMANDS, "--help"]
                 case _:
@@ -222,13 +233,18 @@ def test_yaml_blocks_parse(page, plan, tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_options_and_commands_in_the_text_exist(page):
+def test_options_and_commands_in_the_text_exist(page, capsys):
+    from trl_nash.cli.main import main
     from trl_nash.cli.parser import NashParser
     from trl_nash.cli.processes import launch_parser
 
     parsers = [launch_parser(), *map(NashParser, ALGORITHMS)]
     known = {name.lstrip("-") for parser in parsers for name in parser._option_string_actions}
-    known |= {"config", "accelerate_config", "version", "prompts"}
+    for command in ("demo", "simulate"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        known |= set(re.findall(r"--([a-z]\w+)", capsys.readouterr().out))
+    known |= {"config", "accelerate_config", "version"}
     spans = [span for span in quoted(prose(PAGES[page])) if span.startswith(("--", "trl-nash "))]
     used = {name for span in spans for name in re.findall(r"--([a-z][\w-]+)", span)}
     assert used <= known
@@ -283,3 +299,17 @@ def test_examples_train(example, options, files, monkeypatch, tmp_path, capsys):
 def test_example_judge(capsys):
     runpy.run_path(str(ROOT / "examples" / "judge_function.py"), run_name="__main__")
     assert capsys.readouterr().out == "[1.0, 0.6]\n"
+
+
+def test_example_of_the_paper(monkeypatch, tmp_path, capsys):
+    script = ROOT / "examples" / "comal_paper.py"
+    assert len(script.read_text().splitlines()) <= 80
+    monkeypatch.chdir(tmp_path)
+    runs = runpy.run_path(str(script), run_name="__main__")["runs"]
+    last = {name: run.gaps[-1] for name, run in runs.items()}
+    assert last["comal"] < 1e-10 and last["inpo"] == pytest.approx(0.0588, abs=1e-4)
+    for name in ("iterative-ipo", "iterative-dpo", "sppo"):
+        assert runs[name].gaps[-400:].mean() > 0.4
+    printed = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in printed if line} > set(runs)
+    assert {file.name for file in (tmp_path / "comal-paper").iterdir()} == {"gap.png", "simplex.png", "report.html"}

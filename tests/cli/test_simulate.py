@@ -290,3 +290,22 @@ def test_help_names_every_algorithm_and_game(capsys):
         simulate("--help")
     text = "".join(capsys.readouterr().out.split())  # names may be broken at their dashes
     assert all(name in text for name in (*SOLVERS, *GAMES))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--algorithm", "onpo", "--step_size", "100"],
+        ["--algorithm", "comal", "--step_size", "10", "--beta", "0.033333", "--reference_rounds", "6"],
+        ["--algorithm", "comal", "--reference_rounds", "5"],
+        ["--algorithm", "inpo", "--step_size", "4"],
+        ["--algorithm", "onpo", "--anchor_history", "2"],
+        ["--algorithm", "nash-ema", "--rounds", "3000"],
+    ],
+)
+def test_what_cannot_converge_is_not_said_to(results, argv, capsys):
+    """A limit cycle may shrink for a while, and stay far from the equilibrium."""
+    (entry,) = results(*argv).values()
+    assert entry["warnings"] and "converges" not in entry["verdict"]
+    screen = capsys.readouterr().out
+    assert "not with these settings" in screen or "never" in screen

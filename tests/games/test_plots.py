@@ -104,7 +104,9 @@ def test_labels_of_lines_that_end_together_do_not_touch():
 def test_apart_keeps_order_distance_and_mean(heights):
     moved = _apart(np.array(heights), 0.1)
     assert (np.diff(moved) >= 0.1 - 1e-12).all()
-    assert moved.mean() == pytest.approx(np.mean(heights))
+    assert moved.max() <= 1
+    # The nearest such heights, which keep the mean where there is room.
+    assert moved.mean() == pytest.approx(np.mean(heights) if max(heights) < 0.9 + 1e-9 else 0.9)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])

@@ -12,9 +12,9 @@ from scipy.special import log_softmax, softmax
 from trl_nash.games.equilibria import geometric_mixture, nash_equilibrium, nash_md_fixed_point, regularized_equilibrium
 from trl_nash.games.matrix import MatrixGame
 from trl_nash.games.named import bradley_terry, load_game, random_game
-from trl_nash.games.solvers import SOLVERS
+from trl_nash.games.settings import check_stability
+from trl_nash.games.solvers import SOLVERS, onpo
 from trl_nash.games.stability import (
-    check_stability,
     contraction,
     largest_stable_step,
     minimum_reference_rounds,
@@ -303,3 +303,32 @@ def test_bad_settings(algorithm, change, message):
     settings = {"step_size": 1.0, "kappa": 0.2, "beta": 0.1, "reference_rounds": 20} | change
     with pytest.raises(ValueError, match=re.escape(message)):
         contraction(algorithm, **settings)
+
+
+# ---- ONPO that remembers a few policies ----
+
+
+@pytest.mark.parametrize(("history", "largest"), [(1, 0.0), (2, 0.0), (3, 0.649), (4, 0.598), (5, 0.572), (12, 0.577)])
+def test_truncated_onpo(history, largest):
+    """The limit of the linearised recursion is where the solver itself, from nearby, turns from converging to not."""
+    game = load_game("comal-cycle")
+    nash = nash_equilibrium(game)
+    kappa = rotation_rate(game, nash)
+    step = largest_stable_step("onpo", kappa=kappa, anchor_history=history)
+    assert step * kappa == pytest.approx(largest, abs=2e-3)
+    near = nash * np.exp([1e-6, -1e-6, 0.0])
+    for factor, converges in ((0.9, True), (1.1, False)):
+        eta = factor * step if step else 0.3 / kappa
+        run = onpo(game, start=near / near.sum(), rounds=600, step_size=eta, anchor_history=history)
+        distances = np.abs(np.log(run.policies / nash)).max(axis=1)
+        assert (distances[-50:].max() < distances[:50].max()) == (converges and step > 0)
+        rate = contraction("onpo", step_size=eta, kappa=kappa, anchor_history=history)
+        assert (rate < 1) == (converges and step > 0)
+        settings = {"step_size": eta, "anchor_history": history}
+        assert bool(check_stability("onpo", game, **settings)) == (not converges or step == 0)
+
+
+def test_an_inner_game_that_no_step_makes_long_enough():
+    game = load_game("comal-cycle")
+    (message,) = check_stability("comal", game, step_size=10.0, beta=1 / 30, reference_rounds=6)
+    assert "No `step_size` converges with `beta` 0.0333 and `reference_rounds` 6" in message

@@ -67,9 +67,11 @@ def show_limit(outcome: Outcome) -> str:
     """For which steps the algorithm converges once it is near its equilibrium."""
     if outcome.largest_step is None:
         return "always"
-    if math.isinf(outcome.largest_step):
-        return "always"
-    return f"step_size < {outcome.largest_step:.3g}" if outcome.largest_step > 0 else "never"
+    if outcome.largest_step == 0:
+        return "never"
+    if outcome.warnings:
+        return "not with these settings"
+    return "always" if math.isinf(outcome.largest_step) else f"step_size < {outcome.largest_step:.3g}"
 
 
 def write_files(console: Console, simulation: Simulation, directory: Path) -> None:

@@ -13,8 +13,14 @@ from ..games.history import History
 from ..games.matrix import MatrixGame
 from ..games.plot_style import styles
 from ..games.sampled import SampledPairs
+from ..games.settings import check_stability
 from ..games.solvers import SOLVERS
-from ..games.stability import check_stability, largest_stable_step, rotation_rate
+from ..games.stability import (
+    largest_stable_step,
+    own_equilibrium,
+    rotation_rate,
+    rotation_rates,
+)
 
 
 @dataclass
@@ -90,29 +96,19 @@ class Simulation:
 
     def _plan(self, algorithm: str, settings: dict[str, object]) -> Outcome:
         """The algorithm before it runs: where it should arrive, and which limits its settings pass."""
-        target, kappa = None, self.kappa
+        target = None
         last = last_values(settings)  # a run ends with them, and they decide
-        reference = last.get("reference", self.start)
+        reference, beta = last.get("reference", self.start), last.get("beta", 0.0)
         if regularized(algorithm):
-            target = regularized_equilibrium(self.game, reference, last["beta"]).policy
-            kappa = rotation_rate(self.game, target)
+            target = regularized_equilibrium(self.game, reference, beta).policy
         if "step_size" not in last:  # Nash-MD's decaying step has no limit
             return Outcome(algorithm, settings, target, None, [])
-        limits = {"beta": last.get("beta", 0.0), "reference_rounds": last.get("reference_rounds")}
-        return Outcome(
-            algorithm,
-            settings,
-            target,
-            largest_stable_step(algorithm, kappa=kappa, **limits),
-            check_stability(
-                algorithm,
-                self.game,
-                step_size=last["step_size"],
-                reference=reference,
-                anchor_history=last.get("anchor_history"),
-                **limits,
-            ),
-        )
+        step_size = last["step_size"]
+        limits = {name: last.get(name) for name in ("reference_rounds", "anchor_history")} | {"beta": beta}
+        warnings = check_stability(algorithm, self.game, step_size=step_size, reference=reference, **limits)
+        around = own_equilibrium(algorithm, self.game, step_size, beta, reference)
+        largest = largest_stable_step(algorithm, kappa=rotation_rates(self.game, around), **limits)
+        return Outcome(algorithm, settings, target, largest, warnings)
 
     def run(self, outcome: Outcome, seed: int) -> None:
         """Adds a run to `outcome.histories`."""
@@ -147,7 +143,8 @@ class Simulation:
         turned = self.kappa < 1e-9 or step_size * self.kappa * self.rounds > 8
         if self.sampling is not None and late.mean() < max(0.25 * distance[0], 0.02):
             return f"hovers near{where}"
-        if late.max() < max((0.98 if turned else 0.5) * early, 1e-12):
+        nearer = late.max() < min((0.98 if turned else 0.5) * early, distance[0])
+        if late.max() < 1e-12 or (nearer and not outcome.warnings):
             return f"converges{where}"
         if not turned:
             return "too few rounds to tell"

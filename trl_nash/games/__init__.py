@@ -15,7 +15,8 @@ _EXPORTS = {
     "matrix": ["MatrixGame", "kl_divergence"],
     "named": ["GAMES", "load_game"],
     "equilibria": ["nash_equilibrium", "nash_md_fixed_point", "regularized_equilibrium"],
-    "stability": ["check_stability", "largest_stable_step", "minimum_reference_rounds", "rotation_rate"],
+    "stability": ["contraction", "largest_stable_step", "minimum_reference_rounds", "rotation_rate"],
+    "settings": ["check_stability"],
     "history": ["History"],
     "solvers": ["SOLVERS"],
     "sampled": ["SampledPairs"],
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from .players import PLAYERS, play
     from .plots import gap_figure, save_report, simplex_figure
     from .sampled import SampledPairs
+    from .settings import check_stability
     from .solvers import SOLVERS
-    from .stability import check_stability, largest_stable_step, minimum_reference_rounds, rotation_rate
+    from .stability import contraction, largest_stable_step, minimum_reference_rounds, rotation_rate
 
 
 def __getattr__(name: str):

@@ -182,11 +182,11 @@ def _label_ends(axes: "Axes", ends: Mapping[Style, float]) -> None:
 
 
 def _apart(heights: np.ndarray, distance: float) -> np.ndarray:
-    """The nearest heights (least squares) that keep their order and are `distance` apart, for ascending `heights`."""
+    """The nearest heights up to 1 that keep their order and are `distance` apart, for ascending `heights`."""
     from scipy.optimize import isotonic_regression
 
     steps = distance * np.arange(len(heights))
-    return isotonic_regression(heights - steps).x + steps
+    return isotonic_regression(heights - steps).x.clip(max=1 - steps[-1]) + steps
 
 
 _CORNERS = np.array([(0.0, 0.0), (1.0, 0.0), (0.5, np.sqrt(3) / 2)])
