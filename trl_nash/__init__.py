@@ -18,11 +18,20 @@ _EXPORTS = {
     "trl_nash.trainers.onpo": ["ONPOConfig", "ONPOTrainer"],
     "trl_nash.judges": [
         "JUDGES",
+        "Abstained",
         "BasePairwiseJudge",
         "CallableJudge",
+        "EnsembleJudge",
+        "GPMJudge",
+        "JudgeError",
+        "LengthDebiasedJudge",
+        "OpenAIJudge",
+        "PairRMJudge",
         "PairwiseJudge",
+        "PairwiseLMJudge",
         "RandomJudge",
         "RewardJudge",
+        "as_reward_func",
         "load_judge",
     ],
 }
@@ -32,11 +41,20 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]
 if TYPE_CHECKING:
     from .judges import (
         JUDGES,
+        Abstained,
         BasePairwiseJudge,
         CallableJudge,
+        EnsembleJudge,
+        GPMJudge,
+        JudgeError,
+        LengthDebiasedJudge,
+        OpenAIJudge,
+        PairRMJudge,
         PairwiseJudge,
+        PairwiseLMJudge,
         RandomJudge,
         RewardJudge,
+        as_reward_func,
         load_judge,
     )
     from .trainers.base import NashTrainer

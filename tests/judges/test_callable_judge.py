@@ -1,7 +1,9 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
+import asyncio
 import functools
+import time
 
 import pytest
 
@@ -12,13 +14,18 @@ def always_first(prompts, first, second):
     return [1.0] * len(prompts)
 
 
+async def ask(a, b):
+    await asyncio.sleep(0.05)
+    return float(len(a) > len(b))
+
+
 async def asynchronous(prompts, first, second):
-    return [0.5] * len(prompts)
+    return await asyncio.gather(*[ask(a, b) for a, b in zip(first, second, strict=True)])
 
 
 class AsynchronousObject:
     async def __call__(self, prompts, first, second):
-        return [0.5] * len(prompts)
+        return await asynchronous(prompts, first, second)
 
 
 class Longer:
@@ -118,13 +125,60 @@ def test_errors_name_the_function():
     ("function", "message"),
     [
         (3, r"got 3 \(int\)"),
-        (asynchronous, "asynchronous is asynchronous"),
-        (AsynchronousObject(), "AsynchronousObject is asynchronous"),
         (Longer, r"Longer is a class; pass an instance of it: `Longer\(\.\.\.\)`"),
         (lambda completions, **columns: [0.0], r"RewardJudge"),
     ],
-    ids=["no callable", "async function", "async object", "class", "reward function"],
+    ids=["no callable", "class", "reward function"],
 )
 def test_what_is_no_judge(function, message):
     with pytest.raises(TypeError, match=message):
         CallableJudge(function)
+
+
+# ---- Asynchronous functions ----
+
+
+@pytest.mark.parametrize(
+    "function",
+    [asynchronous, AsynchronousObject(), functools.partial(asynchronous), lambda *rows: asynchronous(*rows)],
+    ids=["function", "object", "partial", "returns a coroutine"],
+)
+def test_asynchronous(function):
+    assert CallableJudge(function)(["x"] * 2, ["aa", "a"], ["b", "b"]) == [1.0, 0.5]
+
+
+def test_asynchronous_questions_are_asked_at_once():
+    """200 answers of 50 ms each."""
+    start = time.perf_counter()
+    CallableJudge(asynchronous)(["x"] * 100, ["a" * k for k in range(1, 101)], ["b"] * 100)
+    assert time.perf_counter() - start < 2.0
+
+
+def test_asynchronous_within_a_running_loop():
+    """As in a notebook, whose cells run in a loop."""
+
+    async def cell():
+        return CallableJudge(asynchronous)(["x"], ["aa"], ["b"])
+
+    assert asyncio.run(cell()) == [1.0]
+
+
+def test_all_calls_run_in_one_loop():
+    """A client keeps connections of the loop that opened them, and loses them with it."""
+    loops = []
+
+    async def judge(prompts, first, second):
+        loops.append(asyncio.get_running_loop())
+        return [0.5] * len(prompts)
+
+    for _ in range(2):
+        CallableJudge(judge)(["x"], ["a"], ["b"])
+    assert loops[0] is loops[1] and loops[0].is_running()
+
+
+def test_asynchronous_errors_reach_the_caller():
+    async def judge(prompts, first, second):
+        raise ConnectionError("no server")
+
+    with pytest.raises(ConnectionError, match="no server"):
+        CallableJudge(judge)(["x"], ["a"], ["b"])

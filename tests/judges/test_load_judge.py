@@ -95,7 +95,7 @@ def test_target_is_the_first_argument():
 @pytest.mark.parametrize(
     ("spec", "kwargs", "message"),
     [
-        ("randm", {}, "Unknown judge 'randm', did you mean 'random'.*keys function, random, reward"),
+        ("randm", {}, "Unknown judge 'randm', did you mean .random.*keys .*function, .*random, reward"),
         ("rewrad:org/model", {}, "Unknown judge 'rewrad:org/model', did you mean 'reward'"),
         ("no_such_module:judge", {}, "Unknown judge 'no_such_module:judge'.*No module named 'no_such_module'"),
         ("my_judges:lnger", {}, "has no attribute 'lnger'"),
@@ -135,9 +135,18 @@ def test_function_becomes_a_judge():
     assert judge(["x"], ["a"], ["b"]) == [0.5]
 
 
-def test_list_of_judges():
-    with pytest.raises(ValueError, match="list of 2 judges; pass one judge"):
-        as_judge([RandomJudge(0), RandomJudge(1)])
+@pytest.mark.parametrize("make", [as_judge, load_judge])
+def test_list_of_judges_is_their_mixture(make):
+    members = [RandomJudge(0), RandomJudge(1)]
+    judge = make([members[0], "random"] if make is load_judge else members)
+    expected = (members[0](["x"], ["a"], ["b"])[0] + RandomJudge(int(make is as_judge))(["x"], ["a"], ["b"])[0]) / 2
+    assert judge(["x"], ["a"], ["b"]) == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("key", JUDGES)
+def test_every_key_leads_to_something_callable(key):
+    module, _, name = JUDGES[key].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_class_of_old_judges():

@@ -4,6 +4,7 @@
 """The contract that every judge gets from `PairwiseJudge`: fair, asked once, checked."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -231,3 +232,77 @@ def test_compare_keeps_abstentions_in_place():
     judge = TableJudge({("b", "c"): math.nan})
     preference = judge.compare(["x"], [["a", "b", "c"]], [(0, 1), (1, 2), (2, 1), (0, 2)])
     assert np.isnan(preference).tolist() == [[False, True, True, False]]
+
+
+# ---- Orders ----
+
+
+class RandomTable(PairwiseJudge):
+    """Any two numbers for the two orders of a pair: pseudo-random ones of the texts, far from adding up to 1."""
+
+    def judge(self, prompts, first, second):
+        return [
+            random.Random(f"{x}|{a}|{b}").choice([random.Random(f"{b}|{a}|{x}").random(), 1e-17, 1.0, 0.0, 0.5])
+            for x, a, b in zip(prompts, first, second, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("order", ["both", "random"])
+def test_opposite_preferences_add_up_to_one_to_the_last_bit(order):
+    """In one call and in separate ones."""
+    judge = RandomTable()
+    judge.order = order
+    prompts, first, second = ["x"] * 2000, [f"a{k}" for k in range(2000)], [f"b{k}" for k in range(2000)]
+    there, back = judge(prompts, first, second), judge(prompts, second, first)
+    assert {p + q for p, q in zip(there, back, strict=True)} == {1.0}
+    together = judge(prompts * 2, first + second, second + first)
+    assert together == there + back
+    assert len(set(there)) > 300
+
+
+def test_random_order_is_one_order_that_belongs_to_the_pair():
+    """Half of the questions; the same order whichever comes first, in any batch; about half of the pairs each way."""
+    judge = TableJudge()
+    judge.order = "random"
+    first, second = [f"a{k}" for k in range(400)], [f"b{k}" for k in range(400)]
+    judge(["x"] * 400, first, second)
+    asked = judge.calls[0]
+    assert len(asked) == 400
+    assert 150 < sum(a.startswith("a") for _, a, _ in asked) < 250
+    judge(["x"] * 400, second[::-1], first[::-1])
+    assert judge.calls[1] == asked[::-1]
+    judge(["y"] * 400, first, second)
+    assert [pair[1:] for pair in judge.calls[2]] != [pair[1:] for pair in asked]
+
+
+def test_random_order_pinned():
+    """Which order a pair is asked in must not change with the version: a cache has that order's answers."""
+    judge = TableJudge()
+    judge.order = "random"
+    judge(["x"] * 6, list("aaaaaa"), list("bcdefg"))
+    assert "".join(a for _, a, _ in judge.calls[0]) == "aadefa"
+
+
+def test_fixed_order_is_the_order_given():
+    judge = TableJudge({("a", "b"): 0.9, ("d", "c"): 0.3})
+    judge.order = "fixed"
+    assert judge(["x"] * 4, ["a", "d", "b", "a"], ["b", "c", "a", "a"]) == pytest.approx([0.9, 0.3, 0.1, 0.5])
+    assert judge.calls == [[("x", "a", "b"), ("x", "d", "c")]]
+
+
+def test_unknown_order():
+    judge = TableJudge()
+    judge.order = "second"
+    with pytest.raises(ValueError, match="`order` is one of 'both', 'random', 'fixed'; TableJudge has 'second'"):
+        judge(["x"], ["a"], ["b"])
+
+
+def test_wrong_answers_of_judge_each_are_named():
+    class Each(FixedJudge):
+        def judge_each(self, prompts, first, second):
+            yield from enumerate(self.answer)
+
+    with pytest.raises(ValueError, match="Each returned 1.5; expected the probability"):
+        Each([0.5, 1.5])(["x"], ["a"], ["b"])
+    with pytest.raises(ValueError, match=r"Each returned '1' \(str\)"):
+        Each([0.5, "1"])(["x"], ["a"], ["b"])

@@ -193,3 +193,12 @@ def test_wrong_arguments(arguments, message):
 def test_what_is_no_reward_function():
     with pytest.raises(TypeError, match="takes functions, models and paths of models; got 3"):
         RewardJudge([length, 3])
+
+
+def test_opposite_preferences_add_up_to_one_to_the_last_bit():
+    """Of 1,000 reward differences from 1e-9 to 1e3, far into the tails."""
+    judge = RewardJudge(lambda completions: [float(text) for text in completions])
+    completions = [["0", str(10 ** (k / 83 - 9))] for k in range(1000)]
+    preference = judge.compare(["x"] * 1000, completions, [(0, 1), (1, 0)])
+    assert (preference.sum(1) == 1.0).all()
+    assert 0 < preference[900, 0] < 1e-25

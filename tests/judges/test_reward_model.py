@@ -170,6 +170,16 @@ def test_tokenizer_is_loaded_as_the_model_is(tmp_path, monkeypatch):
     assert asked == options
 
 
+@pytest.mark.parametrize("conversational", [False, True])
+def test_completions_cannot_hold_special_tokens(conversational):
+    """`<eos>` would end the completion's turn, and let it write the next one itself."""
+    model = build_model()
+    judge = RewardJudge(model, reward_processing_classes=build_tokenizer())
+    words = "<usr> a b <bot> c <unk> <unk> d" if conversational else "a b c <unk> <unk> d"
+    prompt = CHATS[0] if conversational else "a b "
+    assert judge.rewards([prompt], ["c <eos> d"])[0] == pytest.approx(reward_of(model, words), abs=1e-6)
+
+
 def test_models_and_functions_together():
     def length(completions, **kwargs):
         return [float(len(text)) for text in completions]
@@ -232,5 +242,5 @@ def test_path_without_a_trained_reward_head(tmp_path, kind):
     if kind == "language model":
         model = LlamaForCausalLM(model.config)
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is not a reward model: .*score.weight.* would be random"):
+    with pytest.raises(ValueError, match="is not a reward model.*score.weight.* would be random"):
         RewardJudge(str(tmp_path), reward_processing_classes=build_tokenizer())

@@ -87,7 +87,8 @@ def test_the_model_that_does_not_exist_is_looked_for_last(tmp_path):
         ({"reward_model_path": "x"}, "`reward_model_path` belongs to `reward_funcs`"),
         ({"judge": "rewardd:org/model"}, "Unknown judge 'rewardd:org/model', did you mean 'reward'"),
         ({"judge": "no_such_package:judge"}, "Unknown judge 'no_such_package:judge'.*No module named"),
-        ({"judge": [favours_a, favours_a]}, "Got a list of 2 judges; pass one judge"),
+        ({"judge": []}, "`judges` is a list of judges, with at least one"),
+        ({"judge": [favours_a, "rewardd"]}, "Unknown judge 'rewardd', did you mean 'reward'"),
     ],
 )
 def test_options_that_cannot_apply_are_refused_before_the_model_loads(arguments, message, algorithm, tmp_path):

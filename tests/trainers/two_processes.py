@@ -79,8 +79,8 @@ def main(folder: Path) -> None:
             seen["losses"].append(loss.item())
         return loss
 
-    def keep_wins(rows, completion_ids, pairs, keep_verdicts=False):
-        preference = judge(rows, completion_ids, pairs, keep_verdicts)
+    def keep_wins(rows, completion_ids, pairs, **kwargs):
+        preference = judge(rows, completion_ids, pairs, **kwargs)
         if pairs[0] == (0, 3):
             seen["wins"] += numbers(preference)
         return preference

@@ -16,40 +16,74 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .base import PairwiseJudge
+from .adapters import as_reward_func
+from .base import Abstained, JudgeError, PairwiseJudge
 from .chance import RandomJudge
+from .ensemble import EnsembleJudge
 from .function import CallableJudge
 from .legacy import BasePairwiseJudge, LegacyJudge
+from .length import LengthDebiasedJudge, length_coefficient
+from .store import JudgementStore
 
 
 if TYPE_CHECKING:
+    from .gpm import GPMJudge
+    from .openai_api import HFJudge, OpenAIJudge
+    from .pairrm import PairRMJudge
+    from .pairwise_lm import PairwiseLMJudge
     from .reward import RewardJudge
 
+# Imported on first use: with torch and transformers.
+_MODULE_OF = {
+    "GPMJudge": "gpm",
+    "HFJudge": "openai_api",
+    "OpenAIJudge": "openai_api",
+    "PairRMJudge": "pairrm",
+    "PairwiseLMJudge": "pairwise_lm",
+    "RewardJudge": "reward",
+}
 __all__ = [
     "JUDGES",
+    "Abstained",
     "BasePairwiseJudge",
     "CallableJudge",
+    "EnsembleJudge",
+    "GPMJudge",
+    "HFJudge",
+    "JudgeError",
+    "JudgementStore",
     "LegacyJudge",
+    "LengthDebiasedJudge",
+    "OpenAIJudge",
+    "PairRMJudge",
     "PairwiseJudge",
+    "PairwiseLMJudge",
     "RandomJudge",
     "RewardJudge",
     "as_judge",
+    "as_reward_func",
+    "length_coefficient",
     "load_judge",
 ]
 
 # What `key` and `key:target` stand for: a class or function, called with the target, if any, and keyword arguments.
 JUDGES = {
+    "ensemble": "trl_nash.judges.ensemble:EnsembleJudge",
     "function": "trl_nash.judges:load_path",
+    "gpm": "trl_nash.judges.gpm:GPMJudge",
+    "hf": "trl_nash.judges.openai_api:HFJudge",
+    "length-debiased": "trl_nash.judges.length:LengthDebiasedJudge",
+    "openai": "trl_nash.judges.openai_api:OpenAIJudge",
+    "pairrm": "trl_nash.judges.pairrm:PairRMJudge",
+    "pairwise-lm": "trl_nash.judges.pairwise_lm:PairwiseLMJudge",
     "random": "trl_nash.judges.chance:RandomJudge",
     "reward": "trl_nash.judges.reward:RewardJudge",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RewardJudge":  # imports torch and transformers
-        from .reward import RewardJudge
-
-        return RewardJudge
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -60,16 +94,16 @@ def as_judge(judge: Any) -> PairwiseJudge:
     Args:
         judge ([`PairwiseJudge`], [`BasePairwiseJudge`] or `Callable`):
             A judge; a judge written for TRL 1.13 or before (any object with `judge(prompts, completions,
-            shuffle_order)`); or a callable `(prompts, first, second) -> list[float]`.
+            shuffle_order)`); a callable `(prompts, first, second) -> list[float]`; or a list of these or of names: a
+            mixture in equal parts ([`EnsembleJudge`]).
 
     Raises:
-        `ValueError`: If `judge` is a list.
         `TypeError`: If it is nothing that can judge.
     """
     if isinstance(judge, PairwiseJudge):
         return judge
     if isinstance(judge, list | tuple):
-        raise ValueError(f"Got a list of {len(judge)} judges; pass one judge.")
+        return EnsembleJudge(judge)
     if not inspect.isclass(judge) and _is_legacy(judge):
         return LegacyJudge(judge)
     return CallableJudge(judge)
@@ -101,6 +135,8 @@ def load_judge(spec: Any, device: Any = None, **kwargs) -> PairwiseJudge:
     >>> judge = load_judge("my_package.judges:longer_wins")
     ```
     """
+    if isinstance(spec, list | tuple):
+        return _build(EnsembleJudge, "ensemble", spec, device=device, **kwargs)
     if not isinstance(spec, str):
         if kwargs:
             raise ValueError(f"Judge arguments {sorted(kwargs)} only go with a judge given by name; got {spec!r}.")

@@ -9,20 +9,42 @@ each row, `nan` (or `None`) where it has no opinion.
 `P(a ≻ b) + P(b ≻ a) = 1` and position bias cancels, nothing is asked twice, and what comes back is checked.
 """
 
-import inspect
+import functools
+import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from numbers import Real
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from .calls import accepted, as_floats
+from .store import JudgementStore, judgement_key
+from .tally import Abstained, Tally
+
+
+__all__ = [
+    "Abstained",
+    "JudgeError",
+    "PairwiseJudge",
+    "Prompt",
+    "Tally",
+    "accepted",
+    "as_floats",
+    "margin",
+    "probability",
+]
 
 Prompt = str | list[dict[str, Any]]  # a string, or messages as in the dataset
+Question = tuple[str, str, str]  # prompt and columns as JSON, and the two completions in the order that is asked
 
+ORDERS = ("both", "random", "fixed")
 TOLERANCE = 1e-6  # how far rounding may carry a probability out of [0, 1]
+
+
+class JudgeError(RuntimeError):
+    """A judge cannot go on: its server is gone, its budget is spent. Trainers save a checkpoint and stop with it."""
 
 
 class PairwiseJudge(ABC):
@@ -33,6 +55,14 @@ class PairwiseJudge(ABC):
     Attributes:
         symmetric (`bool`, defaults to `False`):
             Whether `P(a ≻ b) = 1 - P(b ≻ a)` by construction, so that asking one order is enough.
+        order (`str`, defaults to `"both"`):
+            `"both"` asks every pair in both orders. `"random"` asks one order, which depends on prompt and pair alone,
+            for half the cost: position bias then cancels on average only. `"fixed"` asks as given. Without a meaning
+            for symmetric judges.
+        cache ([`JudgementStore`], *optional*):
+            Where answers are kept, and looked up before the judge is asked. Abstentions are not kept.
+        tally ([`Tally`]):
+            Counts of questions, abstentions by reason, and disagreement of the two orders.
 
     Example:
 
@@ -48,11 +78,22 @@ class PairwiseJudge(ABC):
     """
 
     symmetric: bool = False
+    order: str = "both"
+    cache: JudgementStore | None = None
 
     @property
     def name(self) -> str:
         """What error messages call this judge."""
         return type(self).__name__
+
+    @property
+    def identity(self) -> str | None:
+        """All that an answer depends on beside the question, as JSON, without secrets. `None` cannot be cached."""
+        return None
+
+    @functools.cached_property
+    def tally(self) -> Tally:
+        return Tally()
 
     @abstractmethod
     def judge(self, prompts: list[Prompt], first: list[str], second: list[str], **columns) -> Sequence[float | None]:
@@ -71,16 +112,29 @@ class PairwiseJudge(ABC):
                 `**columns`; the others are not passed.
 
         Returns:
-            `Sequence[float | None]`: B probabilities that `first` is better than `second`; `nan` or `None` abstains.
+            `Sequence[float | None]`: B probabilities that `first` is better than `second`. `nan`, `None` or
+            [`Abstained`], which gives a reason, abstain.
         """
+
+    def judge_each(
+        self, prompts: list[Prompt], first: list[str], second: list[str], **columns
+    ) -> Iterator[tuple[int, float | None]]:
+        """
+        The answers of [`~PairwiseJudge.judge`] one by one, as `(row, answer)` in any order.
+
+        Everybody asks through this method. A judge whose answers arrive one at a time overrides it, so that each is
+        cached when it comes, and those that came are not lost if a later one fails.
+        """
+        answers = self.judge(prompts, first, second, **columns)
+        yield from enumerate(as_floats(answers, count=len(prompts), source=self.name))
 
     def __call__(self, prompts: list[Prompt], first: list[str], second: list[str], **columns) -> list[float]:
         """
         Probability that `first` is better than `second`, free of position bias.
 
-        Both orders are asked (one if the judge is `symmetric`) in a single call of [`~PairwiseJudge.judge`] and their
-        answers averaged, `(P(first ≻ second) + 1 - P(second ≻ first)) / 2`; a pair is `nan` if either order is. Equal
-        completions are .5 without being asked, repeated questions are asked once.
+        Both orders are asked (one if the judge is `symmetric`, or as `order` says) in a single call of
+        [`~PairwiseJudge.judge`] and their answers averaged, `(P(first ≻ second) + 1 - P(second ≻ first)) / 2`; a pair
+        is `nan` if either order is. Equal completions are .5 without being asked, repeated questions are asked once.
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`): B prompts.
@@ -89,17 +143,14 @@ class PairwiseJudge(ABC):
             columns: The dataset's other columns, B values each.
 
         Returns:
-            `list[float]`: B probabilities in [0, 1], or `nan`.
+            `list[float]`: B probabilities in [0, 1], or `nan` ([`Abstained`] where the judge gave a reason).
 
         Raises:
             `ValueError`: If the arguments differ in length, or the judge does not return one probability per question.
+            `JudgeError`: If the judge cannot go on.
         """
         columns = accepted(self.judge, columns, positional=3)
-        for argument, values in {"first": first, "second": second, **columns}.items():
-            if len(values) != len(prompts):
-                raise ValueError(
-                    f"{self.name} got {len(prompts)} prompts but {len(values)} values of `{argument}`; pass one each."
-                )
+        self._check_lengths(prompts, first=first, second=second, **columns)
         # What a verdict depends on beside the two texts; objects that JSON does not know only equal themselves.
         contexts = [
             json.dumps([prompt, *values], default=id)
@@ -107,36 +158,96 @@ class PairwiseJudge(ABC):
         ]
         triples = list(zip(contexts, first, second, strict=True))
 
-        questions: dict[tuple[str, str, str], int] = {}  # (context, a, b) -> a row that asks it
+        questions: dict[Question, int] = {}  # -> a row that asks it
         for row, (context, a, b) in enumerate(triples):
-            if a == b or (self.symmetric and (context, b, a) in questions):
+            if a == b or (self._asks_once and (context, b, a) in questions):
                 continue
-            questions.setdefault((context, a, b), row)
-            if not self.symmetric:
-                questions.setdefault((context, b, a), row)
+            for x, y in self._orders(prompts[row], a, b):
+                questions.setdefault((context, x, y), row)
 
-        answers = dict(zip(questions, self._ask(questions, prompts, columns), strict=True))
-        if self.symmetric:
-            fair = answers | {(context, b, a): 1.0 - p for (context, a, b), p in answers.items()}
-        else:
-            fair = {(context, a, b): (p + 1.0 - answers[context, b, a]) / 2 for (context, a, b), p in answers.items()}
-        return [0.5 if a == b else fair[context, a, b] for context, a, b in triples]
+        answers = self._ask(questions, prompts, columns)
+        for context, a, b in answers:
+            if a < b and (context, b, a) in answers:
+                self.tally.add_orders(answers[context, a, b], answers[context, b, a])
+        verdicts = [
+            0.5 if a == b else fair(answers.get((context, a, b)), answers.get((context, b, a)))
+            for context, a, b in triples
+        ]
+        self.tally.add_verdicts(p for p, (_, a, b) in zip(verdicts, triples, strict=True) if a != b)
+        return verdicts
 
-    def _ask(self, questions: dict, prompts: list, columns: dict[str, list]) -> list[float]:
-        if not questions:
-            return []
-        _, first, second = map(list, zip(*questions, strict=True))
-        rows = questions.values()
-        columns = {name: [values[row] for row in rows] for name, values in columns.items()}
-        answers = self.judge([prompts[row] for row in rows], first, second, **columns)
-        answers = as_floats(answers, count=len(rows), source=self.name)
-        for answer in answers:
-            if answer < -TOLERANCE or answer > 1 + TOLERANCE:
+    def _check_lengths(self, prompts: list, /, **values: list) -> None:
+        for argument, given in values.items():
+            if len(given) != len(prompts):
                 raise ValueError(
-                    f"{self.name} returned {answer}; expected the probability, from 0 to 1, that the first completion "
-                    f"is better (nan for no opinion). For scores without bounds use `RewardJudge`."
+                    f"{self.name} got {len(prompts)} prompts but {len(given)} values of `{argument}`; pass one each."
                 )
-        return np.clip(answers, 0.0, 1.0).tolist()
+
+    @property
+    def _asks_once(self) -> bool:
+        return self.symmetric or self.order != "both"
+
+    def _orders(self, prompt: Prompt, a: str, b: str) -> list[tuple[str, str]]:
+        """The orders in which a pair is asked."""
+        if self.order not in ORDERS:
+            raise ValueError(f"`order` is one of {', '.join(map(repr, ORDERS))}; {self.name} has {self.order!r}.")
+        if self.symmetric or self.order == "fixed":
+            return [(a, b)]
+        if self.order == "both":
+            return [(a, b), (b, a)]
+        a, b = sorted([a, b])
+        digest = hashlib.sha256(json.dumps([prompt, a, b], default=repr).encode()).digest()
+        return [(a, b) if digest[0] % 2 else (b, a)]
+
+    def _ask(self, questions: dict[Question, int], prompts: list, columns: dict[str, list]) -> dict[Question, float]:
+        """Answers from the cache, and the judge's own to the rest, which are cached as they come."""
+        keys = self._keys(questions, prompts, columns) if self.cache is not None else {}
+        stored = self.cache.get_many(filter(None, keys.values())) if keys else {}
+        answers = {question: stored[key] for question, key in keys.items() if key in stored}
+        asked = [
+            (context, a, b)
+            for context, a, b in questions
+            if (context, a, b) not in answers and not (self.symmetric and (context, b, a) in answers)
+        ]
+        self.tally.cached += len(questions) - len(asked)
+        if not asked:
+            return answers
+
+        _, first, second = map(list, zip(*asked, strict=True))
+        rows = [questions[question] for question in asked]
+        columns = {name: [values[row] for row in rows] for name, values in columns.items()}
+        for index, answer in self.judge_each([prompts[row] for row in rows], first, second, **columns):
+            answers[asked[index]] = answer = self._checked(answer)
+            self.tally.asked += 1
+            if keys.get(asked[index]) is not None and not math.isnan(answer):
+                self.cache.put(keys[asked[index]], answer)
+        if missing := [question for question in asked if question not in answers]:
+            raise ValueError(
+                f"{self.name} left {len(missing)} of {len(asked)} questions unanswered: `judge_each` yields every "
+                f"row, with `Abstained` where there is no verdict."
+            )
+        return answers
+
+    def _keys(self, questions: dict[Question, int], prompts: list, columns: dict) -> dict[Question, str | None]:
+        """Keys of the questions in the cache. Of a symmetric judge either order will do."""
+        if (identity := self.identity) is None:
+            raise ValueError(f"{self.name} has no `identity`, so its answers cannot be cached: leave `cache` at None.")
+        orders = {(context, b, a): row for (context, a, b), row in questions.items()} if self.symmetric else {}
+        return {
+            (context, a, b): judgement_key(
+                identity, prompts[row], {name: values[row] for name, values in columns.items()}, a, b
+            )
+            for (context, a, b), row in (questions | orders).items()
+        }
+
+    def _checked(self, answer: Any) -> float:
+        (answer,) = as_floats([answer], count=1, source=self.name)
+        if answer < -TOLERANCE or answer > 1 + TOLERANCE:
+            raise ValueError(
+                f"{self.name} returned {answer}; expected the probability, from 0 to 1, that the first completion "
+                f"is better (nan for no opinion). For scores without bounds use `RewardJudge`."
+            )
+        return answer if math.isnan(answer) else min(max(answer, 0.0), 1.0)
 
     def compare(
         self,
@@ -180,33 +291,23 @@ class PairwiseJudge(ABC):
         return np.array(preferences, dtype=np.float64).reshape(len(prompts), len(pairs))
 
 
-def accepted(function: Callable, keywords: dict[str, Any], positional: int) -> dict[str, Any]:
-    """
-    Those of `keywords` that `function` takes beside its first `positional` arguments: by name, or all with `**kwargs`.
-    """
-    signature = inspect.signature(function)
-    taken = signature.bind_partial(*[None] * positional).arguments
-    kinds = {name: parameter.kind for name, parameter in signature.parameters.items() if name not in taken}
-    if inspect.Parameter.VAR_KEYWORD in kinds.values():
-        return {name: value for name, value in keywords.items() if name not in taken}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: value for name, value in keywords.items() if kinds.get(name) in named}
+def fair(there: float | None, back: float | None) -> float:
+    """P(a ≻ b), of P(a ≻ b) and P(b ≻ a) as a judge gave them, or of the one of them that was asked."""
+    if there is None:
+        return back if math.isnan(back) else 1.0 - back
+    if back is None or math.isnan(there):
+        return there
+    if math.isnan(back):
+        return back
+    return float(probability((there - back) / 2))
 
 
-def as_floats(values: Any, count: int, source: str) -> list[float]:
-    """
-    What a judge or reward function returned (a list, array or tensor) as `count` floats, `nan` for `None`.
+def margin(probability: np.ndarray) -> np.ndarray:
+    """P - ½; to the last bit minus the margin of 1 - P."""
+    return np.where(probability < 0.5, 0.5 - (1.0 - probability), probability - 0.5)
 
-    Raises `ValueError` naming `source` if it is anything else.
-    """
-    if not isinstance(values, Iterable):
-        raise ValueError(f"{source} returned {values!r}; expected a list of {count} numbers.")
-    values = [value.item() if hasattr(value, "item") else value for value in values]
-    if len(values) != count:
-        raise ValueError(f"{source} returned {len(values)} values; expected {count}, one for each row it was given.")
-    for value in values:
-        if not isinstance(value, Real | None):
-            raise ValueError(
-                f"{source} returned {value!r} ({type(value).__name__}); expected numbers, or nan for no opinion."
-            )
-    return [math.nan if value is None else float(value) for value in values]
+
+def probability(margin: np.ndarray | float) -> np.ndarray:
+    """½ + margin, for margins in [-½, ½]. Those of opposite margins add up to 1 to the last bit."""
+    smaller = 0.5 - np.abs(margin)
+    return np.where(np.less(margin, 0), smaller, 1.0 - smaller)

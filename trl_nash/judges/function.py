@@ -3,10 +3,16 @@
 
 """Any callable of the judge contract as a judge."""
 
+import asyncio
+import functools
 import inspect
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from .base import PairwiseJudge, accepted
+from .base import PairwiseJudge
+from .calls import accepted
 
 
 class CallableJudge(PairwiseJudge):
@@ -16,14 +22,15 @@ class CallableJudge(PairwiseJudge):
     Args:
         function (`Callable`):
             Returns one probability per row that `first` is better than `second`; `nan` or `None` abstains. Of the
-            dataset's columns it gets those that its signature names, or all with `**kwargs`.
+            dataset's columns it gets those that its signature names, or all with `**kwargs`. It may be asynchronous.
+            It is then awaited in an event loop of its own thread, the same one for every call, and may ask all its
+            questions concurrently with `asyncio.gather`.
         symmetric (`bool`, *optional*):
             Whether `P(a ≻ b) = 1 - P(b ≻ a)` by construction, so that one order is asked instead of both. Defaults to
             the function's own attribute `symmetric`, `False` if it has none.
 
     Raises:
-        `TypeError`: If `function` is not callable, is a class or a coroutine function, or does not take three
-        positional arguments.
+        `TypeError`: If `function` is not callable, is a class, or does not take three positional arguments.
     """
 
     def __init__(self, function: Callable, symmetric: bool | None = None):
@@ -36,8 +43,6 @@ class CallableJudge(PairwiseJudge):
         self.symmetric = getattr(function, "symmetric", False) if symmetric is None else symmetric
         if inspect.isclass(function):
             raise TypeError(f"The judge {self.name} is a class; pass an instance of it: `{self.name}(...)`.")
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-            raise TypeError(f"The judge {self.name} is asynchronous, which is not supported; pass a plain function.")
         signature = inspect.signature(function)
         try:
             signature.bind_partial(None, None, None)
@@ -56,4 +61,30 @@ class CallableJudge(PairwiseJudge):
         return super().__call__(prompts, first, second, **accepted(self.function, columns, positional=3))
 
     def judge(self, prompts, first, second, **columns):
-        return self.function(prompts, first, second, **columns)
+        answers = self.function(prompts, first, second, **columns)
+        return wait_for(answers) if inspect.isawaitable(answers) else answers
+
+
+def wait_for(awaitable: Awaitable) -> Any:
+    """
+    The result of a coroutine, for callers that are not asynchronous themselves, also inside a running loop (Jupyter).
+    """
+
+    async def result():
+        return await awaitable
+
+    future = asyncio.run_coroutine_threadsafe(result(), _event_loop(os.getpid()))
+    try:
+        return future.result()
+    finally:
+        future.cancel()  # where waiting was interrupted; a finished one does not mind
+
+
+@functools.cache
+def _event_loop(process: int) -> asyncio.AbstractEventLoop:
+    """
+    One loop for all calls of a process: clients keep connections, which belong to the loop that opened them.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="trl-nash-judge", daemon=True).start()
+    return loop

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from .base import PairwiseJudge, Prompt, accepted, as_floats
+from .local import check_offload, load_model, load_tokenizer, on_device
+from .text import Neutraliser
 
 
 RewardFunc = str | nn.Module | Callable[..., list[float | None]]
@@ -47,8 +49,10 @@ class RewardJudge(PairwiseJudge):
         device (`str` or `torch.device`, *optional*):
             Where to move the reward models. By default they stay where they are.
         model_kwargs (`dict`, *optional*):
-            Arguments of `from_pretrained` for models given by path, such as `dtype`, `revision` or
-            `trust_remote_code`.
+            Arguments of `from_pretrained` for models given by path, such as `dtype`, `revision`,
+            `trust_remote_code` or `load_in_4bit`.
+        offload (`bool`, *optional*, defaults to `False`):
+            Whether the models are on the CPU while they do not judge.
 
     Raises:
         `ValueError`: If lengths do not match, a number is out of its range, a model has more than one label, or the
@@ -69,6 +73,7 @@ class RewardJudge(PairwiseJudge):
         batch_size: int = 16,
         device: str | torch.device | None = None,
         model_kwargs: dict[str, Any] | None = None,
+        offload: bool = False,
     ):
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         tokenizers = reward_processing_classes
@@ -88,7 +93,9 @@ class RewardJudge(PairwiseJudge):
             raise ValueError("`missing_eos_penalty` needs `eos_token_ids`, the policy's end-of-sequence tokens.")
 
         self.reward_funcs = [
-            RewardModel(func, tokenizer, batch_size=batch_size, device=device, model_kwargs=model_kwargs)
+            RewardModel(
+                func, tokenizer, batch_size=batch_size, device=device, model_kwargs=model_kwargs, offload=offload
+            )
             if isinstance(func, str | nn.Module)
             else func
             for func, tokenizer in zip(reward_funcs, tokenizers, strict=True)
@@ -191,19 +198,23 @@ class RewardModel:
             Where to move the model.
         model_kwargs (`dict`, *optional*):
             Arguments of `from_pretrained` if the model is given by path.
+        offload (`bool`, *optional*, defaults to `False`):
+            Whether the model is on the CPU while it does not judge.
     """
 
-    def __init__(self, model, tokenizer=None, *, batch_size=16, device=None, model_kwargs=None):
+    def __init__(self, model, tokenizer=None, *, batch_size=16, device=None, model_kwargs=None, offload=False):
+        check_offload(offload, device)
         model_kwargs = model_kwargs or {}
         if isinstance(model, str):
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                model, num_labels=1, ignore_mismatched_sizes=True, output_loading_info=True, **model_kwargs
+            model = load_model(
+                AutoModelForSequenceClassification,
+                model,
+                kind="a reward model, a sequence classifier with one label",
+                device="cpu" if offload else device,
+                **{"num_labels": 1, "ignore_mismatched_sizes": True, **model_kwargs},
             )
-            if untrained := [*info["missing_keys"], *info["mismatched_keys"]]:
-                raise ValueError(
-                    f"{model.config._name_or_path} is not a reward model: {untrained} would be random. A reward model "
-                    f"is a sequence classifier with one label."
-                )
+        elif device is not None and not offload:
+            model = model.to(device)
         self.__name__ = model.config._name_or_path or type(model).__name__
         if model.config.num_labels != 1:
             raise ValueError(
@@ -216,37 +227,39 @@ class RewardModel:
                     f"The reward model {self.__name__} was not loaded from a path, so its tokenizer is unknown; pass "
                     f"it as `reward_processing_classes`."
                 )
-            options = {key: model_kwargs[key] for key in ("revision", "trust_remote_code") if key in model_kwargs}
-            tokenizer = AutoTokenizer.from_pretrained(model.config._name_or_path, **options)
+            tokenizer = load_tokenizer(model.config._name_or_path, model_kwargs)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         # The classifier finds the last token of each row, whose logit is the reward, by the padding after it.
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        self.model = model.eval() if device is None else model.eval().to(device)
+        self.model = model.eval()
+        self.device, self.offload = device, offload
         self.tokenizer = tokenizer
+        self.neutralise = Neutraliser(tokenizer)  # a completion cannot end its turn, or begin another
         self.batch_size = batch_size
 
     def __call__(self, prompts: list[Prompt], completions: list[str | list[dict[str, str]]]) -> list[float]:
         texts = [
-            prompt + completion
+            prompt + self.neutralise(completion)
             if isinstance(prompt, str)
-            else self.tokenizer.apply_chat_template(prompt + completion, tokenize=False)
+            else self.tokenizer.apply_chat_template(prompt + self.neutralise.messages(completion), tokenize=False)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
-        device = next(self.model.parameters()).device
         rewards: dict[str, float] = {}
         unique = sorted(dict.fromkeys(texts), key=len)  # texts of one length together need little padding
-        for start in range(0, len(unique), self.batch_size):
-            batch = unique[start : start + self.batch_size]
-            inputs = self.tokenizer(
-                batch, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
-            ).to(device)
-            with torch.inference_mode():
+        with on_device(self.model, self.device, self.offload), torch.inference_mode():
+            device = next(self.model.parameters()).device
+            for start in range(0, len(unique), self.batch_size):
+                batch = unique[start : start + self.batch_size]
+                inputs = self.tokenizer(
+                    batch, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
+                ).to(device)
                 logits = self.model(**inputs).logits[:, 0].tolist()
-            rewards.update(zip(batch, logits, strict=True))
+                rewards.update(zip(batch, logits, strict=True))
         return [rewards[text] for text in texts]
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # nan is an abstention, no accident
-        return np.exp(-np.logaddexp(0.0, -x))  # exact in both tails, no overflow
+        smaller = np.exp(-np.logaddexp(0.0, np.abs(x)))  # exact in the tail, no overflow
+    return np.where(x < 0, smaller, 1.0 - smaller)  # that of x and of -x add up to 1 to the last bit

@@ -22,7 +22,7 @@ from ..compat import (
     create_model_from_path,
     unused_reward,
 )
-from ..judges import RewardJudge, as_judge, load_judge
+from ..judges import RewardJudge, load_judge
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..policies import PREVIOUS, FrozenPolicies
 from . import checks
@@ -132,7 +132,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         for name, dataset in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
             if dataset is not None:
                 checks.check_dataset(dataset, args, f"eval_dataset[{name!r}]" if name else "eval_dataset")
-        judge = load_judge(judge, device=args.device) if isinstance(judge, str) else judge and as_judge(judge)
+        judge = None if judge is None else load_judge(judge, device=args.device)
 
         if processing_class is None:
             if not model_id:
@@ -196,6 +196,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         self._buffer: list[PairBatch] = []
         self._verdicts: list[Verdict] = []
         self._metrics = {"train": Metrics(self.accelerator), "eval": Metrics(self.accelerator)}
+        self._judge_failure: str | None = None  # why the judge cannot go on
         self._said: set[str] = set()
         self._epochs = EpochCounter()
         self.add_callback(self._epochs)

@@ -4,14 +4,19 @@
 """Stopping with nothing lost, and going on as if nothing had happened."""
 
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import gather_object
 from datasets import IterableDataset
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ..judges.base import JudgeError
 from .batch import IGNORED, PairBatch, load_batches, save_batches
 
 
@@ -21,12 +26,12 @@ logger = get_logger("trl_nash")  # speaks on the main process only
 class CheckpointMixin:
     """Checkpoints that hold a round. Part of [`NashTrainer`]."""
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str, error: type[Exception] = RuntimeError) -> None:
         """Saves a checkpoint and raises. All ranks call it together."""
         if self.optimizer is not None:
             self._save_checkpoint(self.model_wrapped, trial=None)
             reason += f" A checkpoint of step {self.state.global_step} is in {self.args.output_dir}."
-        raise RuntimeError(reason)
+        raise error(reason)
 
     def _stop_unless_finite(self, value: torch.Tensor, what: str, batch: PairBatch | None = None) -> None:
         bad = self.accelerator.reduce((~value.isfinite()).float().to(self.accelerator.device), "sum")
@@ -42,14 +47,27 @@ class CheckpointMixin:
             "`learning_rate` or `step_size`, or look at these prompts."
         )
 
+    def _stop_if_judge_failed(self) -> None:
+        """Stops on all ranks if the judge of one cannot go on."""
+        failures = gather_object([self._judge_failure])
+        self._judge_failure = None
+        if any(failures):
+            self._restore_random_state()
+            self._stop(next(filter(None, failures)), JudgeError)
+
     def _stop_if_abstained(self, preference: torch.Tensor) -> None:
         counts = torch.tensor([preference.isnan().sum(), preference.numel()], device=self.accelerator.device)
         abstained, total = self.accelerator.reduce(counts, "sum").tolist()
         if abstained > self.args.max_nan_rate * total:
+            self._restore_random_state()
             self._stop(
                 f"The judge abstained on {abstained} of the {total} pairs of round {self.round + 1}, more than "
                 f"`max_nan_rate` ({self.args.max_nan_rate:g}) allows. See why it gives no verdict, then resume."
             )
+
+    def _load_rng_state(self, checkpoint):
+        super()._load_rng_state(checkpoint)
+        self._epochs.restore_random_state = keep_random_state()
 
     def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial):
         epochs, batches = super()._init_training_state(
@@ -118,3 +136,20 @@ class CheckpointMixin:
             self._buffer = load_batches(file)
         state = json.loads((folder / "round.json").read_text())
         self._round_epoch, self._fits_begun = state["epoch"], state["fits"]
+
+
+def keep_random_state() -> Callable[[], None]:
+    """Keeps the state of the generators that sampling draws from. Returns a function that goes back to it."""
+    states = [
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),
+        (torch.set_rng_state, torch.get_rng_state()),
+    ]
+    if torch.cuda.is_available():
+        states.append((torch.cuda.set_rng_state, torch.cuda.get_rng_state()))
+
+    def restore() -> None:
+        for set_state, state in states:
+            set_state(state)
+
+    return restore

@@ -8,11 +8,13 @@ from collections import defaultdict
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils import gather_object
 
 
 class Metrics:
     """
-    Collects `total / count` by name, and the seconds spent by phase.
+    Collects `total / count` by name, and the seconds spent by phase. A metric below another one
+    (`judge/abstained/server`) is a part of it and shares its count, so that it need only be added where it occurs.
 
     Args:
         accelerator ([`~accelerate.Accelerator`]): adds the sums up over ranks.
@@ -50,17 +52,19 @@ class Metrics:
 
     def flush(self, steps: int = 0) -> dict[str, float]:
         """
-        The metrics since the last flush, over all ranks, which must call this together with the same names.
+        The metrics since the last flush, over all ranks, which must call this together.
 
         Args:
             steps (`int`, *optional*): optimizer steps since the last flush; seconds are reported per step.
         """
         for name, seconds in self._seconds.items():
             self.add(f"time/{name}", seconds, max(steps, 1))
-        names = sorted(self._sums)
+        names = sorted(set(gather_object(list(self._sums))))  # a rank may have met what others have not
         sums = torch.tensor([[float(side) for side in self._sums[name]] for name in names], dtype=torch.float32)
         if names:
             sums = self._accelerator.reduce(sums.to(self._accelerator.device), "sum").cpu()
         self._sums.clear()
         self._seconds.clear()
-        return {name: (total / count).item() for name, (total, count) in zip(names, sums, strict=True) if count > 0}
+        totals, counts = (dict(zip(names, side, strict=True)) for side in sums.T.tolist()) if names else ({}, {})
+        counts |= {name: counts[whole] for name in names if (whole := name.rpartition("/")[0]) in counts}
+        return {name: totals[name] / counts[name] for name in names if counts[name] > 0}

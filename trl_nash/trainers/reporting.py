@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.logging import get_logger
 
+from ..judges.base import Tally
 from ..objectives import cycle_rate
 from ..policies import INITIAL
 from .batch import Samples
@@ -28,10 +29,26 @@ class ReportingMixin:
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
 
+    def _record_tally(self, tally: Tally, preference: torch.Tensor) -> None:
+        """What the judge knows of its verdicts beside the `preference` that they make."""
+        metrics, abstained = self._metrics[self._mode], int(preference.isnan().sum())
+        metrics.add("judge/abstained", abstained, preference.numel())
+        reasons = tally.abstained
+        reasons["no opinion"] += max(0, abstained - reasons.total())  # of judges that keep no tally
+        for reason, count in (+reasons).items():
+            metrics.add(f"judge/abstained/{reason.replace(' ', '_')}", count, 0)
+        metrics.add("judge/position_bias", tally.disagreement, tally.both_orders)
+        if tally.asked + tally.cached:
+            metrics.add("judge/cached", tally.cached, tally.asked + tally.cached)
+
     def _record_round(self, samples: Samples, preference: torch.Tensor) -> None:
         metrics, judged = self._metrics[self._mode], ~preference.isnan()
         metrics.add("judge/preference", preference.nansum(), judged.sum())
-        metrics.add("judge/abstained", (~judged).sum(), judged.numel())
+        lengths = torch.tensor([[len(ids) for ids in completions] for completions in samples.completion_ids])
+        first, second = (lengths[:, index] for index in torch.tensor(samples.pairs).T)
+        decided = judged & (first != second)
+        longer_wins = torch.where(first > second, preference, 1 - preference)
+        metrics.add("judge/longer_wins", longer_wins[decided].sum(), decided.sum())
         count = self.args.num_generations
         if count > 2 and len(samples.pairs) == math.comb(count, 2):
             rate = cycle_rate(preference, torch.tensor(samples.pairs), count)
@@ -88,6 +105,7 @@ class ReportingMixin:
             _, opponents = self.generate([row["prompt"] for row in rows], count, policy=INITIAL)
         completions = [own[:count] + other for own, other in zip(samples.completion_ids, opponents, strict=True)]
         wins = self._judge(rows, completions, [(k, count + k) for k in range(count)])
+        self._stop_if_judge_failed()
         self._metrics["eval"].add("policy/win_rate_reference", wins.nansum(), (~wins.isnan()).sum())
         lengths = [len(ids) for completions in opponents for ids in completions]
         self._metrics["eval"].add("completions/mean_length_reference", sum(lengths), len(lengths))

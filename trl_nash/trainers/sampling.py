@@ -13,8 +13,10 @@ from datasets import IterableDataset
 from transformers import GenerationConfig, TrainerCallback
 
 from ..compat import repeat_iterable_dataset
+from ..judges.base import JudgeError
 from ..objectives import best_and_worst, hard_label
 from .batch import PairBatch, RoundSampler, Samples, chunks, collate, until_eos
+from .checkpoints import keep_random_state
 from .checks import check_prompt
 from .completions import Verdict
 from .prompts import strip_thinking
@@ -24,15 +26,22 @@ class EpochCounter(TrainerCallback):
     """
     The epoch that runs. `state.epoch` is of the last step: when an iterable dataset starts anew, it is still a
     fraction of the epoch before.
+
+    Until its first step, an epoch can be begun again from `restore_random_state`: its dataloader draws a number.
     """
 
     epoch = 0
+    restore_random_state = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.epoch = int(state.epoch or 0) - 1
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.epoch += 1
+        self.restore_random_state = keep_random_state()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.restore_random_state = None
 
 
 class SamplingMixin:
@@ -76,6 +85,8 @@ class SamplingMixin:
         """Completions of the rows' prompts and P(first ≻ second) of their pairs, of shape (len(rows), M)."""
         size = self.args.per_device_generation_batch_size or self.args.per_device_train_batch_size
         prompt_ids, completion_ids, preference = [], [], []
+        # Resumed from a stop in this round, a run samples the same completions: the judge's cache knows them.
+        self._restore_random_state = self._epochs.restore_random_state or keep_random_state()
         for chunk in chunks(rows, size):
             for row in chunk:
                 check_prompt(row.get("prompt"), f"the row {row}")
@@ -83,7 +94,8 @@ class SamplingMixin:
                 samples = self._sample([row["prompt"] for row in chunk])
             prompt_ids += samples.prompt_ids
             completion_ids += samples.completion_ids
-            preference.append(self._judge(chunk, samples.completion_ids, samples.pairs, keep_verdicts=True))
+            preference.append(self._judge(chunk, samples.completion_ids, samples.pairs, of_round=True))
+        self._stop_if_judge_failed()
         samples = Samples(prompt_ids, completion_ids, samples.pairs)
         preference = torch.cat(preference)
         self._record_round(samples, preference)
@@ -174,25 +186,35 @@ class SamplingMixin:
         text = self._tokenizer.decode(completion_ids, skip_special_tokens=True)
         return strip_thinking(text) if self.args.strip_thinking else text
 
-    def _judge(self, rows: list[dict], completion_ids: list, pairs: list, keep_verdicts: bool = False) -> torch.Tensor:
+    def _judge(self, rows: list[dict], completion_ids: list, pairs: list, of_round: bool = False) -> torch.Tensor:
         with self._metrics[self._mode].phase("judge"):
             prompts = [row["prompt"] for row in rows]
             texts = [[self.decode(ids) for ids in completions] for completions in completion_ids]
             columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-            preference = self.judge.compare(
-                prompts,
-                texts,
-                pairs,
-                columns=columns,
-                completion_ids=completion_ids,
-                trainer_state=self.state,
-            )
-        if keep_verdicts and self.args.log_completions:
+            preference = np.full((len(rows), len(pairs)), math.nan)
+            if self._judge_failure is None:
+                try:
+                    preference = self.judge.compare(
+                        prompts,
+                        texts,
+                        pairs,
+                        columns=columns,
+                        completion_ids=completion_ids,
+                        trainer_state=self.state,
+                    )
+                except JudgeError as error:
+                    # The other ranks may be waiting in a generation: the rest of the round is sampled unjudged.
+                    self._judge_failure = str(error)
+        preference = torch.as_tensor(np.asarray(preference), dtype=torch.float32)
+        tally = self.judge.tally.take()
+        if of_round and self._judge_failure is None:
+            self._record_tally(tally, preference)
+        if of_round and self.args.log_completions:
             i, j = pairs[0]
             for prompt, completions, row in zip(prompts, texts, preference, strict=True):
                 prompt = prompt if isinstance(prompt, str) else prompt[-1]["content"]
                 self._verdicts.append(Verdict(prompt, completions[i], completions[j], float(row[0])))
-        return torch.as_tensor(np.asarray(preference), dtype=torch.float32)
+        return preference
 
     def _micro_batches(self, samples: Samples, preference: torch.Tensor) -> list[PairBatch]:
         """The round in micro-batches of fixed rows and width, with the pairs and labels to train on."""

@@ -1,0 +1,45 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Calling functions that others wrote: what they take, and what they return."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from numbers import Real
+from typing import Any
+
+from .tally import Abstained
+
+
+def accepted(function: Callable, keywords: dict[str, Any], positional: int) -> dict[str, Any]:
+    """
+    Those of `keywords` that `function` takes beside its first `positional` arguments: by name, or all with `**kwargs`.
+    """
+    signature = inspect.signature(function)
+    taken = signature.bind_partial(*[None] * positional).arguments
+    kinds = {name: parameter.kind for name, parameter in signature.parameters.items() if name not in taken}
+    if inspect.Parameter.VAR_KEYWORD in kinds.values():
+        return {name: value for name, value in keywords.items() if name not in taken}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: value for name, value in keywords.items() if kinds.get(name) in named}
+
+
+def as_floats(values: Any, count: int, source: str) -> list[float]:
+    """
+    What a judge or reward function returned (a list, array or tensor) as `count` floats, `nan` for `None`. The reasons
+    of [`Abstained`] are kept.
+
+    Raises `ValueError` naming `source` if it is anything else.
+    """
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{source} returned {values!r}; expected a list of {count} numbers.")
+    values = [value.item() if hasattr(value, "item") else value for value in values]
+    if len(values) != count:
+        raise ValueError(f"{source} returned {len(values)} values; expected {count}, one for each row it was given.")
+    for value in values:
+        if not isinstance(value, Real | None):
+            raise ValueError(
+                f"{source} returned {value!r} ({type(value).__name__}); expected numbers, or nan for no opinion."
+            )
+    return [value if isinstance(value, Abstained) else math.nan if value is None else float(value) for value in values]

@@ -1,0 +1,318 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Judges behind an OpenAI-compatible server: OpenAI, `vllm serve`, TGI, Ollama, llama.cpp, the Hugging Face router."""
+
+import functools
+import json
+import logging
+import math
+import os
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from .base import Abstained
+from .question import QuestionTemplate, as_text
+from .remote import RemoteJudge, RequestFailed, retry_after
+
+
+logger = logging.getLogger(__name__)
+
+OPENAI = "https://api.openai.com/v1"
+HF_ROUTER = "https://router.huggingface.co/v1"
+MODES = ("auto", "logprobs", "structured", "text")
+MAX_TOKENS = {"logprobs": 1, "structured": 1024, "text": 4096}
+PROBE = ("What is 2 + 2?", "2 + 2 is 4.", "2 + 2 is 5.")  # what a server is asked to find out what it can
+SHORTEST_CUT = 200  # characters of a prompt; shorter ones are not cut further
+PASSING = (408, 409, 425, 429)  # and 500 and above: states of a server that a retry may heal
+
+
+class OpenAIJudge(RemoteJudge):
+    """
+    A language model behind a server with OpenAI's API for chat completions, as a judge.
+
+    Args:
+        model (`str`):
+            Name of the model on the server, or `model@http://host:port/v1`.
+        base_url (`str`, *optional*):
+            The server; by default `$OPENAI_BASE_URL`, or OpenAI's.
+        prompt (`str`, *optional*, defaults to `"pair"`):
+            The question: `"pair"`, `"alpaca-eval"`, `"mt-bench"`, `"arena-hard"`, or the path of a Jinja file
+            ([`~judges.question.QuestionTemplate`]).
+        mode (`str`, *optional*, defaults to `"auto"`):
+            How the answer is read. `"logprobs"`: the probabilities of the labels as the first token, relative to each
+            other. `"structured"`: JSON that the server holds the model to, 0 or 1. `"text"`: the model's own words.
+            `"auto"` takes the first of them that one question more shows to work, and warns if that is not the first.
+            A prompt with `verdicts` instead of labels is read as text.
+        timeout (`float`, *optional*, defaults to 60):
+            Seconds of silence after which a request has failed.
+        request (`dict`, *optional*):
+            Further parameters of the request; `None` removes one. The judge itself sets `temperature` 0, `max_tokens`
+            and, for logprobs, `top_logprobs` 5. For OpenAI's reasoning models:
+            `{"temperature": None, "max_tokens": None}`.
+        api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
+            Environment variable with the key. It is sent to the server and nowhere else. Servers named by a URL may do
+            without.
+        kwargs:
+            `order`, `concurrency`, `max_retries`, `requests_per_minute`, `max_failures`, `budget` and `cache`; see
+            [`~judges.remote.RemoteJudge`].
+
+    Attributes:
+        usage (`Counter`):
+            `requests`, `failed_requests`, `seconds`, `prompt_tokens`, `completion_tokens` and `cut_prompts` so far. A
+            prompt too long for the server loses its left half, again and again; responses are never cut.
+
+    Raises:
+        `ImportError`: If `openai` is not installed.
+        `ValueError`: If an argument cannot be, or there is no key where one is needed.
+
+    Example:
+
+    ```python
+    >>> judge = OpenAIJudge("Qwen/Qwen3-8B", base_url="http://localhost:8000/v1")
+    >>> judge = load_judge("openai:Qwen/Qwen3-8B@http://localhost:8000/v1", concurrency=64)
+    ```
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        prompt: str = "pair",
+        mode: str = "auto",
+        timeout: float = 60.0,
+        request: dict[str, Any] | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        **kwargs,
+    ):
+        model, at, url = re.fullmatch(r"(.*?)(?:(@)(https?://.*))?", model, re.DOTALL).groups()
+        if at and base_url is not None:
+            raise ValueError(f"The server is given twice, after the model ({_host(url)}) and as `base_url`; give one.")
+        self.model = model
+        self.prompt = QuestionTemplate(prompt)
+        self.base_url = (url or base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
+        self.timeout = timeout
+        self.request = dict(request or {})
+        self.api_key_env = api_key_env
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+            raise ValueError(
+                f"`base_url` of the judge must look like http://host:port/v1, without password or query; got one for "
+                f"{_host(self.base_url)!r}. A key goes into the environment variable {api_key_env}."
+            )
+        if not model:
+            raise ValueError("The judge needs the name of a model, as in `openai:MODEL` or `openai:MODEL@http://...`.")
+        if mode not in MODES:
+            raise ValueError(f"`mode` is one of {', '.join(map(repr, MODES))}; got {mode!r}.")
+        if self.prompt.verdicts is not None and mode not in ("auto", "text"):
+            raise ValueError(
+                f"The prompt {prompt!r} is answered in sentences, so `mode` must be 'text'; got {mode!r}."
+            )
+        if not isinstance(timeout, int | float) or not timeout > 0:
+            raise ValueError(f"`timeout` must be a positive number of seconds; got {timeout!r}.")
+        if taken := sorted({"model", "messages", "stream", "n"} & set(self.request)):
+            raise ValueError(f"`request` cannot set {taken[0]!r}, which the judge does.")
+        if unknown := sorted(set(kwargs) - set(RemoteJudge.__init__.__kwdefaults__)):
+            own = ("base_url", "prompt", "mode", "timeout", "request", "api_key_env")
+            raise ValueError(
+                f"The judge {model!r} takes no argument {unknown[0]!r}; it takes "
+                f"{', '.join((*own, *RemoteJudge.__init__.__kwdefaults__))}."
+            )
+        if self.base_url == OPENAI and not os.environ.get(api_key_env):
+            raise ValueError(f"{self.base_url} needs a key: set the environment variable {api_key_env}.")
+        _import_openai()
+        self._client = None  # made when it is used, with the key
+        self.mode = "text" if self.prompt.verdicts is not None else mode
+        # How answers are read; logprobs are tried first, as servers drop them without a word.
+        self._reads = self.mode if self.mode in ("structured", "text") else None
+        super().__init__(server=self.base_url, **kwargs)
+
+    @property
+    def name(self) -> str:
+        return f"openai:{self.model}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r}, base_url={self.base_url!r}, mode={self.mode!r})"
+
+    @property
+    def identity(self) -> str:
+        return json.dumps(
+            {
+                "family": "openai",
+                "base_url": self.base_url,
+                "model": self.model,
+                "mode": self.mode,
+                "prompt": self.prompt.source,
+                "request": self.request,
+            },
+            sort_keys=True,
+        )
+
+    def __call__(self, prompts, first, second, **columns):
+        if missing := [name for name in self.prompt.columns if name not in columns]:
+            raise ValueError(f"The prompt of {self.name} uses the column {missing[0]!r}, which the dataset lacks.")
+        # Columns that the question does not show must not make two questions different.
+        return super().__call__(prompts, first, second, **{name: columns[name] for name in self.prompt.columns})
+
+    def prepare(self, attempt):
+        if self._client is None:
+            # Retries are ours. Servers without keys ignore this one.
+            key = os.environ.get(self.api_key_env) or "none"
+            self._client = _import_openai().OpenAI(
+                base_url=self.base_url, api_key=key, timeout=self.timeout, max_retries=0
+            )
+        if self._reads is not None:
+            return
+        modes = ("logprobs", "structured", "text") if self.mode == "auto" else (self.mode,)
+        columns = dict.fromkeys(self.prompt.columns, "")
+        why = ""
+        for mode in modes:
+            try:
+                answer = self._answer(attempt, PROBE, mode, False, columns)
+            except RequestFailed as error:
+                if error.retry:
+                    raise self.ended(str(error)) from None
+                answer, why = None, f" ({error})"
+            if answer is not None and not math.isnan(answer):
+                break
+        else:
+            how = "" if self.mode == "auto" else "; try `mode='text'`"
+            raise self.ended(f"it gives no answer that can be read as {' or '.join(modes)}{why}{how}")
+        if mode != "logprobs":
+            logger.warning(
+                f"{self.name} at {self.server} serves no logprobs of the answer{why}: its answers are read as {mode}, "
+                f"which gives 0 or 1 instead of probabilities."
+            )
+        self._reads = mode
+
+    def ask(self, attempt, prompt, first, second, **columns):
+        text = as_text(prompt)
+        answer = self._verdict(attempt, (text, first, second), columns)
+        # Only the server knows its context, so the left half of the prompt is left out until the rest fits.
+        while getattr(answer, "reason", None) == "too long" and len(text) >= 2 * SHORTEST_CUT:
+            if len(text) == len(as_text(prompt)):
+                self.count(cut_prompts=1)
+            text = text[len(text) // 2 :]
+            answer = self._verdict(attempt, (text, first, second), columns)
+        return answer
+
+    def _verdict(self, attempt, question, columns: dict) -> float:
+        for strict in (False, True):
+            answer = self._answer(attempt, question, self._reads, strict, columns)
+            if answer is not None:
+                return answer
+        return Abstained("unparsable")
+
+    def _answer(self, attempt, question, mode: str, strict: bool, columns: dict) -> float | None:
+        """The probability, [`Abstained`], or `None` if the reply cannot be read."""
+        body = {
+            "model": self.model,
+            "messages": self.prompt.render(*question, mode=mode, strict=strict, **columns),
+            "temperature": 0.0,
+            "max_tokens": MAX_TOKENS[mode],
+        }
+        if mode == "logprobs":
+            body |= {"logprobs": True, "top_logprobs": 5}
+        elif mode == "structured":
+            schema = {
+                "type": "object",
+                "properties": {"better": {"type": "string", "enum": list(self.prompt.labels)}},
+                "required": ["better"],
+                "additionalProperties": False,
+            }
+            schema = {"name": "verdict", "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body = {name: value for name, value in (body | self.request).items() if value is not None}
+        choice = attempt(functools.partial(self._send, body))
+        if isinstance(choice, Abstained):
+            return choice
+        if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
+            return Abstained("refused")
+        return self.prompt.read(choice, mode)
+
+    def _send(self, body: dict[str, Any]) -> dict[str, Any] | Abstained:
+        """One request. Returns the first choice of the reply."""
+        import openai
+
+        error = None
+        try:
+            reply = self._client.chat.completions.with_raw_response.create(**_known(body))
+            reply = json.loads(reply.http_response.content)
+            choice = reply["choices"][0]
+            if not isinstance(choice["message"], dict):
+                raise TypeError
+        except openai.APIError as failure:
+            error = failure
+        except (ValueError, KeyError, TypeError, IndexError):  # no JSON, or not that of a chat completion
+            raise RequestFailed("its reply is no chat completion", retry=True) from None
+        if error is not None:  # raised out here, so that no traceback shows what the server said
+            return self._failed(error)
+        usage = reply.get("usage")
+        if isinstance(usage, dict):
+            names = ("prompt_tokens", "completion_tokens")
+            self.count(**{name: usage[name] for name in names if isinstance(usage.get(name), int)})
+        return choice
+
+    def _failed(self, error) -> Abstained:
+        import openai
+
+        if isinstance(error, openai.APITimeoutError):
+            raise RequestFailed(f"no reply within {self.timeout:g} seconds", retry=True)
+        if not isinstance(error, openai.APIStatusError):
+            raise RequestFailed(self._clean(error.__cause__ or error), retry=True)
+        status = error.status_code
+        body = error.body if isinstance(error.body, dict) else {}
+        text = self._clean(body.get("message") or error.body or error.message)
+        said = f"status {status}, {text}"
+        code = f"{error.code} {text}".lower()
+        if status in (400, 413, 422) and re.search(r"context.?(length|window|size)|too long|too large", code):
+            return Abstained("too long")
+        if status == 400 and re.search(r"content.?(filter|policy)", code):
+            return Abstained("refused")
+        if status in (401, 403):
+            raise self.ended(f"it refuses the key in {self.api_key_env} ({said})")
+        if status == 404:
+            raise self.ended(f"it has no model {self.model!r}, or the URL is not that of an API ({said})")
+        if status == 429 and "insufficient_quota" in code:
+            raise self.ended(f"the account's quota is spent ({said})")
+        raise RequestFailed(
+            said, retry=status in PASSING or status >= 500, retry_after=retry_after(error.response.headers)
+        )
+
+    def _clean(self, text: Any) -> str:
+        """What a server said, on one line, cut, and without the key, which some servers repeat."""
+        text = str(text)
+        if key := os.environ.get(self.api_key_env):
+            text = text.replace(key, "***")
+        return " ".join(text.split())[:300].rstrip(".")
+
+
+class HFJudge(OpenAIJudge):
+    """[`OpenAIJudge`] on Hugging Face's inference providers: another server, and the key in `HF_TOKEN`."""
+
+    def __init__(self, model: str, *, base_url: str = HF_ROUTER, api_key_env: str = "HF_TOKEN", **kwargs):
+        if not os.environ.get(api_key_env):
+            raise ValueError(f"{_host(base_url)} needs a token: set the environment variable {api_key_env}.")
+        super().__init__(model, base_url=base_url, api_key_env=api_key_env, **kwargs)
+
+
+def _import_openai():
+    try:
+        import openai
+    except ImportError:
+        raise ImportError('The judge `openai` needs a package more: pip install "trl-nash[judges]".') from None
+    return openai
+
+
+def _known(body: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the client, which refuses parameters that are not OpenAI's own unless they are set apart."""
+    own = ("model", "messages", "temperature", "max_tokens", "logprobs", "top_logprobs", "response_format")
+    extra = {name: value for name, value in body.items() if name not in own}
+    return {name: value for name, value in body.items() if name in own} | {"extra_body": extra or None}
+
+
+def _host(url: str) -> str:
+    """Of a URL what may be shown."""
+    return urlsplit(url).netloc.rpartition("@")[2]

@@ -1,0 +1,164 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Questions to remote judges: Jinja files that say how a pair is put to the judge, and how its answer is read."""
+
+import difflib
+import json
+import math
+import re
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from .base import Prompt
+
+
+PROMPTS = Path(__file__).parent / "prompts"
+LABEL_MASS = 0.1  # of the probability of the answer's first token, below which labels are no answer
+
+# Special tokens and turn marks of chat templates, which a server may parse wherever they stand.
+SPECIAL_TOKENS = (
+    r"<\|[^<>|\s]{1,64}\|>",
+    r"<｜[^<>｜\s]{1,64}｜>",
+    r"</?s>",
+    r"\[/?INST\]",
+    r"<</?SYS>>",
+    r"<(?:start|end)_of_turn>",
+)
+ENTITIES = {"<": "&lt;", "[": "&#91;"}
+
+
+class QuestionTemplate:
+    """
+    A Jinja file that renders the message to the judge from `prompt` (text), `first` and `second`, and from columns of
+    the dataset that it names. It sets
+
+    * either `labels`, two words of which the judge answers one (the first means that `first` is better), or
+      `verdicts`, a table of marks to look for in a longer answer and the probabilities that they stand for;
+    * `delimiters`, what it writes around texts, so that texts cannot write them: their first character, and that of
+      the marks and of special tokens, is replaced by its HTML entity;
+    * if wanted, `system`, a system message.
+
+    Args:
+        name (`str`): A file's name in `trl_nash/judges/prompts` without `.jinja`, or the path of a file.
+
+    Raises:
+        `ValueError`: If there is no such file or it does not say what it must.
+    """
+
+    def __init__(self, name: str):
+        path = PROMPTS / f"{name}.jinja"
+        if not path.is_file():
+            path = Path(name)
+        if not path.is_file():
+            known = sorted(path.stem for path in PROMPTS.glob("*.jinja"))
+            near = difflib.get_close_matches(str(name), known, n=1)
+            raise ValueError(
+                f"Unknown prompt {str(name)!r}{f', did you mean {near[0]!r}?' if near else '.'} There are "
+                f"{', '.join(known)}; anything else is the path of a Jinja file."
+            )
+        self.source = path.read_text(encoding="utf-8")
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+        try:
+            tree = environment.parse(self.source)
+            self._template = environment.from_string(self.source)
+            # Constants that the file sets, read without rendering it.
+            settings = {node.target.name: node.node.as_const() for node in tree.body if isinstance(node, nodes.Assign)}
+        except (TemplateError, nodes.Impossible) as error:
+            raise ValueError(f"The prompt {path} is no question to a judge: {error}.") from error
+        names = meta.find_undeclared_variables(tree)
+        if missing := sorted({"first", "second"} - names):
+            raise ValueError(f"The prompt {path} does not use `{missing[0]}`, one of the two completions.")
+        self.columns = sorted(names - {"prompt", "first", "second"})
+        self.labels: list[str] | None = settings.get("labels")
+        self.verdicts: dict[str, float] | None = settings.get("verdicts")
+        if (self.labels is None) == (self.verdicts is None) or (self.labels and len(set(self.labels)) != 2):
+            raise ValueError(
+                f"The prompt {path} must set either `labels`, two different words, or `verdicts`, a table of marks "
+                f'and probabilities; for example {{% set labels = ["A", "B"] %}}.'
+            )
+        delimiters = settings.get("delimiters", [])
+        if bad := [mark for mark in [*delimiters, *(self.verdicts or ())] if mark[:1] not in ENTITIES]:
+            raise ValueError(
+                f"The `delimiters` and `verdicts` of the prompt {path} begin with < or [; got {bad[0]!r}."
+            )
+        # Delimiters whatever their case and spaces, as a model would take them; verdicts as they are looked for.
+        patterns = [r"\s*".join(map(re.escape, re.findall(r"\w+|[^\w\s]", mark))) for mark in delimiters]
+        patterns += [f"(?-i:{re.escape(mark)})" for mark in self.verdicts or ()]
+        self._marks = re.compile("|".join([*patterns, *SPECIAL_TOKENS]), re.IGNORECASE)
+
+    def neutralise(self, text: Any) -> Any:
+        """`text` without the power to be anything but text in this question."""
+        if not isinstance(text, str):
+            return text
+        return self._marks.sub(lambda match: ENTITIES[match[0][0]] + match[0][1:], text)
+
+    def render(
+        self, prompt: Prompt, first: str, second: str, mode: str, strict: bool = False, **columns
+    ) -> list[dict[str, str]]:
+        """The messages to the judge: a system message if the file has one, and a user's."""
+        texts = {"prompt": as_text(prompt), "first": first, "second": second, **columns}
+        module = self._template.make_module({name: self.neutralise(text) for name, text in texts.items()})
+        content = str(module).strip()
+        if mode == "structured":
+            options = " or ".join(json.dumps({"better": label}) for label in self.labels)
+            content += f"\n\nAnswer as JSON, {options}, and nothing else."
+        elif strict and self.labels:
+            content += f"\n\nThe whole answer must be {self.labels[0]} or {self.labels[1]}: no other word or sign."
+        elif strict:
+            content += f"\n\nThe answer must end with exactly one of {', '.join(self.verdicts)}, and name no other."
+        messages = [{"role": "user", "content": content}]
+        if system := str(getattr(module, "system", "")).strip():
+            messages.insert(0, {"role": "system", "content": system})
+        return messages
+
+    def read(self, choice: dict[str, Any], mode: str) -> float | None:
+        """The probability that `first` is better in a choice of the server's reply; `None` if it does not say."""
+        try:
+            if mode == "logprobs":
+                return self._read_logprobs(choice["logprobs"]["content"])
+            text = re.sub(r"<think>.*?</think>", "", choice["message"]["content"], flags=re.DOTALL).strip()
+            if mode == "structured":
+                label = json.loads(text)["better"]
+            elif self.verdicts is not None:
+                marks = set(re.findall("|".join(map(re.escape, self.verdicts)), text))
+                return self.verdicts[marks.pop()] if len(marks) == 1 else None
+            else:  # the label alone, or with quotes, stars, and what is labelled
+                words = re.fullmatch(r"\W*(?:(?:response|output|answer|model)\b\W*)?(\w+)\W*", text, re.IGNORECASE)
+                label = words[1]
+            return 1.0 - self.labels.index(label)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+            return None
+
+    def _read_logprobs(self, positions: list[dict[str, Any]]) -> float | None:
+        """P(first label) over P(either label) in the first token that is not blank."""
+        position = next(position for position in [*positions, None] if position is None or position["token"].strip())
+        if position is None:
+            return None
+        mass = dict.fromkeys(self.labels, 0.0)
+        for entry in position["top_logprobs"]:
+            if not isinstance(entry["logprob"], Real) or not entry["logprob"] <= 1e-3:
+                return None  # also nan; a positive one is no logarithm of a probability
+            if (label := entry["token"].strip()) in mass:
+                mass[label] += math.exp(entry["logprob"])
+        total = sum(mass.values())
+        return mass[self.labels[0]] / total if total >= LABEL_MASS else None
+
+
+def as_text(prompt: Prompt) -> str:
+    """A prompt as one text: a lone user's message is its content, a conversation has its roles in front."""
+    if isinstance(prompt, str):
+        return prompt
+    contents = [
+        content
+        if isinstance(content := message["content"], str)
+        else "\n".join(part["text"] for part in content if part.get("type") == "text")
+        for message in prompt
+    ]
+    if len(prompt) == 1:
+        return contents[0]
+    return "\n\n".join(f"{m['role'].capitalize()}: {content}" for m, content in zip(prompt, contents, strict=True))

@@ -1,0 +1,306 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+What every judge behind a network needs: questions asked side by side, retries, a rate, a budget, and an end when the
+server is gone. How a question is put and read is the matter of a subclass ([`OpenAIJudge`]).
+
+Threads do the waiting, so that it works in a synchronous trainer and inside a running event loop alike.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import queue
+import random
+import threading
+import time
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+from .base import Abstained, JudgeError, PairwiseJudge, Prompt
+from .store import JudgementStore, as_store
+
+
+logger = logging.getLogger(__name__)
+
+BACKOFF = 0.5  # seconds before the first retry; twice as long before each further one
+LONGEST_BACKOFF = 30.0
+LONGEST_PAUSE = 120.0  # seconds; a server that asks for more is not waited for
+
+T = TypeVar("T")
+
+
+class RequestFailed(Exception):
+    """
+    A request got no usable answer.
+
+    Args:
+        message (`str`): Why, without secrets.
+        retry (`bool`): Whether the same request may succeed later.
+        retry_after (`float`, *optional*): Seconds for which the server asked to be left alone.
+    """
+
+    def __init__(self, message: str, retry: bool, retry_after: float | None = None):
+        super().__init__(message)
+        self.retry = retry
+        self.retry_after = retry_after
+
+
+class Stopped(Exception):
+    """A worker gave up its question because another one met the end."""
+
+
+class Gate:
+    """Lets requests pass at a rate, for all threads together, and none during a pause."""
+
+    def __init__(self, per_minute: float | None = None):
+        self.interval = 60.0 / per_minute if per_minute else 0.0
+        self.opens = 0.0  # when the next request may pass, by `time.monotonic`
+        self.lock = threading.Lock()
+
+    def wait(self, stop: threading.Event) -> None:
+        with self.lock:
+            now = time.monotonic()
+            slot = max(self.opens, now)
+            self.opens = slot + self.interval
+        if (slot > now and stop.wait(slot - now)) or stop.is_set():
+            raise Stopped
+
+    def pause(self, seconds: float) -> None:
+        with self.lock:
+            self.opens = max(self.opens, time.monotonic() + seconds)
+
+
+class RemoteJudge(PairwiseJudge):
+    """
+    Base class of judges that ask a server. A subclass implements [`~RemoteJudge.ask`].
+
+    A question that gets no answer after its retries abstains with the reason `"server"`, and is asked again in the
+    next run because abstentions are not cached.
+
+    Args:
+        server (`str`):
+            What error messages call the server; no secrets.
+        order (`str`, *optional*, defaults to `"both"`):
+            As in [`PairwiseJudge`].
+        concurrency (`int`, *optional*, defaults to 32):
+            Requests under way at a time. This, `requests_per_minute` and `budget` are totals, of which each process of
+            a distributed run (`WORLD_SIZE`) takes its share.
+        max_retries (`int`, *optional*, defaults to 5):
+            Further attempts at a request that failed for a passing reason. They wait as long as the server's
+            `retry-after` says, or .5, 1, 2, ... seconds, less up to half at random.
+        requests_per_minute (`float`, *optional*):
+            Upper bound of the rate of requests.
+        max_failures (`int`, *optional*, defaults to 20):
+            After so many questions in a row without an answer the judge raises a [`JudgeError`].
+        budget (`int`, *optional*):
+            Requests, retries included, that may be sent in the life of the judge, after which it raises a
+            [`JudgeError`].
+        cache (`bool`, `str`, `os.PathLike` or [`JudgementStore`], *optional*, defaults to `True`):
+            Where answers are kept: `True` for the default store, a path, or `None` for nowhere.
+
+    Attributes:
+        usage (`Counter`):
+            `requests`, `failed_requests`, `seconds` (summed over requests), and what the subclass adds.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        order: str = "both",
+        concurrency: int = 32,
+        max_retries: int = 5,
+        requests_per_minute: float | None = None,
+        max_failures: int = 20,
+        budget: int | None = None,
+        cache: JudgementStore | str | os.PathLike | bool | None = True,
+    ):
+        least = {"concurrency": 1, "max_retries": 0, "requests_per_minute": 1e-9, "max_failures": 1, "budget": 1}
+        values = (concurrency, max_retries, requests_per_minute, max_failures, budget)
+        for (argument, smallest), value in zip(least.items(), values, strict=True):
+            if value is not None and value < smallest:
+                raise ValueError(f"`{argument}` of {self.name} must be {smallest:g} or more; got {value}.")
+        processes = int(os.environ.get("WORLD_SIZE") or 1)
+        self.server = server
+        self.order = order
+        self.concurrency = max(1, concurrency // processes)
+        self.max_retries = max_retries
+        self.max_failures = max_failures
+        self.budget = None if budget is None else max(1, budget // processes)
+        self.cache = as_store(cache)
+        self.usage: Counter = Counter()
+        self._gate = Gate(requests_per_minute and requests_per_minute / processes)
+        self._lock = threading.Lock()
+        self._random = random.Random()  # not the global one, whose state belongs to the training run
+        self._failures = 0  # questions in a row without an answer
+
+    @abstractmethod
+    def ask(
+        self, attempt: Callable[[Callable[[], T]], T], prompt: Prompt, first: str, second: str, **columns
+    ) -> float:
+        """
+        Answer one question; called by many threads at a time.
+
+        Args:
+            attempt (`Callable`):
+                `attempt(send)` calls `send()`, once the rate and the budget allow it, and again after a
+                [`RequestFailed`] that a retry may heal. Every request goes through it.
+            prompt (`str` or `list[dict]`): As in the dataset.
+            first (`str`): A completion.
+            second (`str`): A completion.
+            columns: The values of the dataset's other columns.
+
+        Returns:
+            `float`: The probability that `first` is better, or [`Abstained`].
+
+        Raises:
+            `RequestFailed`: If there is no answer to this question.
+            `JudgeError`: If there will be none to the others either.
+        """
+
+    def prepare(self, attempt: Callable[[Callable[[], T]], T]) -> None:
+        """Called before the questions of a batch, for what has to be found out once."""
+
+    def judge(self, prompts, first, second, **columns):
+        answers: list[float] = [math.nan] * len(prompts)
+        for row, answer in self.judge_each(prompts, first, second, **columns):
+            answers[row] = answer
+        return answers
+
+    def judge_each(self, prompts, first, second, **columns) -> Iterator[tuple[int, float]]:
+        """
+        Answers in the order in which they arrive. What is under way when the judge meets an end (a [`JudgeError`]) is
+        waited for and yielded before the error is raised: it is paid for.
+        """
+        stop = threading.Event()
+        attempt = functools.partial(self._attempt, stop)
+        self.prepare(attempt)
+        rows: queue.SimpleQueue = queue.SimpleQueue()
+        results: queue.SimpleQueue = queue.SimpleQueue()
+        for row in range(len(prompts)):
+            rows.put(row)
+
+        def work():
+            try:
+                while not stop.is_set():
+                    row = rows.get_nowait()
+                    rest = {name: values[row] for name, values in columns.items()}
+                    results.put((row, self._outcome(stop, attempt, prompts[row], first[row], second[row], rest)))
+            except queue.Empty:
+                pass
+            finally:
+                results.put(None)  # this worker is done
+
+        workers = min(self.concurrency, len(prompts))
+        for _ in range(workers):
+            threading.Thread(target=work, name="judge", daemon=True).start()
+        errors, failed = [], []
+        try:
+            while workers:
+                if (result := results.get()) is None:
+                    workers -= 1
+                    continue
+                row, answer = result
+                if isinstance(answer, RequestFailed):
+                    failed.append(answer)
+                    answer = Abstained("server")
+                if not isinstance(answer, Exception):
+                    yield row, answer
+                elif not isinstance(answer, Stopped):
+                    errors.append(answer)
+        finally:
+            stop.set()
+        if self._failures >= self.max_failures:
+            errors.append(self.ended(f"{self._failures} failures in a row, the last: {failed[-1]}"))
+        if errors:
+            self._failures = 0
+            raise errors[0]
+        if failed:
+            logger.warning(
+                f"{self.name} got no answer to {len(failed)} of {len(prompts)} questions from {self.server}, which "
+                f"abstain; the last: {failed[-1]}."
+            )
+
+    def _outcome(self, stop: threading.Event, attempt, *question) -> float | Exception:
+        """A worker's answer, or what went wrong. Stops the others if that is the end."""
+        *question, columns = question
+        try:
+            answer = self.ask(attempt, *question, **columns)
+        except Exception as error:
+            answer = error
+        with self._lock:
+            if isinstance(answer, RequestFailed):
+                self._failures += 1
+            elif isinstance(answer, Exception):
+                stop.set()
+            elif self._failures < self.max_failures:  # else the end has come, and this is a straggler
+                self._failures = 0
+            if self._failures >= self.max_failures:
+                stop.set()
+        return answer
+
+    def ended(self, why: str) -> JudgeError:
+        """A [`JudgeError`] that says what is wrong with the server and how to go on."""
+        if self.cache is None:
+            rest = "With `cache` at None its earlier answers are lost"
+        else:
+            rest = f"All it answered is kept in {self.cache.path}: run again, and only the rest is asked"
+        return JudgeError(f"{self.name} cannot go on with {self.server}: {why}. {rest}.")
+
+    def count(self, **amounts: float) -> None:
+        """Add to `usage`, from any thread."""
+        with self._lock:
+            for name, amount in amounts.items():
+                self.usage[name] += amount
+
+    def _attempt(self, stop: threading.Event, send: Callable[[], T]) -> T:
+        for retries in range(self.max_retries + 1):
+            self._gate.wait(stop)
+            self._spend()
+            start = time.perf_counter()
+            try:
+                return send()
+            except RequestFailed as error:
+                failure = error
+            finally:
+                self.count(seconds=time.perf_counter() - start)
+            self.count(failed_requests=1)
+            if not failure.retry or retries == self.max_retries:
+                break
+            if failure.retry_after is not None:
+                if failure.retry_after > LONGEST_PAUSE:
+                    raise self.ended(f"it asks to wait {failure.retry_after:.0f} seconds ({failure})")
+                self._gate.pause(failure.retry_after)
+            backoff = min(BACKOFF * 2.0**retries, LONGEST_BACKOFF) * (1.0 - self._random.random() / 2.0)
+            if stop.wait(backoff):
+                raise Stopped
+        raise failure
+
+    def _spend(self) -> None:
+        with self._lock:
+            if self.budget is not None and self.usage["requests"] >= self.budget:
+                spent = True
+            else:
+                spent = False
+                self.usage["requests"] += 1
+        if spent:
+            raise self.ended(f"its budget of {self.budget} requests is spent; raise `budget`")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the headers of a reply ask to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."""
+    with contextlib.suppress(KeyError, ValueError):
+        return max(0.0, float(headers["retry-after-ms"]) / 1000.0)
+    text = headers.get("retry-after", "")
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(text))
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    return None

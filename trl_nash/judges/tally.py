@@ -1,0 +1,88 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is known of a judge's answers beside the answers: why there is none, and how far they can be trusted."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+
+
+class Abstained(float):
+    """
+    No verdict, and why: `nan` with a reason.
+
+    Args:
+        reason (`str`, *optional*, defaults to `"no opinion"`):
+            A few words, such as `"refused"`, `"unparsable"`, `"too long"` or `"server"`. Abstentions are counted by
+            it, and it is part of the name of a metric.
+    """
+
+    reason: str
+
+    def __new__(cls, reason: str = "no opinion"):
+        self = super().__new__(cls, math.nan)
+        self.reason = reason
+        return self
+
+    def __getnewargs__(self):
+        return (self.reason,)
+
+    def __repr__(self) -> str:
+        return f"Abstained({self.reason!r})"
+
+
+@dataclass
+class Tally:
+    """
+    Counts what a judge was asked and how it answered. A *question* is one order of a pair.
+
+    Attributes:
+        asked (`int`): questions that the judge answered.
+        cached (`int`): questions that were answered from its cache instead.
+        both_orders (`int`): pairs that have a verdict in both orders.
+        disagreement (`float`): sum of |P(a ≻ b) + P(b ≻ a) - 1| over them; 0 without position bias.
+        flips (`int`): those of them in which the same *position* won both times.
+        ties (`int`): pairs of different completions with a preference of exactly .5, among all rows.
+        abstained (`Counter`): rows without a verdict, by reason.
+    """
+
+    asked: int = 0
+    cached: int = 0
+    both_orders: int = 0
+    disagreement: float = 0.0
+    flips: int = 0
+    ties: int = 0
+    abstained: Counter = field(default_factory=Counter)
+
+    @property
+    def position_bias(self) -> float:
+        """Mean disagreement of the two orders, `nan` if no pair was asked in both."""
+        return self.disagreement / self.both_orders if self.both_orders else math.nan
+
+    def add_orders(self, there: float, back: float) -> None:
+        """Counts P(a ≻ b) and P(b ≻ a) as the judge gave them."""
+        if math.isnan(there) or math.isnan(back):
+            return
+        self.both_orders += 1
+        self.disagreement += abs(there + back - 1.0)
+        self.flips += (there - 0.5) * (back - 0.5) > 0
+
+    def add_verdicts(self, verdicts: Iterable[float]) -> None:
+        """Counts the final preferences of pairs of different completions."""
+        for verdict in verdicts:
+            if math.isnan(verdict):
+                self.abstained[getattr(verdict, "reason", "no opinion")] += 1
+            self.ties += verdict == 0.5
+
+    def add(self, other: "Tally") -> None:
+        """Adds what another judge counted, of which this one is made."""
+        for f in fields(self):
+            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+
+    def take(self) -> "Tally":
+        """What was counted since the last call, and start anew."""
+        taken = Tally(**{f.name: getattr(self, f.name) for f in fields(self)})
+        self.__init__()
+        return taken
