@@ -221,7 +221,8 @@ class PairConfig(NashConfig):
             `"soft"` trains on the probability, `"sampled"` on a draw from it, `"argmax"` on the winner (another game).
         pair_selection (`str`, *optional*, defaults to `"all"`):
             Which of the K completions are paired: `"all"` K(K-1)/2, `"iid"` floor(K/2) disjoint pairs, `"best_worst"`
-            the best against the worst by win rate (inflates the step under a noisy judge).
+            the best against the worst by win rate (inflates the step under a noisy judge), `"tournament"` the best
+            against the worst by knock-out (INPO's: 11 comparisons instead of 28 for K = 8).
 
     The other parameters are those of [`NashConfig`].
     """
@@ -236,7 +237,7 @@ class PairConfig(NashConfig):
     )
     pair_selection: str = field(
         default="all",
-        metadata={"help": "Which completions are paired.", "choices": ["all", "iid", "best_worst"]},
+        metadata={"help": "Which completions are paired.", "choices": ["all", "iid", "best_worst", "tournament"]},
     )
 
     def __post_init__(self):
@@ -244,7 +245,11 @@ class PairConfig(NashConfig):
         self.step_size = _collapse(self.step_size)
         check_range("step_size", self.step_size, 0.0)
         check_choice("preference_label", self.preference_label, ["soft", "sampled", "argmax"])
-        check_choice("pair_selection", self.pair_selection, ["all", "iid", "best_worst"])
+        check_choice("pair_selection", self.pair_selection, ["all", "iid", "best_worst", "tournament"])
+        if self.pair_selection == "tournament" and self.num_generations < 3:
+            raise ValueError(
+                f"`pair_selection='tournament'` needs `num_generations` of at least 3, got {self.num_generations}."
+            )
         # One goes by round, the other by epoch: what meets in between is checked when a round begins.
         for index in (0, -1):
             check_step(_as_list(self.step_size)[index], _as_list(self.beta)[index])

@@ -6,6 +6,7 @@
 import logging
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from .checkpoints import keep_random_state
 from .checks import check_prompt
 from .completions import Verdict
 from .prompts import strip_thinking
+from .tournament import best_and_worst_by_tournament
 
 
 class EpochCounter(TrainerCallback):
@@ -92,9 +94,13 @@ class SamplingMixin:
                 check_prompt(row.get("prompt"), f"the row {row}")
             with self._metrics[self._mode].phase("generate"):
                 samples = self._sample([row["prompt"] for row in chunk])
+            if self.args.pair_selection == "tournament":
+                samples, verdicts = self._tournament(chunk, samples)
+            else:
+                verdicts = self._judge(chunk, samples.completion_ids, samples.pairs, of_round=True)
             prompt_ids += samples.prompt_ids
             completion_ids += samples.completion_ids
-            preference.append(self._judge(chunk, samples.completion_ids, samples.pairs, of_round=True))
+            preference.append(verdicts)
         self._stop_if_judge_failed()
         samples = Samples(prompt_ids, completion_ids, samples.pairs)
         preference = torch.cat(preference)
@@ -215,6 +221,19 @@ class SamplingMixin:
                 prompt = prompt if isinstance(prompt, str) else prompt[-1]["content"]
                 self._verdicts.append(Verdict(prompt, completions[i], completions[j], float(row[0])))
         return preference
+
+    def _tournament(self, rows: list[dict], samples: Samples) -> tuple[Samples, torch.Tensor]:
+        """The samples with the best completion first and the worst second, and the preference between them."""
+
+        def take(players: np.ndarray) -> list:
+            return [[ids[k] for k in row] for ids, row in zip(samples.completion_ids, players, strict=True)]
+
+        count = self.args.num_generations
+        chosen, preference = best_and_worst_by_tournament(
+            lambda players, pairs: self._judge(rows, take(players), pairs, of_round=True).numpy(), len(rows), count
+        )
+        order = [[*row, *(k for k in range(count) if k not in row)] for row in chosen.tolist()]
+        return replace(samples, completion_ids=take(order), pairs=[(0, 1)]), torch.from_numpy(preference)
 
     def _micro_batches(self, samples: Samples, preference: torch.Tensor) -> list[PairBatch]:
         """The round in micro-batches of fixed rows and width, with the pairs and labels to train on."""
