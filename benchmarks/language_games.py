@@ -83,8 +83,8 @@ def table(results: list[dict], rounds: int) -> str:
 
     seeds = len({result["seed"] for result in results})
     lines = [
-        f"Mean duality gap of the last 20 % of {rounds} rounds: median of {seeds} seeds (smallest to largest). The "
-        "start has .28.",
+        f"Mean duality gap of the last 20 % of {rounds} rounds: median of {seeds} seeds (smallest to largest).",
+        "The starts have .28, two games .24.",
         "",
         f"| algorithm | {' | '.join(CASES)} |",
         "|---|" + "---|" * len(CASES),
@@ -104,7 +104,7 @@ def table(results: list[dict], rounds: int) -> str:
             own.append(f"| {algorithm} | {' | '.join(distances)} |")
     lines += [
         "",
-        "INPO and Nash-MD stay near their reference. KL to the equilibrium of their own, in nats, over the same "
+        "INPO and Nash-MD stay near their reference. KL to the equilibrium of their own, in nats, over the same",
         "rounds, and the gap which that equilibrium has:",
         "",
         f"| algorithm | {' | '.join(CASES)} |",
