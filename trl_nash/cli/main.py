@@ -14,7 +14,7 @@ from .options import ALGORITHMS, did_you_mean
 
 
 _OTHER_COMMANDS = {
-    "demo": "watch COMAL train a small model on this machine: no GPU, hub or key needed",
+    "demo": "watch COMAL train a small model here, or the algorithms on a game: no GPU, hub or key",
     "simulate": "see what a setting does to convergence, on a game whose equilibrium is known",
     "env": "print versions and available extras, for bug reports",
 }
