@@ -29,6 +29,7 @@ from pathlib import Path
 import pytest
 from conftest import build_model, build_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers.utils import logging as transformers_logging
 
 import trl_nash
 from trl_nash.cli.options import ALGORITHMS
@@ -300,6 +301,26 @@ def test_examples_train(example, options, files, monkeypatch, tmp_path, capsys):
 def test_example_judge(capsys):
     runpy.run_path(str(ROOT / "examples" / "judge_function.py"), run_name="__main__")
     assert capsys.readouterr().out == "[1.0, 0.6]\n"
+
+
+@pytest.fixture
+def quiet_transformers():
+    """The example makes transformers quiet; afterwards it is as before."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    yield
+    transformers_logging.set_verbosity(verbosity)
+    if bars:
+        transformers_logging.enable_progress_bar()
+
+
+def test_example_of_all_judges(capsys, quiet_transformers):
+    script = ROOT / "examples" / "judges.py"
+    assert len(script.read_text().splitlines()) <= 120
+    runpy.run_path(str(script), run_name="__main__")
+    rows = dict(re.findall(r"^([a-z -]*[a-z]) +([01]\.\d{3}) ", capsys.readouterr().out, flags=re.MULTILINE))
+    families = {"reward", "pairwise-lm", "gpm", "pairrm", "openai", "function", "ensemble", "length-debiased"}
+    assert set(rows) == families | {"async function"}
+    assert rows["openai"] == "0.500" and rows["function"] == "1.000" and rows["async function"] == "0.700"
 
 
 def test_example_of_the_paper(monkeypatch, tmp_path, capsys):
