@@ -66,7 +66,10 @@ def test_the_command_line_goes_before_the_config_file():
         ({"learning_rate": "fast"}, "learning_rate: invalid float value: 'fast'."),
         ({"max_steps": 1.5}, "max_steps: invalid int value: 1.5."),
         ({"beta": [0.1, True]}, "beta: invalid float value: True."),
-        ({"pair_selection": "some"}, "pair_selection: invalid choice: 'some' (choose from all, iid, best_worst)."),
+        (
+            {"pair_selection": "some"},
+            "pair_selection: invalid choice: 'some' (choose from all, iid, best_worst, tournament).",
+        ),
     ],
 )
 def test_wrong_values_of_a_config_file(values, complaint):

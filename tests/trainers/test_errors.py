@@ -254,7 +254,11 @@ def test_functional_dropout_is_off(tmp_path):
             {"preference_label": "hard"},
             "`preference_label` must be one of 'soft', .* got 'hard'",
         ),
-        ("ipo", {"pair_selection": "best"}, "`pair_selection` must be one of 'all', 'iid', 'best_worst', got 'best'"),
+        (
+            "ipo",
+            {"pair_selection": "best"},
+            "`pair_selection` must be one of 'all', 'iid', 'best_worst', 'tournament', got 'best'",
+        ),
         ("ipo", {"step_size": -1.0}, "`step_size` must be at least 0, got -1"),
         ("ipo", {"step_size": []}, "`step_size` is an empty list: give at least one number"),
         ("ipo", {"step_size": ["x"]}, "`step_size` must be at least 0, got 'x'"),
