@@ -19,6 +19,7 @@ from . import demo_game
 from .demo_data import Example, read_examples
 from .demo_report import Policy, print_answers, print_comparison, progress_bar, show_training
 from .errors import UsageError
+from .options import StrictParser
 
 
 if TYPE_CHECKING:
@@ -76,16 +77,11 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str):
-            raise UsageError(f"{message}; `trl-nash demo --help` lists the options.")
-
-    parser = Parser(
+    parser = StrictParser(
         prog="trl-nash demo",
         description="Make a small language model, train it with COMAL under a judge of three raters who disagree in a "
         "circle, and compare it with the model that it started from. Runs on a CPU, offline, in about two minutes. "
         "With --game: train tiny models on a game whose equilibrium is known, and see how near each algorithm gets.",
-        allow_abbrev=False,
     )
     parser.add_argument("--prompts", metavar="FILE", help='JSON Lines file with {"prompt": "..."} on each line.')
     parser.add_argument("--output_dir", metavar="DIR", help="default: trl-nash-demo, and trl-nash-game with --game")

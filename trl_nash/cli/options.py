@@ -65,6 +65,36 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f": did you mean {prefix}{known[nearest[0]]}?" if nearest else ""
 
 
+class StrictParser(argparse.ArgumentParser):
+    """
+    A parser of a command's options, written with dashes or underscores and never cut short, that answers what it does
+    not know with a [`UsageError`].
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str):
+        raise UsageError(f"{message}; `{self.prog} --help` lists the options.")
+
+    def parse_args(self, argv: list[str]) -> argparse.Namespace:
+        options, unknown = self.parse_known_args([_with_underscores(argument) for argument in argv])
+        for argument in unknown:
+            if argument.startswith("--"):
+                name = argument.partition("=")[0].lstrip("-")
+                known = [option.lstrip("-") for option in self._option_string_actions]
+                hint = did_you_mean(name, known, "--") or f"; `{self.prog} --help` lists the options."
+                raise UsageError(f"unknown option --{name}{hint}")
+        if unknown:
+            raise UsageError(f"unexpected argument {unknown[0]!r}: options are written --name value.")
+        return options
+
+
+def _with_underscores(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
+
+
 def take_option(argv: list[str], name: str) -> tuple[str | None, list[str]]:
     """
     Takes `--name VALUE` or `--name=VALUE` out of `argv`, with dashes or underscores; the last one counts.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UsageError
-from .options import did_you_mean
+from .options import StrictParser, did_you_mean
 
 
 if TYPE_CHECKING:
@@ -81,17 +81,12 @@ def run(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str):
-            raise UsageError(f"{message}; `trl-nash simulate --help` lists the options.")
-
-    parser = Parser(
+    parser = StrictParser(
         prog="trl-nash simulate",
         description="Run the algorithms on a matrix game, with exact fits or with sampled pairs, and see whether they "
         "reach its equilibrium. Options are called as in the trainers' configurations.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     game = parser.add_argument_group("the game").add_mutually_exclusive_group()
     game.add_argument(
@@ -156,21 +151,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output_dir", metavar="DIR", help="write simulation.json, simulation.csv, figures (PNG) and report.html"
     )
-    options, unknown = parser.parse_known_args([_with_underscores(argument) for argument in argv])
-    for argument in unknown:
-        if argument.startswith("--"):
-            name = argument.partition("=")[0].lstrip("-")
-            known = [option.lstrip("-") for option in parser._option_string_actions]
-            hint = did_you_mean(name, known, "--") or "; `trl-nash simulate --help` lists the options."
-            raise UsageError(f"unknown option --{name}{hint}")
-    if unknown:
-        raise UsageError(f"unexpected argument {unknown[0]!r}: options are written --name value.")
-    return options
-
-
-def _with_underscores(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
+    return parser.parse_args(argv)
 
 
 def check(options: argparse.Namespace) -> None:
