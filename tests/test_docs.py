@@ -38,7 +38,7 @@ from trl_nash.cli.options import ALGORITHMS
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *DOCS]}
-COMMANDS = [*ALGORITHMS, "demo", "simulate", "env"]
+COMMANDS = [*ALGORITHMS, "demo", "simulate", "judge", "env"]
 CONFIGS = {
     "docs/comal.md": "COMALConfig",
     "docs/iterative_ipo.md": "PairConfig",
@@ -242,7 +242,7 @@ def test_options_and_commands_in_the_text_exist(page, capsys):
 
     parsers = [launch_parser(), *map(NashParser, ALGORITHMS)]
     known = {name.lstrip("-") for parser in parsers for name in parser._option_string_actions}
-    for command in ("demo", "simulate"):
+    for command in ("demo", "simulate", "judge"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         known |= set(re.findall(r"--([a-z]\w+)", capsys.readouterr().out))

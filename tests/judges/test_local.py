@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_judges import build_judge_model, build_llama3_tokenizer
-from tokenizers import AddedToken
-from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
+from tokenizers import AddedToken, Tokenizer, decoders, models
+from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from trl_nash.judges.local import LocalModel, batches, load_model, on_device, pad, whole_weights
 from trl_nash.judges.pairwise_lm import PairwiseLMJudge
@@ -298,3 +298,26 @@ def test_role_markers_of_plain_text_templates_are_neutralised():
     )
     assert Neutraliser(tokenizer)("a\n### assistant:\nb") == "a\n# ## assistant:\nb"
     assert Neutraliser(tokenizer)("a # b, assistant: c") == "a # b, assistant: c"
+
+
+def byte_tokenizer(decodes: bool) -> PreTrainedTokenizerFast:
+    """Every byte is a token; without a decoder, bytes come back as their names."""
+    vocabulary = {"<unk>": 0, **{f"<0x{byte:02X}>": byte + 1 for byte in range(256)}}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    if decodes:
+        backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("decodes", [True, False])
+@pytest.mark.parametrize("room", range(9))
+def test_cutting_ends_within_a_character_too(room, decodes):
+    """A cut in the middle of an emoji leaves bytes that decode to more tokens than were kept."""
+    tokenizer = byte_tokenizer(decodes)
+    messages, cuts = [{"role": "user", "content": "\U0001f600" * 10}], 0
+    while (count := len(tokenizer(messages[0]["content"], add_special_tokens=False)["input_ids"])) > room:
+        messages = cut_left(messages, count - room, tokenizer)
+        cuts += 1
+        assert cuts <= 10
+    if decodes:
+        assert set(messages[0]["content"]) <= {"\U0001f600"}

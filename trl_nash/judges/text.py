@@ -37,7 +37,11 @@ def cut_left(messages: list[Message], count: int, tokenizer: PreTrainedTokenizer
     first, *rest = messages
     ids = tokenizer(first["content"], add_special_tokens=False)["input_ids"]
     if ids and (len(ids) > count or not rest):
-        return [{**first, "content": tokenizer.decode(ids[count:])}, *rest]
+        text = tokenizer.decode(ids[count:]).lstrip("\ufffd")  # half a character, which would be longer as tokens
+        # Not every tokenizer decodes what it encodes, and a text that did not become shorter would be cut for ever.
+        if len(text) >= len(first["content"]):
+            text = first["content"][max(len(first["content"]) * count // len(ids), 1) :]
+        return [{**first, "content": text}, *rest]
     return rest[1:] or None  # a turn goes with the answer to it, so that the user still begins
 
 

@@ -1,0 +1,186 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from judge_files import PAIRS, complaint, judged
+from scipy import stats
+from tiny import build_tokenizer
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from trl_nash import RandomJudge, load_judge
+from trl_nash.cli.main import main
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "judges"))
+from loopback import KEY, Loopback, fair, ok, preference, status  # noqa: E402
+
+
+def test_pairs_are_what_the_judge_says(tmp_path, write_rows, capsys):
+    records, figures = judged(tmp_path, write_rows(PAIRS), "judge_files:biased", "--batch_size", "3")
+    assert [(r["prompt"], r["first"], r["second"], r["label"]) for r in records] == [
+        (row["prompt"], row["first"], row["second"], row["label"]) for row in PAIRS
+    ]
+    expected = load_judge("judge_files:biased")(*([row[k] for row in PAIRS] for k in ("prompt", "first", "second")))
+    for record, p in zip(records, expected, strict=True):
+        assert record["preference"] == (None if math.isnan(p) else pytest.approx(p, abs=1e-15))
+        assert record["abstained"] == ("no opinion" if math.isnan(p) else None)
+
+    found = figures["judge"]
+    kept = [(p, row) for p, row in zip(expected, PAIRS, strict=True) if p == p]
+    p = np.array([p for p, _ in kept])
+    assert (found["pairs"], found["judged"], found["abstained"]) == (20, 12, {"no opinion": 8})
+    assert found["mean_preference"] == pytest.approx(p.mean())
+    assert found["standard_error"] == pytest.approx(stats.sem(p))
+    # The bias is .1 for either position, less where a probability is cut off at 1 or 0: never with these letters.
+    assert found["orders"] == {"pairs": 12, "position_bias": pytest.approx(0.2), "flip_rate": pytest.approx(0.0)}
+    assert found["cost"]["asked"] == 40
+    assert found["cost"]["seconds"] > 0
+    known = np.array([(p, row["label"]) for p, row in kept if row["label"] is not None])
+    assert found["label"]["pairs"] == len(known)
+    assert found["label"]["brier"] == pytest.approx(((known[:, 0] - known[:, 1]) ** 2).mean())
+    shown = capsys.readouterr().out
+    assert "12 of 20" in shown and "abstained: no opinion" in shown and "agrees with the label" in shown
+
+
+def test_figures_and_page(write_rows, tmp_path):
+    judged(tmp_path, write_rows(PAIRS), "judge_files:biased", "--second_judge", "random")
+    names = {"judgements.jsonl", "judgements.jsonl.run.json", "judge.json", "preferences.png", "reliability.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {"report.html"}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "position bias" in page and page.count("<figure>") == 2
+
+
+def test_without_matplotlib_the_rest_is_there(write_rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    judged(tmp_path, write_rows(PAIRS), "random")
+    assert 'pip install "trl-nash[plots]"' in capsys.readouterr().out
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_without_output_nothing_is_written(write_rows, tmp_path, capsys):
+    file = write_rows(PAIRS)
+    assert main(["judge", file, "--judge=random"]) == 0
+    assert "mean preference" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
+
+
+def test_second_judge(tmp_path, write_rows):
+    records, figures = judged(
+        tmp_path, write_rows(PAIRS), "random", "--second_judge", "random", "--second_judge_kwargs", '{"seed": 1}'
+    )
+    p, q = (np.array([record[f"{prefix}preference"] for record in records]) for prefix in ("", "second_"))
+    assert q.tolist() == RandomJudge(seed=1)(*([row[k] for row in PAIRS] for k in ("prompt", "first", "second")))
+    found = figures["judge"]["second_judge"]
+    assert found["accuracy"] == pytest.approx(((p > 0.5) == (q > 0.5)).mean())
+    both_ways = np.concatenate([p, 1 - p]), np.concatenate([q, 1 - q])
+    assert found["correlation"] == pytest.approx(stats.pearsonr(*both_ways).statistic)
+    assert figures["second_judge"]["mean_preference"] == pytest.approx(q.mean())
+
+
+def test_other_columns_and_reasons_reach_the_judgements(write_rows, tmp_path):
+    records, _ = judged(tmp_path, write_rows(PAIRS), "judge_files:by_note", "--second_judge", "judge_files:Reasons")
+    assert [record["preference"] for record in records] == [1.0] * 20
+    reasons = ["too long" if "e" in row["first"] + row["second"] else None for row in PAIRS]
+    assert [record["second_abstained"] for record in records] == reasons
+
+
+def test_completions_are_all_compared_and_scored_once(write_rows, tmp_path):
+    rows = [{"prompt": "a", "completions": ["b", "c", "d", "e"][: 2 + k % 3]} for k in range(5)]
+    tokenizer, folder = build_tokenizer(), tmp_path / "reward"
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **size)
+    torch.manual_seed(0)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    records, figures = judged(
+        tmp_path, write_rows(rows), f"reward:{folder}", "--judge_kwargs", '{"temperature": 0.01}'
+    )
+    assert len(records) == 1 + 3 + 6 + 1 + 3
+    reward = load_judge(f"reward:{folder}", temperature=0.01)
+    expected = reward(*([record[k] for record in records] for k in ("prompt", "first", "second")))
+    assert [record["preference"] for record in records] == pytest.approx(expected, abs=1e-4)
+    assert (figures["judge"]["triples"], figures["judge"]["cycle_rate"]) == (1 + 4 + 1, 0.0)
+
+
+def test_equal_texts_are_a_half_and_count_nowhere(tmp_path, write_rows):
+    rows = [{"prompt": "a", "first": "b", "second": "b"}, {"prompt": "a", "first": "b", "second": "cc"}]
+    records, figures = judged(tmp_path, write_rows(rows), "judge_files:Reasons")
+    assert [record["preference"] for record in records] == [0.5, 0.25]
+    assert (figures["judge"]["equal"], figures["judge"]["ties"], figures["judge"]["mean_preference"]) == (1, 0.0, 0.25)
+
+
+def test_bad_options(write_rows, tmp_path, capsys):
+    file = write_rows(PAIRS)
+    for argv, expected in (
+        ((), "a file of pairs is needed"),
+        ((file,), "a judge is needed"),
+        ((file, "--jugde", "random"), "unknown option --jugde: did you mean --judge?"),
+        ((file, "other", "--judge", "random"), "unexpected argument 'other'"),
+        ((file, "--judge", "random", "--judge_kwargs", "{seed: 1}"), "--judge_kwargs must be JSON"),
+        ((file, "--judge", "random", "--judge_kwargs", "[1]"), "must be a JSON object"),
+        ((file, "--judge", "random", "--second_judge_kwargs", "{}"), "--second_judge: add it"),
+        ((file, "--judge", "random", "--batch-size", "0"), "--batch_size must be at least 1"),
+        ((file, "--judge", "random", "--batch_size", "x"), "--help` lists the options"),
+        ((file, "--judge", "random", "--output", "judged.txt"), "written as .jsonl or .parquet"),
+        ((file, "--judge", "random", "--output", file), "is the file of pairs"),
+        ((file, "--judge", "random", "--output_dir", file), "Name another directory"),
+        ((file, "--judge", "random", "--output", f"{file}/x.jsonl"), "Name another file"),
+    ):
+        assert expected in complaint(capsys, *argv)
+
+
+def test_bad_judges(write_rows, tmp_path, capsys):
+    file = write_rows(PAIRS)
+    assert "did you mean 'random'" in complaint(capsys, file, "--judge", "randon", code=1)
+    kwargs = ("--judge", "random", "--judge_kwargs", '{"sed": 1}')
+    assert "takes the arguments seed" in complaint(capsys, file, *kwargs, code=1)
+    assert main(["judge", file, "--judge", f"reward:{tmp_path / 'none'}"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_costs_of_a_server(tmp_path, write_rows, monkeypatch, capsys):
+    """A real server, which refuses one question for good: its pair has no verdict, and the rest is not asked again."""
+    monkeypatch.setenv("TRL_NASH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    refused = (PAIRS[2]["first"], PAIRS[2]["second"])
+    with Loopback(lambda question, number: status(400) if question == refused else ok) as server:
+        argv = (f"openai:tiny@{server.url}", "--judge_kwargs", '{"timeout": 5}')
+        records, figures = judged(tmp_path, write_rows(PAIRS), *argv)
+        assert [r["abstained"] for r in records] == [None, None, "server", *[None] * 17]
+        for record in records[3:]:
+            assert record["preference"] == pytest.approx(fair(record["first"], record["second"]))
+        found = figures["judge"]
+        assert found["abstained"] == {"server": 1}
+        bias = [abs(preference(r["first"], r["second"]) + preference(r["second"], r["first"]) - 1) for r in records]
+        assert found["orders"]["position_bias"] == pytest.approx(np.delete(bias, 2).mean())
+        cost, sent = found["cost"], len(server.log)
+        assert (cost["asked"], cost["cached"], cost["requests"]) == (40, 0, sent)
+        assert cost["failed_requests"] == 1 and cost["request_seconds"] > 0
+        capsys.readouterr()
+        again = ["judge", write_rows(PAIRS), "--judge", argv[0], "--output", str(tmp_path / "again.jsonl")]
+        assert main(again) == 0
+        assert len(server.requests) == 41 and "from the cache" in capsys.readouterr().out
+    for path in (tmp_path / "out").iterdir():
+        assert KEY.encode() not in path.read_bytes()
+
+
+def test_help_is_quick():
+    code = (
+        "import sys; from trl_nash.cli.main import main\n"
+        "try: main(['judge', '--help'])\n"
+        "except SystemExit: pass\n"
+        "found = {'torch', 'transformers', 'trl', 'numpy', 'rich', 'matplotlib'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    start = time.monotonic()
+    shown = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True).stdout
+    assert time.monotonic() - start < 2
+    assert "--second_judge_kwargs" in shown

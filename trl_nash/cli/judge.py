@@ -1,0 +1,218 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""`trl-nash judge`: what a judge says of pairs in a file, and how far it can be trusted, before training with it."""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError, is_user_error, report
+from .options import StrictParser
+
+
+if TYPE_CHECKING:
+    from ..judges.base import PairwiseJudge
+    from .judge_data import Row
+    from .judge_output import Output
+
+_EXAMPLES = """\
+examples:
+  trl-nash judge pairs.jsonl --judge reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B
+  trl-nash judge pairs.jsonl --judge my_judges:longer_wins --output judged.parquet
+  trl-nash judge answers.jsonl --judge openai:Qwen/Qwen3-8B@http://localhost:8000/v1 --output_dir judged
+  trl-nash judge pairs.jsonl --judge random --judge_kwargs '{"seed": 1}' --second_judge random
+"""
+_FORMATS = """\
+The file is .jsonl, .json, .csv or .parquet, with the columns prompt, first, second; or prompt, chosen, rejected; or
+prompt and completions, a list, of which all pairs are judged. A column `label` is P(first wins), or first, second or
+tie; chosen always wins. The judge gets the other columns. Prompts and completions are text or messages.
+"""
+
+
+def run(argv: list[str]) -> int:
+    """
+    Judges the pairs of a file, prints what that says of the judge, and writes it to files.
+
+    Args:
+        argv (`list[str]`): the options after `trl-nash judge`.
+
+    Returns:
+        `int`: The exit code: 0, 1 if a judge cannot be loaded, 130 when interrupted.
+
+    Raises:
+        UsageError: If an option or the file cannot be used.
+        ValueError: If a row cannot.
+        JudgeError: If a judge cannot go on.
+    """
+    options = _parse(argv)
+    kwargs = check(options)
+    from .judge_data import read_rows
+
+    rows = read_rows(options.file)
+    try:
+        judges = _load_judges(options, kwargs)
+    except Exception as error:
+        if not is_user_error(error, starting=True):
+            raise
+        return report(error)
+    return _judge(options, rows, judges, kwargs)
+
+
+def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, PairwiseJudge]", kwargs: dict) -> int:
+    from rich.console import Console
+
+    from ..judges.base import JudgeError
+    from .judge_output import Output
+    from .judge_report import evaluate, print_results, write_files
+    from .judge_run import judge_rows
+
+    specs = {name: getattr(options, name) for name in judges}
+    output = Output(
+        options.output and Path(options.output),
+        {name: _settings(specs[name], judge, kwargs[name]) for name, judge in judges.items()},
+    )
+    pairs = sum(len(row.pairs) for row in rows)
+    todo = [row for row in rows if output.missing(row)]
+    try:
+        with _progress() as progress:
+            task = progress.add_task("pairs", total=pairs, completed=pairs - sum(len(row.pairs) for row in todo))
+            judge_rows(judges, todo, output, options.batch_size, lambda judged: progress.advance(task, judged))
+    except KeyboardInterrupt:
+        print(f"trl-nash: interrupted. {_how_to_go_on(output, pairs)}", file=sys.stderr)
+        return 130
+    except JudgeError as error:
+        raise JudgeError(f"{error} {_how_to_go_on(output, pairs)}") from error
+    output.finish()
+    records = [output.records[row.index, i, j] for row in rows for i, j in row.pairs]
+    labels = {row.index: row.label for row in rows}  # which may have come after the judgements
+    records = [record | {"label": labels[record["row"]]} for record in records]
+    console = Console(highlight=False)
+    results = evaluate(records, output.counts, specs)
+    print_results(console, results)
+    if output.path is not None:
+        console.print(f"\nSaved {output.path}: a row for each of {pairs:,} pairs.", soft_wrap=True, markup=False)
+    if options.output_dir:
+        write_files(console, results, records, options.file, Path(options.output_dir))
+    return 0
+
+
+def check(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """
+    Refuses options that cannot be used, makes the output directory, and names the output in it.
+
+    Returns:
+        `dict[str, dict]`: The arguments of each judge.
+
+    Raises:
+        UsageError: In one sentence.
+    """
+    kwargs = {name: _read_kwargs(f"{name}_kwargs", getattr(options, f"{name}_kwargs")) for name in _names(options)}
+    if options.second_judge is None and options.second_judge_kwargs is not None:
+        raise UsageError("--second_judge_kwargs are the arguments of --second_judge: add it.")
+    if options.batch_size < 1:
+        raise UsageError(f"--batch_size must be at least 1, got {options.batch_size}.")
+    if options.output_dir:
+        try:
+            Path(options.output_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--output_dir {options.output_dir}: {error.strerror}. Name another directory.") from None
+        options.output = options.output or str(Path(options.output_dir) / "judgements.jsonl")
+    if options.output and Path(options.output).resolve() == Path(options.file).resolve():
+        raise UsageError(f"--output {options.output} is the file of pairs: name another one.")
+    return kwargs
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    return ["judge"] if options.second_judge is None else ["judge", "second_judge"]
+
+
+def _read_kwargs(name: str, text: str | None) -> dict[str, Any]:
+    try:
+        kwargs = {} if text is None else json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--{name} must be JSON: {error} in {text!r}.") from None
+    if not isinstance(kwargs, dict):
+        raise UsageError(f"--{name} must be a JSON object such as '{{\"temperature\": 0.5}}', got {text!r}.")
+    return kwargs
+
+
+def _load_judges(options: argparse.Namespace, kwargs: dict[str, dict]) -> "dict[str, PairwiseJudge]":
+    from ..judges import JUDGES, load_judge
+
+    judges = {}
+    for name in _names(options):
+        spec, device = getattr(options, name), None
+        if spec.partition(":")[0] in JUDGES.keys() - {"random", "function"}:
+            import torch
+
+            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        judges[name] = load_judge(spec, device, **kwargs[name])
+    return judges
+
+
+def _settings(spec: str, judge: "PairwiseJudge", kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What judgements depend on beside the question. Arguments may be secret, and only their hash is kept."""
+    settings = judge.identity or json.dumps([spec, kwargs], sort_keys=True)
+    return {"spec": spec, "order": judge.order, "settings": hashlib.sha256(settings.encode()).hexdigest()[:16]}
+
+
+def _how_to_go_on(output: "Output", pairs: int) -> str:
+    if output.path is None:
+        return "Nothing was kept: with --output FILE.jsonl the same command goes on where it stopped."
+    done = f"{len(output.records):,} of {pairs:,} pairs are in {output.lines}"
+    return f"{done}: the same command goes on where it stopped."
+
+
+def _progress():
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task):
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.3g} a second" if speed else "")
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = StrictParser(
+        prog="trl-nash judge",
+        description="Have a judge compare the answers in a file, and see what it prefers, how consistent it is,\nand "
+        "whether it agrees with labels or with another judge.\n\n" + _FORMATS,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", nargs="?", help="the pairs: .jsonl, .json, .csv or .parquet")
+    parser.add_argument("--judge", metavar="SPEC", help="as in training: key:target or module:name")
+    parser.add_argument("--judge_kwargs", metavar="JSON", help="its arguments, '{\"temperature\": 0.5}'")
+    parser.add_argument("--second_judge", metavar="SPEC", help="another one, to compare with")
+    parser.add_argument("--second_judge_kwargs", metavar="JSON", help="its arguments")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="the judgements, .jsonl or .parquet. They are written as they come: the same command goes on where it "
+        "stopped (default: judgements.jsonl in --output_dir)",
+    )
+    parser.add_argument("--output_dir", metavar="DIR", help="write judge.json, figures (PNG) and report.html")
+    parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="pairs a call (default: %(default)s)")
+    options = parser.parse_args(argv)
+    if options.file is None:
+        raise UsageError("a file of pairs is needed: trl-nash judge FILE --judge SPEC.")
+    if options.judge is None:
+        raise UsageError(f"a judge is needed: trl-nash judge {options.file} --judge SPEC.")
+    return options

@@ -1,0 +1,155 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Judgements on disk, written as they come, so that a run that was interrupted goes on where it stopped."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .judge_data import Row, read_table
+
+
+SUFFIXES = (".jsonl", ".parquet")
+Key = tuple[int, int, int]  # row, index of the first completion, index of the second
+
+
+class Output:
+    """
+    The judgements of a run, a dictionary for each pair: `id`, `row`, `first_index`, `second_index`, `prompt`, `first`,
+    `second`, `label`, `preference`, `abstained`, and with a second judge `second_preference`, `second_abstained`.
+
+    JSONL is appended to. Parquet is written at the end, from a JSONL file beside it, `NAME.jsonl`. `NAME.run.json`
+    says what judged, and what was counted.
+
+    Args:
+        path (`Path`, *optional*):
+            A .jsonl or .parquet file; without it nothing is kept.
+        settings (`dict[str, Any]`):
+            What the judgements depend on, beside the rows.
+
+    Attributes:
+        records (`dict[Key, dict]`): the judgements.
+        counts (`dict[str, Counter]`): for `"judge"` and `"second_judge"` what was counted in all runs.
+
+    Raises:
+        UsageError: If the file is another run's, or none of this command.
+    """
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]):
+        self.path, self.settings = path, settings
+        self.records: dict[Key, dict[str, Any]] = {}
+        self.counts: dict[str, Counter] = {name: Counter() for name in settings}
+        if path is None:
+            return
+        if path.suffix not in SUFFIXES:
+            raise UsageError(f"--output {path}: judgements are written as {' or '.join(SUFFIXES)}.")
+        self.lines = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
+        self.state = path.with_name(f"{path.name}.run.json")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._read()
+            self._save_state()
+        except OSError as error:
+            raise UsageError(f"--output {path}: {error.strerror}. Name another file.") from None
+
+    def missing(self, row: Row) -> bool:
+        """
+        Whether a pair of `row` is still to be judged.
+
+        Raises:
+            UsageError: If one was judged that is another in the file by now.
+        """
+        found = [self.records.get((row.index, *pair)) for pair in row.pairs]
+        for record, pair in zip(found, row.pairs, strict=True):
+            if record is not None and record["id"] != row.question(pair):
+                raise UsageError(
+                    f"Row {row.index} (from 0) is not what it was when {self.path} was written: name another --output."
+                )
+        return None in found
+
+    def append(self, records: list[dict[str, Any]]) -> None:
+        """Adds judgements; what has returned is on disk."""
+        new = {(record["row"], record["first_index"], record["second_index"]): record for record in records}
+        new = {key: record for key, record in new.items() if key not in self.records}
+        self.records |= new
+        if self.path is not None:
+            with self.lines.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in new.values()))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def count(self, name: str, counts: dict[str, float]) -> None:
+        """Adds to what was counted of a judge."""
+        self.counts[name].update(counts)
+        if self.path is not None:
+            self._save_state()
+
+    def finish(self) -> None:
+        """Makes the Parquet file, if that is what is wanted, of the lines beside it."""
+        if self.path is None or self.path == self.lines or not self.lines.exists():
+            return
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        _write_parquet([self.records[key] for key in sorted(self.records)], temporary)
+        temporary.replace(self.path)
+        self.lines.unlink()
+
+    def _read(self) -> None:
+        if not self.state.exists():
+            for file in {self.path, self.lines}:
+                if file.exists() and file.stat().st_size:
+                    raise UsageError(
+                        f"{file} is there already, and not as `trl-nash judge` leaves it: name another --output."
+                    )
+            return
+        try:
+            state = json.loads(self.state.read_text(encoding="utf-8"))
+            earlier, counts = state["judges"], state["counts"]
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"{self.state} is damaged: remove it and {self.path}, or name another --output."
+            ) from None
+        if earlier != self.settings:
+            named = " and ".join(judge["spec"] for judge in earlier.values())
+            raise UsageError(
+                f"{self.path} holds judgements of {named} with other settings than these: name another --output."
+            )
+        self.counts |= {name: Counter(values) for name, values in counts.items()}
+        records = []
+        if self.path != self.lines and self.path.exists():
+            records += read_table(str(self.path))
+        if self.lines.exists():
+            _drop_torn_line(self.lines)
+            records += read_table(str(self.lines))
+        self.records = {(record["row"], record["first_index"], record["second_index"]): record for record in records}
+
+    def _save_state(self) -> None:
+        temporary = self.state.with_name(f"{self.state.name}.tmp")
+        temporary.write_text(json.dumps({"judges": self.settings, "counts": self.counts}, indent=1), encoding="utf-8")
+        temporary.replace(self.state)
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off a last line without its end, which a process was killed while writing."""
+    with path.open("rb+") as file:
+        text = file.read()
+        file.truncate(text.rfind(b"\n") + 1)
+
+
+def _write_parquet(records: list[dict[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    types = {"row": pa.int64(), "first_index": pa.int64(), "second_index": pa.int64()}
+    types |= dict.fromkeys(("preference", "second_preference", "label"), pa.float64())
+    types |= dict.fromkeys(("id", "first", "second", "abstained", "second_abstained"), pa.string())
+    columns = {name: [record[name] for record in records] for name in records[0]}
+    try:
+        columns["prompt"] = pa.array(columns["prompt"])
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # texts and messages in one column
+        columns["prompt"] = [text if isinstance(text, str) else json.dumps(text) for text in columns["prompt"]]
+    arrays = {name: pa.array(values, type=types.get(name)) for name, values in columns.items()}
+    pyarrow.parquet.write_table(pa.table(arrays), path)

@@ -1,0 +1,212 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What `trl-nash judge` prints and writes."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .judge_measures import agreement, column, measure, preferences
+
+
+Results = dict[str, dict[str, Any]]  # of "judge" and "second_judge"
+
+
+def evaluate(records: list[dict[str, Any]], counts: dict[str, Counter], specs: dict[str, str]) -> Results:
+    """
+    All figures of the judgements.
+
+    Args:
+        records (`list[dict]`): the judgements.
+        counts (`dict[str, Counter]`): what [`Output`] counted, for each judge.
+        specs (`dict[str, str]`): how each judge was called.
+
+    Returns:
+        `dict[str, dict]`: for each judge its `spec`, what [`measure`] finds, `orders` (`position_bias`, `flip_rate`
+        and the number of pairs), `cost`, and what [`agreement`] finds with `label` and with `second_judge`, where
+        there are such.
+    """
+    different = [record for record in records if record["first"] != record["second"]]
+    label, results = column(different, "label"), {}
+    for name, spec in specs.items():
+        prefix = name.removesuffix("judge")
+        p, counted = preferences(different, prefix), counts[name]
+        both = counted["both_orders"]
+        results[name] = {"spec": spec} | measure(records, prefix)
+        results[name]["orders"] = {
+            "pairs": int(both),
+            "position_bias": counted["disagreement"] / both if both else math.nan,
+            "flip_rate": counted["flips"] / both if both else math.nan,
+        }
+        results[name]["cost"] = {
+            "seconds": counted["seconds"],
+            "seconds_per_pair": counted["seconds"] / counted["pairs"] if counted["pairs"] else math.nan,
+            **{key: counted[key] for key in sorted(counted) if key not in NO_COST},
+        }
+        if not all(map(math.isnan, label)):
+            results[name]["label"] = agreement(p, label)
+        if name == "judge" and "second_judge" in specs:
+            results[name]["second_judge"] = agreement(p, preferences(different, "second_"))
+    return results
+
+
+NO_COST = ("pairs", "seconds", "both_orders", "disagreement", "flips")
+
+
+def measures(results: Results) -> list[tuple[str, list[str]]]:
+    """The lines of the table: a text for each judge. Lines that say nothing of any judge are left out."""
+    lines = []
+
+    def add(name: str, texts: list[str]) -> None:
+        if any(texts):
+            lines.append((name, texts))
+
+    judges = list(results.values())
+    add("pairs judged", [f"{j['judged']:,} of {j['pairs'] - j['equal']:,}" for j in judges])
+    add("pairs of equal texts", [f"{j['equal']:,}" * bool(j["equal"]) for j in judges])
+    for reason in dict.fromkeys(reason for j in judges for reason in j["abstained"]):
+        add(f"abstained: {reason}", [f"{j['abstained'].get(reason, 0):,}" for j in judges])
+    add("mean preference", [_with_error(j["mean_preference"], j["standard_error"]) for j in judges])
+    add("ties", [_percent(j["ties"]) for j in judges])
+    add("position bias", [_number(j["orders"]["position_bias"]) or "one order asked" for j in judges])
+    add("order flips", [_percent(j["orders"]["flip_rate"]) for j in judges])
+    add("cycle rate", [_of(_percent(j["cycle_rate"]), j["triples"], "triples") for j in judges])
+    add("longer wins", [_percent(j["longer_wins"]) for j in judges])
+    add("correlation with length", [_number(j["length_correlation"]) for j in judges])
+    for against, title in {"label": "label", "second_judge": "second judge"}.items():
+        found = [j.get(against) for j in judges]
+        if not any(found):
+            continue
+        add(
+            f"agreement with {title}", [f and _of(_percent(f["accuracy"]), f["decided"], "pairs") or "" for f in found]
+        )
+        for key, name in {"brier": "Brier score", "log_loss": "log loss", "ece": "calibration error"}.items():
+            add(f"  {name}", [f and _number(f[key]) or "" for f in found])
+        add("  correlation", [f and _number(f["correlation"]) or "" for f in found])
+    cost = [j["cost"] for j in judges]
+    add("questions asked", [f"{c['asked']:,}" if c.get("asked") else "" for c in cost])
+    add("  from the cache", [f"{c['cached']:,}" if c.get("cached") else "" for c in cost])
+    add("seconds a pair", [_seconds(c["seconds_per_pair"]) for c in cost])
+    add("seconds in all", [f"{c['seconds']:,.1f}" for c in cost])
+    add("requests", [_failed(c) for c in cost])
+    add(
+        "seconds a request",
+        [_seconds(c["request_seconds"] / c["requests"]) if c.get("requests") else "" for c in cost],
+    )
+    for key in ("prompt_tokens", "completion_tokens", "cut_prompts"):
+        add(key.replace("_", " "), [f"{c[key]:,}" if c.get(key) else "" for c in cost])
+    return lines
+
+
+def print_results(console: Console, results: Results) -> None:
+    """Prints the figures of each judge, and how often it was right by how sure it was."""
+    table = _table("", *(result["spec"] for result in results.values()))
+    for name, texts in measures(results):
+        table.add_row(name, *texts)
+    console.print(table)
+    against, found = _calibrated(results)
+    if found:
+        table = _table("confidence", "pairs", "mean confidence", f"agrees with {against}")
+        for b in found["judge"]["calibration"]:
+            limits = f"{b['low']:.2f} to {b['high']:.2f}"
+            table.add_row(limits, f"{b['pairs']:,}", f"{b['confidence']:.3f}", _percent(b["right"]))
+        console.print("", table)
+    if results["judge"]["cycle_rate"] > 0:
+        console.print(
+            "\nThese preferences are cyclic: no reward can explain them, and Nash methods have a use.", soft_wrap=True
+        )
+
+
+def write_files(console: Console, results: Results, records: list[dict], source: str, directory: Path) -> None:
+    """Writes `judge.json`, and with matplotlib figures and `report.html`."""
+    text = json.dumps(_without_nan(results), indent=1, allow_nan=False, ensure_ascii=False)
+    (directory / "judge.json").write_text(text + "\n", encoding="utf-8")
+    try:
+        page = _draw(results, records, source, directory)
+    except ImportError as error:
+        console.print(f"\nSaved {directory / 'judge.json'}. {error}", soft_wrap=True, markup=False)
+        return
+    console.print(f"\nSaved {page}, its figures and judge.json.", soft_wrap=True, markup=False)
+
+
+def _draw(results: Results, records: list[dict], source: str, directory: Path) -> Path:
+    from ..games.report import save_report
+    from .judge_plots import histogram_figure, reliability_figure
+
+    titles = {"judge": "judge", "second_judge": "second judge"}
+    different = [record for record in records if record["first"] != record["second"]]
+    values = {titles[name]: preferences(different, name.removesuffix("judge")) for name in results}
+    figures = {"preferences": histogram_figure({name: p[p == p] for name, p in values.items()})}
+    captions = {"preferences": "The preferences of the pairs whose texts differ."}
+    against, found = _calibrated(results)
+    if found:
+        tables = {titles[name]: result["calibration"] for name, result in found.items()}
+        figures["reliability"] = reliability_figure(tables, against)
+        captions["reliability"] = (
+            "How often the winner is right, by how sure the judge is. Calibrated judges are on the dotted line. "
+            "Larger dots are more pairs; bars are Wilson's 95 % intervals."
+        )
+    facts = {"file": source} | {titles[name]: result["spec"] for name, result in results.items()}
+    table = [
+        {"": name.strip()} | dict(zip((titles[judge] for judge in results), texts, strict=True))
+        for name, texts in measures(results)
+    ]
+    return save_report(directory, figures, table, "What the judge does", facts=facts, captions=captions)
+
+
+def _calibrated(results: Results) -> tuple[str, Results]:
+    """What judges are compared with for their calibration, and how they agree with it."""
+    against = "label" if "label" in results["judge"] else "second_judge"
+    found = {name: result[against] for name, result in results.items() if result.get(against, {}).get("pairs")}
+    return f"the {against.replace('_', ' ')}", found if "judge" in found else {}
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for index, name in enumerate(columns):
+        table.add_column(name.replace("[", r"\["), justify="right" if index else "left", overflow="fold")
+    return table
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1%}"
+
+
+def _with_error(value: float, error: float) -> str:
+    return _number(value) + ("" if math.isnan(error) else f" ± {error:.3f}")
+
+
+def _of(text: str, count: int, things: str) -> str:
+    return text and f"{text} of {count:,} {things}"
+
+
+def _seconds(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2g}"
+
+
+def _failed(cost: dict[str, Any]) -> str:
+    if not cost.get("requests"):
+        return ""
+    failed = f", {cost['failed_requests']:,} failed" if cost.get("failed_requests") else ""
+    return f"{cost['requests']:,}{failed}"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has neither nan nor infinity: `null`, and a text."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
