@@ -71,8 +71,8 @@ class JudgeArguments:
     judge: str | None = field(
         default=None,
         metadata={
-            "help": "Who compares two completions: a key (reward, function, random), a key and its target "
-            "(reward:org/model, function:package.module:name) or a dotted path package.module:name."
+            "help": "Who compares: reward:org/model, pairwise-lm:org/model, gpm:org/model, pairrm, "
+            "openai:model@http://host:port/v1, hf:org/model, ensemble, package.module:name, random (docs/judges.md)."
         },
     )
     judge_kwargs: dict[str, Any] | str | None = field(
