@@ -1,0 +1,313 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+r"""
+Log-probs of target tokens and their gradients, from tiles of logits that are never rounded and never kept.
+
+Raw logits are $a = \sum_i h_i W_i^T + b$ (a second product where an adapter sits on the head) and logits
+$z = c \tanh(s a / c) / T$, or $s a / T$ without a softcap. The target's own logit $z_y$ is known first. With a shift m
+for each row, 0 unless $\log p_y$ is very low,
+
+$$ e_v = \exp(z_v - z_y - m) \ (v \ne y), \qquad \Sigma = \sum_{v \ne y} e_v, \qquad
+   -\log p_y = m + \log(e^{-m} + \Sigma) = \log(1 + \Sigma) \text{ where } m = 0, $$
+
+$$ E_v = e_v \dot z_v \ (v \ne y), \qquad E_y = -\Sigma \, \dot z_y, \qquad r = \frac{-s / T}{e^{-m} + \Sigma}, \qquad
+   \frac{\partial \log p_y}{\partial a_v} = r E_v, $$
+
+where $\dot z = 1 - \tanh^2(s a / c)$. E needs no maximum of its row, so that each tile is looked at once, and it does
+not depend on the upstream gradient g, which only scales rows:
+
+$$ \frac{\partial L}{\partial h} = g \circ [\, r \circ (E W) \,], \qquad
+   \frac{\partial L}{\partial W} = E^T \big((g \, r) \circ h\big), \qquad
+   \frac{\partial L}{\partial b} = E^T (g \, r). $$
+
+The bracket is made in the forward, so that a frozen head has nothing to multiply in the backward; the gradient of W
+needs E again, which is kept for as many rows as there is room for and made again for the others.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from packaging.version import Version
+from torch import Tensor
+
+from . import folds
+
+
+# Rows with a larger Σ are done again with m = max(z_v - z_y): far from overflow, also of sums of e times W.
+LARGEST_SUM = 1e30
+HALVES = (torch.float16, torch.bfloat16)
+_MM_OUT_DTYPE = Version(torch.__version__) >= Version("2.8.0")  # fp32 products of 16-bit matrices, on CUDA
+
+
+class Scores(NamedTuple):
+    """What [`Projection.forward`] returns; in the accumulator's dtype but where it says otherwise."""
+
+    logps: Tensor  # (N,)
+    entropy: Tensor  # (N,) or, like the next two, (0,) if nobody asked
+    mean_logit: Tensor  # (N,)
+    is_top1: Tensor  # (N,) bool: the target is the first of the largest logits
+    gradient: Tensor  # (N, ΣD_i) or (N, 0): of log p with respect to the hidden states, in their dtype
+    row_scale: Tensor  # (N,) r
+    anchor: Tensor  # (N,) z_y + m
+    target_entry: Tensor  # (N,) E_y
+    stash: Tensor  # (first rows, V) E
+
+
+@dataclass(frozen=True)
+class Projection:
+    """N hidden states and what makes V logits of each, in tiles."""
+
+    hiddens: list[Tensor]  # (N, D_i), all in the dtype that products are made of
+    weights: list[Tensor]  # (V, D_i)
+    bias: Tensor | None  # (V,)
+    targets: Tensor  # (N,) in [0, V)
+    logit_scale: float
+    softcap: float | None
+    temperature: float
+    tile_rows: int
+    tile_columns: int
+    folds: ModuleType = field(default=folds)  # or `triton_folds`
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.hiddens[0].dtype
+
+    @property
+    def accumulator(self) -> torch.dtype:
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def stash_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.dtype in HALVES else self.dtype  # fp16 lacks the exponents
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.weights[0])
+
+    # ---- Forward ----
+
+    def forward(self, *, gradient: bool, stash_rows: int, statistics: bool) -> Scores:
+        """
+        Log-probs, and the parts of their gradients that do not depend on what comes from upstream.
+
+        Args:
+            gradient (`bool`): whether to make the gradient with respect to the hidden states.
+            stash_rows (`int`): for how many rows E is kept.
+            statistics (`bool`): whether to make entropy, mean logit and `is_top1`.
+        """
+        raw = torch.zeros_like(self.targets, dtype=self.accumulator)
+        for hidden, weight in zip(self.hiddens, self.weights, strict=True):
+            self.folds.target_logits(hidden, weight, self.targets, raw)
+        if self.bias is not None:
+            raw += self.bias[self.targets]
+        z, slope = self._transform(raw)
+        shift = torch.zeros_like(z)
+
+        stash = raw.new_empty((stash_rows, self.vocabulary), dtype=self.stash_dtype)
+        sums, stats, products = self._sweep(z, gradient, stash, statistics)
+        again = (sums > LARGEST_SUM).nonzero()[:, 0]
+        if len(again):
+            few = self._select(again)
+            shift[again] = few._largest() - z[again]
+            stash_few = stash.new_empty((int((again < stash_rows).sum()), self.vocabulary))
+            sums[again], stats[:, again], products[again] = few._sweep(
+                (z + shift)[again], gradient, stash_few, statistics
+            )
+            stash[again[: len(stash_few)]] = stash_few
+
+        rest = torch.exp(-shift)
+        total = rest + sums
+        scale = self.logit_scale / self.temperature
+        row_scale, target_entry = -scale / total, -sums * slope
+        if gradient:
+            products *= row_scale[:, None]
+            for part, weight in zip(self._split(products), self.weights, strict=True):
+                self.folds.add_target_rows(part, weight, self.targets, row_scale * target_entry, self.dtype)
+        stash.scatter_(1, self.targets[:stash_rows, None], target_entry[:stash_rows, None].to(stash.dtype))
+
+        logps = -torch.where(shift == 0, torch.log1p(sums), shift + torch.log(total))
+        summaries = [raw.new_empty(0), raw.new_empty(0), raw.new_empty(0, dtype=torch.bool)]
+        if statistics:
+            d_e, d, wins = stats
+            columns = self.vocabulary
+            summaries[0] = -logps - (d_e + shift * sums) / total
+            summaries[1] = z + (d + (columns - 1) * shift) / columns
+            summaries[2] = (shift == 0) & (wins == 0)
+        return Scores(logps, *summaries, products.to(self.dtype), row_scale, z + shift, target_entry, stash)
+
+    def _sweep(self, anchor: Tensor, gradient: bool, stash: Tensor, statistics: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Σ of shape (N,), the statistics' sums of shape (3, N) and E W of shape (N, ΣD_i) but for the target's part."""
+        count, tiles = len(self.targets), -(-self.vocabulary // self.tile_columns)
+        sums = anchor.new_empty((tiles, count))
+        stats = anchor.new_empty((tiles, 3 if statistics else 0, count))
+        products = anchor.new_zeros((count, sum(h.size(1) for h in self.hiddens) if gradient else 0))
+        buffer = self._buffer(self.accumulator)
+        # On CUDA, 16-bit entries are multiplied as they are; elsewhere E may lie where the logits lay.
+        entry_buffer = self._buffer(self.stash_dtype) if gradient and self._multiplies_halves else buffer
+        hiddens = self._factors(self.hiddens)
+        for tile_index, columns in enumerate(ranges(0, self.vocabulary, self.tile_columns)):
+            weights = self._factors([weight[columns].to(self.dtype) for weight in self.weights])
+            for rows in [*ranges(0, len(stash), self.tile_rows), *ranges(len(stash), count, self.tile_rows)]:
+                tile = self._logits([hidden[rows] for hidden in hiddens], weights, buffer)
+                entries = None
+                if rows.start < len(stash):
+                    entries = stash[rows, columns]
+                elif gradient:
+                    entries = tile if entry_buffer is buffer else entry_buffer[: tile.numel()].view_as(tile)
+                self._fold(
+                    tile,
+                    rows,
+                    columns,
+                    anchor,
+                    sums=sums[tile_index, rows],
+                    statistics=stats[tile_index, :, rows] if statistics else None,
+                    entries=entries,
+                )
+                if gradient:
+                    for part, weight in zip(self._split(products[rows]), weights, strict=True):
+                        multiply(self._factors([entries])[0], weight, part, add=True)
+        # In fp64 and one order: sums of sums are exact to the last bit, and always the same.
+        return sums.sum(0, dtype=torch.float64).to(sums), stats.sum(0, dtype=torch.float64).to(stats), products
+
+    def _largest(self) -> Tensor:
+        """The largest logit of each row but for the target's, of shape (N,)."""
+        largest = torch.full_like(self.targets, -torch.inf, dtype=self.accumulator)
+        buffer = self._buffer(self.accumulator)
+        for columns in ranges(0, self.vocabulary, self.tile_columns):
+            weights = self._factors([weight[columns].to(self.dtype) for weight in self.weights])
+            for rows in ranges(0, len(self.targets), self.tile_rows):
+                tile = self._logits(self._factors([hidden[rows] for hidden in self.hiddens]), weights, buffer)
+                if self.bias is not None:
+                    tile += self.bias[columns]
+                is_target = torch.arange(columns.start, columns.stop, device=tile.device) == self.targets[rows, None]
+                tile = self._transform(tile)[0].masked_fill_(is_target, -torch.inf)
+                torch.maximum(largest[rows], tile.amax(1), out=largest[rows])
+        return largest
+
+    # ---- Backward ----
+
+    def weight_gradients(
+        self, upstream: Tensor, anchor: Tensor, target_entry: Tensor, stash: Tensor, wanted: list[bool]
+    ) -> list[Tensor]:
+        """
+        Gradients of the weights and, behind them, of the bias.
+
+        Args:
+            upstream (`torch.Tensor` of shape `(N,)`): `g r`.
+            anchor, target_entry, stash: as in [`Scores`].
+            wanted (`list[bool]`): one for each weight and one for the bias. What is not wanted comes back empty.
+        """
+        gradients = [
+            torch.zeros_like(parameter) if is_wanted else upstream.new_empty(0)
+            for parameter, is_wanted in zip([*self.weights, self.bias], wanted, strict=True)
+        ]
+        hiddens = self._factors(self.hiddens)
+        scaled = self._factors([(upstream[:, None] * hidden).to(self.stash_dtype) for hidden in self.hiddens])
+        buffer = self._buffer(self.accumulator)
+        entry_buffer = self._buffer(self.stash_dtype) if self._multiplies_halves else buffer
+        for columns in ranges(0, self.vocabulary, self.tile_columns):
+            sums = [
+                # In place where nothing is left to be rounded.
+                gradient[columns] if gradient.dtype == self.accumulator else gradient[columns].to(self.accumulator)
+                for gradient in gradients
+            ]
+            weights = None
+            for rows in [*ranges(0, len(stash), len(stash)), *ranges(len(stash), len(anchor), self.tile_rows)]:
+                if rows.start < len(stash):
+                    (entries,) = self._factors([stash[rows, columns]])
+                else:
+                    weights = weights or self._factors([weight[columns].to(self.dtype) for weight in self.weights])
+                    tile = self._logits([hidden[rows] for hidden in hiddens], weights, buffer)
+                    entries = tile if entry_buffer is buffer else entry_buffer[: tile.numel()].view_as(tile)
+                    self._fold(tile, rows, columns, anchor, target_entry=target_entry, entries=entries)
+                for total, factor in zip(sums[:-1], scaled, strict=True):
+                    if total.numel():
+                        multiply(entries.T, factor[rows], total, add=True)
+                if sums[-1].numel():
+                    sums[-1].addmv_(entries.T.to(self.accumulator), upstream[rows])
+            for gradient, total in zip(gradients, sums, strict=True):
+                if gradient.dtype != self.accumulator:
+                    gradient[columns] = total
+        return gradients
+
+    # ---- Parts of both ----
+
+    def _logits(self, hiddens: list[Tensor], weights: list[Tensor], buffer: Tensor) -> Tensor:
+        """A tile of raw logits without bias, in `buffer`."""
+        rows, columns = len(hiddens[0]), len(weights[0])
+        tile = buffer[: rows * columns].view(rows, columns)
+        for index, (hidden, weight) in enumerate(zip(hiddens, weights, strict=True)):
+            multiply(hidden, weight.T, tile, add=index > 0)
+        return tile
+
+    def _fold(
+        self,
+        tile: Tensor,
+        rows: slice,
+        columns: slice,
+        anchor: Tensor,
+        *,
+        target_entry: Tensor | None = None,
+        sums: Tensor | None = None,
+        statistics: Tensor | None = None,
+        entries: Tensor | None = None,
+    ) -> None:
+        self.folds.fold(
+            tile,
+            None if self.bias is None else self.bias[columns],
+            self.targets[rows] - columns.start,
+            anchor[rows],
+            None if target_entry is None else target_entry[rows],
+            self.logit_scale,
+            self.softcap,
+            self.temperature,
+            sums,
+            statistics,
+            entries,
+        )
+
+    def _transform(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of raw ones, and how their slope differs from `s / T`."""
+        if self.softcap is None:
+            return raw * (self.logit_scale / self.temperature), torch.ones_like(raw)
+        capped = torch.tanh(raw * (self.logit_scale / self.softcap))
+        return capped * (self.softcap / self.temperature), 1 - capped * capped
+
+    @property
+    def _multiplies_halves(self) -> bool:
+        return self.hiddens[0].is_cuda and self.dtype in HALVES and _MM_OUT_DTYPE
+
+    def _factors(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Matrices as [`multiply`] takes them: 16-bit ones where the device adds up their products in fp32."""
+        return tensors if self._multiplies_halves else [tensor.to(self.accumulator) for tensor in tensors]
+
+    def _split(self, matrix: Tensor) -> tuple[Tensor, ...]:
+        return matrix.split([hidden.size(1) for hidden in self.hiddens], dim=1)
+
+    def _buffer(self, dtype: torch.dtype) -> Tensor:
+        size = min(self.tile_rows, len(self.targets)) * min(self.tile_columns, self.vocabulary)
+        return torch.empty(size, dtype=dtype, device=self.targets.device)
+
+    def _select(self, rows: Tensor) -> "Projection":
+        return replace(self, hiddens=[hidden[rows] for hidden in self.hiddens], targets=self.targets[rows])
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
+    """`out = a @ b`, or `out += a @ b`, in the precision of `out`, which is never a 16-bit one."""
+    if a.dtype == out.dtype:
+        out.addmm_(a, b) if add else torch.mm(a, b, out=out)
+    else:
+        b = b.to(a.dtype)  # bf16 E, fp16 W
+        out_dtype = out.dtype
+        torch.addmm(out, a, b, out_dtype=out_dtype, out=out) if add else torch.mm(a, b, out_dtype=out_dtype, out=out)
+
+
+def ranges(start: int, stop: int, size: int) -> Iterator[slice]:
+    """`size` numbers at a time of those from `start` to `stop`."""
+    while start < stop:
+        yield slice(start, min(start + size, stop))
+        start += size
