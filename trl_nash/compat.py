@@ -28,6 +28,7 @@ try:
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", message=".*trl.experimental.*")
         import trl.experimental.online_dpo.online_dpo_trainer as _online_dpo
+        import trl.trainer.utils as trainer_utils
         from trl import (
             DatasetMixtureConfig,
             ModelConfig,
@@ -42,8 +43,8 @@ try:
         from trl.models.utils import unwrap_model_for_generation
         from trl.trainer.utils import (
             RepeatSampler,
-            add_fused_lm_head,
             create_model_from_path,
+            maybe_gather_lm_head_ctx,
             repeat_iterable_dataset,
         )
 except ImportError as error:
@@ -67,7 +68,6 @@ __all__ = [
     "RepeatSampler",
     "ScriptArguments",
     "TrlParser",
-    "add_fused_lm_head",
     "apply_chat_template",
     "base_construction",
     "create_model_from_path",
@@ -76,7 +76,9 @@ __all__ = [
     "get_quantization_config",
     "is_conversational",
     "maybe_apply_chat_template",
+    "maybe_gather_lm_head_ctx",
     "repeat_iterable_dataset",
+    "trainer_utils",
     "unwrap_model_for_generation",
 ]
 

@@ -191,17 +191,14 @@ def test_prompt_learning_is_refused(config, tmp_path):
         make_trainer("ipo", tmp_path, peft_config=config(task_type="CAUSAL_LM", num_virtual_tokens=2))
 
 
-@pytest.mark.parametrize(
-    "options", [{"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}], ids=["LoRA", "saved"]
-)
 @pytest.mark.parametrize("pre_wrapped", [False, True])
-def test_adapter_on_the_head_is_refused(options, pre_wrapped, tmp_path):
-    """TRL's fused head ignores an adapter on `lm_head` silently; here it is an error that says what to leave out."""
-    config = lora_config(**options)
+def test_dora_on_the_head_is_refused(pre_wrapped, tmp_path):
+    """Log-probs of a head that is more than linear layers cannot be taken without logits."""
+    config = lora_config(target_modules=["q_proj", "lm_head"], use_dora=True)
     given = {"peft_config": config}
     if pre_wrapped:
         given = {"model": get_peft_model(build_model(build_tokenizer()), config)}
-    with pytest.raises(ValueError, match="An adapter on the output head .`lm_head`. would be ignored"):
+    with pytest.raises(ValueError, match="DoRA.* on the output head are not supported: use LoRA"):
         make_trainer("ipo", tmp_path, **given)
 
 

@@ -8,7 +8,17 @@ import gc
 
 import pytest
 import torch
-from helpers import ALGORITHMS, favours_a, history, lora_config, make_config, make_trainer, perturb, prompt_dataset
+from helpers import (
+    ALGORITHMS,
+    favours_a,
+    history,
+    lora_config,
+    make_config,
+    make_trainer,
+    perturb,
+    prompt_dataset,
+    weights,
+)
 from peft import PeftModel, get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
@@ -338,10 +348,20 @@ def test_an_adapter_that_is_not_trainable_is_refused(tmp_path):
         make_trainer("ipo", tmp_path, model=model)
 
 
-def test_an_adapter_on_the_output_head_is_refused(tmp_path):
-    """The fused log-probs would ignore it; the error says where to leave it out."""
-    with pytest.raises(ValueError, match="lm_head.*target_modules"):
-        make_trainer("ipo", tmp_path, peft_config=lora_config(target_modules=["q_proj", "lm_head"]))
+@pytest.mark.parametrize("options", [{"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}])
+@pytest.mark.parametrize("algorithm", ["comal", "nash-md"])
+def test_an_adapter_on_the_output_head_is_trained(algorithm, options, tmp_path):
+    """It moves, and policies with and without it are told apart: the first margin is 0, the KL grows."""
+    trainer = make_trainer(
+        algorithm, tmp_path, peft_config=lora_config(**options), max_steps=3, steps_per_generation=1
+    )
+    before = weights(trainer.model)
+    trainer.train()
+    moved = {key for key, tensor in weights(trainer.model).items() if not torch.equal(tensor, before[key])}
+    assert any("lm_head" in key for key in moved) and any("q_proj" in key for key in moved)
+    assert not any("base_layer" in key or "original_module" in key for key in moved)
+    kl = history(trainer, "policy/kl_reference")
+    assert kl[0] == 0.0 and max(map(abs, kl)) > 0
 
 
 def test_dropout_of_the_adapter_is_off(tmp_path):

@@ -169,8 +169,8 @@ def _in_parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
 def _check(hidden, weight, targets, bias, lora, mask, temperature, softcap, outputs) -> None:
     if hidden.shape[:-1] != targets.shape:
         raise ValueError(
-            f"`hidden` has shape {tuple(hidden.shape)} and `targets` {tuple(targets.shape)}: each hidden state has one "
-            "target."
+            f"`hidden` has shape {tuple(hidden.shape)} and `targets` {tuple(targets.shape)}: there is one target for "
+            "each hidden state."
         )
     if weight.dim() != 2 or weight.size(1) != hidden.size(-1):
         raise ValueError(

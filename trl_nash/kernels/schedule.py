@@ -140,7 +140,7 @@ class Projection:
         return Scores(logps, *summaries, products.to(self.dtype), row_scale, z + shift, target_entry, stash)
 
     def _sweep(self, anchor: Tensor, gradient: bool, stash: Tensor, statistics: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Σ of shape (N,), the statistics' sums of shape (3, N) and E W of shape (N, ΣD_i) but for the target's part."""
+        """Σ of shape (N,), sums for the statistics (3, N), and E W without the target's part (N, ΣD_i)."""
         count, tiles = len(self.targets), -(-self.vocabulary // self.tile_columns)
         sums = anchor.new_empty((tiles, count))
         stats = anchor.new_empty((tiles, 3 if statistics else 0, count))

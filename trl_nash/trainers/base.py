@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from ..compat import (
     OnlineDPOTrainer,
-    add_fused_lm_head,
     base_construction,
     create_model_from_path,
     unused_reward,
 )
 from ..judges import RewardJudge, load_judge
+from ..kernels.fused_head import add_fused_head
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..policies import PREVIOUS, FrozenPolicies
 from . import checks
@@ -143,9 +143,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         checks.check_model(model, ref_model, peft_config)
         for module in filter(None, (model, ref_model)):
             # Gives `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
-            add_fused_lm_head(
-                module.get_base_model() if is_peft_model(module) else module, temperature=args.temperature
-            )
+            add_fused_head(module.get_base_model() if is_peft_model(module) else module, temperature=args.temperature)
         args.accelerator_config.dispatch_batches = False  # which takes tensors, and ours are lists of rows
 
         with base_construction(args):

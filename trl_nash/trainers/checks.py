@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..compat import OnlineDPOConfig
+from ..kernels.fused_head import head_parts
 from .config import NashConfig, PairConfig
 
 
@@ -142,12 +143,7 @@ def check_prepared_model(model: torch.nn.Module) -> None:
             # Sampling in eval mode would pack 4-bit weights for inference, and no gradient passes them from then on.
             module.support_avx512bf16_for_cpu = False
             module.state_dict()  # unpacks what was packed before
-    head = model.get_output_embeddings()
-    if type(head).__module__.startswith("peft."):
-        raise ValueError(
-            "An adapter on the output head (`lm_head`) would be ignored by the fused log-probs: leave `lm_head` out "
-            "of `target_modules` and `modules_to_save`."
-        )
+    head_parts(model.get_output_embeddings())
 
 
 def check_dataset(dataset, args: NashConfig, name: str) -> None:
