@@ -36,6 +36,28 @@ class Reasons(PairwiseJudge):
         return [Abstained("too long") if "e" in a + b else 0.25 for a, b in zip(first, second, strict=True)]
 
 
+class Unanswered(PairwiseJudge):
+    """A server that is away for the texts of `away`; writes down what it was asked."""
+
+    symmetric = True
+    asked: list[str] = []
+    away: set[str] = set()
+
+    def judge(self, prompts, first, second):
+        Unanswered.asked += prompts
+        answers = RandomJudge().judge(prompts, first, second)
+        rows = zip(answers, prompts, first, second, strict=True)
+        return [Abstained("server") if self.away & set(texts) else answer for answer, *texts in rows]
+
+
+def tie(prompts, first, second):
+    return [0.5] * len(prompts)
+
+
+def odd(prompts, first, second):
+    return [Abstained("[/b] [red]")] * len(prompts)
+
+
 class Ends(PairwiseJudge):
     """Cannot go on when `stop` is there; writes down what it was asked."""
 

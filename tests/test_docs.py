@@ -27,6 +27,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import build_model, build_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 from transformers.utils import logging as transformers_logging
@@ -147,7 +148,13 @@ def test_python_blocks_use_what_exists(page, tmp_path):
     ],
 )
 def test_marked_blocks_run(code):
-    exec(compile(code, "docs", "exec"), {"__name__": "docs"})
+    """What they come to is asserted in them, or they define a trainer."""
+    tree, names = ast.parse(code), {"__name__": "docs"}
+    exec(compile(tree, "docs", "exec"), names)
+    trainers = [thing for thing in names.values() if isinstance(thing, type) and thing.__module__ == "docs"]
+    assert any(isinstance(node, ast.Assert) for node in ast.walk(tree)) or any(
+        issubclass(thing, trl_nash.NashTrainer) for thing in trainers
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -198,7 +205,7 @@ def plan(monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
-    from trl_nash.cli import demo, demo_game, simulate
+    from trl_nash.cli import demo, demo_game, judge, simulate
 
     monkeypatch.chdir(tmp_path)  # `check` makes output directories
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
@@ -215,6 +222,8 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
                     plan(algorithm, options)
                 case ["trl-nash", "simulate", *options]:
                     simulate.check(simulate._parse(options))
+                case ["trl-nash", "judge", *options]:
+                    judge.check(judge._parse(options))
                 case ["trl-nash", "demo", *options]:
                     parsed = demo._parse(options)
                     if parsed.game:
@@ -227,11 +236,17 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_yaml_blocks_parse(page, plan, tmp_path):
+    from trl_nash.cli.train import read_arguments
+
     for _, code in blocks(PAGES[page], "yaml"):
         (algorithm,) = re.findall(r"# trl-nash (\S+) --config", code)
         file = tmp_path / "config.yaml"
         file.write_text(code, encoding="utf-8")
-        plan(algorithm, ["--config", str(file)])
+        _, script_args = plan(algorithm, ["--config", str(file)])
+        read = {name: value for part in read_arguments(algorithm, script_args) for name, value in vars(part).items()}
+        said = yaml.safe_load(code)
+        names = {"model_name_or_path", "dataset_name", "judge", "judge_kwargs", "output_dir"} & set(said)
+        assert len(names) > 2 and {name: read[name] for name in names} == {name: said[name] for name in names}
 
 
 @pytest.mark.parametrize("page", PAGES)

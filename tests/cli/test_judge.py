@@ -100,14 +100,36 @@ def test_completions_are_all_compared_and_scored_once(write_rows, tmp_path):
     torch.manual_seed(0)
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    records, figures = judged(
-        tmp_path, write_rows(rows), f"reward:{folder}", "--judge_kwargs", '{"temperature": 0.01}'
-    )
+    kwargs = '{"temperature": 0.01, "device": "cpu"}'
+    records, figures = judged(tmp_path, write_rows(rows), f"reward:{folder}", "--judge_kwargs", kwargs)
     assert len(records) == 1 + 3 + 6 + 1 + 3
     reward = load_judge(f"reward:{folder}", temperature=0.01)
     expected = reward(*([record[k] for record in records] for k in ("prompt", "first", "second")))
     assert [record["preference"] for record in records] == pytest.approx(expected, abs=1e-4)
     assert (figures["judge"]["triples"], figures["judge"]["cycle_rate"]) == (1 + 4 + 1, 0.0)
+
+
+def test_a_reason_may_be_any_text(tmp_path, write_rows, capsys):
+    _, figures = judged(tmp_path, write_rows(PAIRS), "judge_files:odd")
+    assert figures["judge"]["abstained"] == {"[/b] [red]": 20}
+    shown = capsys.readouterr().out
+    assert "abstained: [/b] [red]" in shown
+    assert "one order asked" not in shown  # both were
+
+
+def test_coin_flips_are_not_called_evidence(write_rows, capsys):
+    rows = [{"prompt": f"{k}", "completions": ["a", "b", "c"]} for k in range(30)]
+    assert main(["judge", write_rows(rows), "--judge", "random"]) == 0
+    assert "of coin flips, 25 % of the triples are cyclic" in capsys.readouterr().out
+    assert main(["judge", write_rows(rows), "--judge", "judge_files:Reasons"]) == 0
+    assert "cyclic" not in capsys.readouterr().out
+
+
+def test_agreement_without_winners_says_so(write_rows, capsys):
+    """The other judge gives ties alone: there is a Brier score of its verdicts, and no winner to agree with."""
+    argv = ["judge", write_rows(PAIRS), "--judge", "random", "--second_judge", "judge_files:tie"]
+    assert main(argv) == 0
+    assert "agreement with second judge  no pair has a winner" in " ".join(capsys.readouterr().out.split("   "))
 
 
 def test_equal_texts_are_a_half_and_count_nowhere(tmp_path, write_rows):

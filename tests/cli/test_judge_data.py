@@ -38,6 +38,20 @@ def test_completions_in_csv(tmp_path):
     assert read_rows(str(tmp_path / "c.csv"))[0].completions == ["a", "b"]
 
 
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])
+def test_files_from_windows(tmp_path, suffix):
+    row = '{"prompt": "x", "first": "a", "second": "é"}'
+    text = {".json": f"[{row}]", ".jsonl": f"{row}\r\n", ".csv": "prompt,first,second\r\nx,a,é\r\n"}[suffix]
+    (tmp_path / f"file{suffix}").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (found,) = read_rows(str(tmp_path / f"file{suffix}"))
+    assert (found.prompt, found.completions) == ("x", ["a", "é"])
+
+
+def test_long_cells_of_csv(tmp_path):
+    (tmp_path / "long.csv").write_text(f"prompt,first,second\nx,{'a' * 200_000},b\n")
+    assert len(read_rows(str(tmp_path / "long.csv"))[0].completions[0]) == 200_000
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -67,9 +81,9 @@ def test_preference_datasets(write_rows, row):
 
 
 def test_labels():
-    values = [1, 0.25, "0.5", "First", "second", "tie", None, ""]
-    assert [read_label(value) for value in values] == [1.0, 0.25, 0.5, 1.0, 0.0, 0.5, None, None]
-    for value in (2, -1, "model_a", True, math.nan, [1]):
+    values = [1, 0.25, "0.5", "First", "second", " tie\n", None, "", math.nan]
+    assert [read_label(value) for value in values] == [1.0, 0.25, 0.5, 1.0, 0.0, 0.5, None, None, None]
+    for value in (2, -1, "model_a", True, False, math.inf, [1], b"1.5"):
         with pytest.raises(ValueError, match="`label` must be"):
             read_label(value)
 
@@ -86,6 +100,9 @@ def test_labels():
         ([{"prompt": "a", "completion": ["b"]}], "no column `completions`: did you mean completion"),
         ([{"text": "a"}], "needed are prompt with first and second"),
         ([{"prompt": "", "first": "b", "second": "c"}], "row 0 (from 0) cannot be used: its prompt is empty"),
+        ([{"prompt": [], "first": "b", "second": "c"}], "row 0 (from 0) cannot be used: its prompt is empty"),
+        ([{"prompt": "a", "first": "b\ud800", "second": "c"}], "half of a surrogate pair, '\\ud800'"),
+        ([{"prompt": [{"role": "user", "content": "\ude00"}], "first": "b", "second": "c"}], "half of a surrogate"),
         ([{"prompt": 3, "first": "b", "second": "c"}], "neither text nor a list of messages but 3"),
         ([{"prompt": "a", "first": "b", "second": 4}], "`second` is neither text nor"),
         ([{"prompt": "a", "first": "b", "second": None}], "`second` is neither text nor"),

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from scipy import stats
 
 from trl_nash.cli.judge_measures import agreement, count_cycles, measure
-from trl_nash.cli.judge_plots import wilson
+from trl_nash.cli.judge_plots import histogram_figure, wilson
 from trl_nash.objectives import cycle_rate
 
 
@@ -32,6 +33,26 @@ def test_cycle_rate_is_that_of_training():
     assert cycles / triples == pytest.approx(cycle_rate(torch.tensor(preference), torch.tensor(pairs), 5).item())
     cycle = [(0, 1), (0, 2), (1, 2)]
     assert count_cycles(records_of([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]], cycle)) == (1, 2)
+
+
+def test_cycle_rate_by_enumeration():
+    """A triple is a cycle if each of its three completions beats one of the others; rows differ in K."""
+    rng = np.random.default_rng(4)
+    records, cycles, triples = [], 0, 0
+    for row, count in enumerate(rng.integers(2, 6, 60)):
+        p = {(i, j): rng.choice([0.0, 0.4, 0.5, 1.0, np.nan]) for i, j in combinations(range(count), 2)}
+        records += [
+            {"row": row, "first_index": i, "second_index": j, "preference": None if math.isnan(v) else v}
+            for (i, j), v in p.items()
+        ]
+        for triple in combinations(range(count), 3):
+            if not any(math.isnan(p[pair]) for pair in combinations(triple, 2)):
+                winners = {i if p[i, j] > 0.5 else j for i, j in combinations(triple, 2) if p[i, j] != 0.5}
+                triples += 1
+                cycles += len(winners) == 3
+    rng.shuffle(records)
+    assert cycles > 5
+    assert count_cycles(records) == (cycles, triples)
 
 
 def test_measures_do_not_depend_on_which_is_called_first():
@@ -88,6 +109,13 @@ def test_wilson_is_scipys():
     for k, n, a, b in ((3, 10, low[0], high[0]), (4, 4, low[1], high[1])):
         interval = stats.binomtest(k, n).proportion_ci(method="wilson")
         assert (a, b) == pytest.approx((interval.low, interval.high))
+
+
+def test_ticks_of_the_histogram_say_where_they_are():
+    (axes,) = histogram_figure({"judge": np.clip(np.linspace(-0.2, 1.2, 99), 0, 1)}).axes
+    ticks = axes.get_yticks()
+    shown = axes.yaxis.get_major_formatter().format_ticks(ticks)
+    assert [float(text.rstrip("%")) / 100 for text in shown] == pytest.approx(ticks.tolist())
 
 
 def test_error_of_the_mean_takes_rows_together():

@@ -10,7 +10,7 @@ import time
 
 import pyarrow.parquet
 import pytest
-from judge_files import PAIRS, Ends, complaint, judged, lines
+from judge_files import PAIRS, Ends, Unanswered, complaint, judged, lines
 
 from trl_nash import RandomJudge
 from trl_nash.cli.main import main
@@ -54,6 +54,98 @@ def test_goes_on_where_it_stopped(write_rows, tmp_path, stopping, capsys, suffix
     longer = write_rows([*PAIRS, {"prompt": "new", "first": "a", "second": "b"}])
     assert main(argv) == 0 and longer == file
     assert Ends.asked[20:] == ["new"]
+
+
+def test_what_a_server_left_unanswered_is_asked_again(write_rows, tmp_path, monkeypatch):
+    """And nothing else: other abstentions are verdicts."""
+    monkeypatch.setattr(Unanswered, "asked", [])
+    away = {PAIRS[3]["prompt"], PAIRS[7]["prompt"]}
+    monkeypatch.setattr(Unanswered, "away", away)
+    spec = ("judge_files:Unanswered", "--second_judge", "judge_files:Reasons")
+    records, figures = judged(tmp_path, write_rows(PAIRS), *spec)
+    assert figures["judge"]["abstained"] == {"server": 2}
+    monkeypatch.setattr(Unanswered, "away", set())
+    again, figures = judged(tmp_path, write_rows(PAIRS), *spec)
+    assert set(Unanswered.asked[20:]) == away and len(Unanswered.asked) == 22
+    assert figures["judge"]["abstained"] == {} and figures["second_judge"]["abstained"] == {"too long": 8}
+    assert figures["second_judge"]["cost"]["asked"] == 20
+    expected = RandomJudge()(*([row[k] for row in PAIRS] for k in ("prompt", "first", "second")))
+    assert [record["preference"] for record in again] == expected
+    assert [record for record in again if record["prompt"] not in away] == [
+        record for record in records if record["prompt"] not in away
+    ]
+
+
+def test_a_verdict_is_kept_when_its_row_is_asked_again(write_rows, tmp_path, monkeypatch):
+    file = write_rows([{"prompt": "x", "completions": ["a", "b", "c"]}])
+    found = []
+    for away in ({"c"}, {"b"}, set()):
+        monkeypatch.setattr(Unanswered, "away", away)
+        records, _ = judged(tmp_path, file, "judge_files:Unanswered")
+        found.append([record["preference"] is not None for record in records])  # of a b, a c, b c
+    assert found == [[True, False, False], [True, True, False], [True, True, True]]
+
+
+def test_the_first_judge_is_kept_when_the_second_fails(write_rows, tmp_path, monkeypatch, stopping, capsys):
+    """What one judge was paid for is not lost with the other, and the orders of a pair are counted once."""
+    monkeypatch.setattr(Unanswered, "asked", [])
+    file, output = write_rows(PAIRS), tmp_path / "out.jsonl"
+    argv = ["judge", file, "--judge", "judge_files:Unanswered", "--second_judge", "judge_files:Ends"]
+    argv += ["--output", str(output), "--batch_size", "4"]
+    stopping(PAIRS[9]["prompt"])
+    assert main(argv) == 1
+    assert "8 of 20 pairs are in" in capsys.readouterr().err
+    assert len(Unanswered.asked) == len(lines(output)) == 12
+    stopping(None)
+    assert main(argv) == 0
+    assert Unanswered.asked == Ends.asked == [row["prompt"] for row in PAIRS]
+    assert [record["row"] for record in map(json.loads, output.read_text().splitlines())] == list(range(20))
+    assert all(record["preference"] == record["second_preference"] for record in lines(output))
+
+
+def test_a_shorter_file_after_a_failure(write_rows, tmp_path, stopping):
+    """Rows that only one judge has judged, and that are in the file no more, stay as they are."""
+    output = tmp_path / "out.parquet"
+    argv = ["--judge", "random", "--second_judge", "judge_files:Ends", "--output", str(output)]
+    stopping(PAIRS[9]["prompt"])
+    assert main(["judge", write_rows(PAIRS), *argv]) == 1
+    assert main(["judge", write_rows(PAIRS[:5]), *argv]) == 0
+    found = pyarrow.parquet.read_table(output).to_pylist()
+    assert [row["second_preference"] is None for row in found] == [False] * 5 + [True] * 15
+    stopping(None)
+    assert main(["judge", write_rows(PAIRS), *argv]) == 0
+    assert None not in pyarrow.parquet.read_table(output)["second_preference"].to_pylist()
+    assert Ends.asked == [row["prompt"] for row in PAIRS]
+
+
+def test_orders_are_counted_once(write_rows, tmp_path, monkeypatch):
+    """Of an ensemble the first member has been asked when the second one fails."""
+    monkeypatch.setattr(Ends, "asked", [])
+    monkeypatch.setattr(Ends, "stop", PAIRS[5]["prompt"])
+    monkeypatch.setattr(Ends, "error", JudgeError)
+    kwargs = '{"judges": ["judge_files:biased", "judge_files:Ends"]}'
+    argv = ["--judge_kwargs", kwargs, "--batch_size", "4"]
+    output = str(tmp_path / "out" / "judgements.jsonl")
+    assert main(["judge", write_rows(PAIRS), "--judge", "ensemble", "--output", output, *argv]) == 1
+    monkeypatch.setattr(Ends, "stop", None)
+    _, figures = judged(tmp_path, write_rows(PAIRS), "ensemble", *argv)
+    assert figures["judge"]["orders"] == {"pairs": 12, "position_bias": pytest.approx(0.2), "flip_rate": 0.0}
+
+
+def test_an_output_that_was_changed(write_rows, tmp_path, capsys):
+    file, output = write_rows(PAIRS), tmp_path / "out" / "judgements.jsonl"
+    judged(tmp_path, file, "random")
+    capsys.readouterr()
+    argv = (file, "--judge", "random", "--output", str(output))
+    text = output.read_text()
+    output.write_text(text.replace('"row"', '"Row"'))
+    assert "has a row without 'row': put it back" in complaint(capsys, *argv)
+    output.write_text(text[50:])
+    assert "line 1: " in complaint(capsys, *argv, code=1)
+    output.write_text(text)
+    output.with_name(f"{output.name}.run.json").write_text("{")
+    assert "is damaged: remove it" in complaint(capsys, *argv)
+    assert output.read_text() == text
 
 
 def test_a_line_that_was_being_written_is_judged_again(write_rows, tmp_path, stopping):
@@ -107,7 +199,9 @@ def test_a_label_may_come_later(tmp_path, write_rows):
     file = write_rows(bare)
     assert "label" not in judged(tmp_path, file, "random")[1]["judge"]
     write_rows(PAIRS)
-    assert judged(tmp_path, file, "random")[1]["judge"]["label"]["pairs"] == 16
+    records, figures = judged(tmp_path, file, "random")
+    assert figures["judge"]["label"]["pairs"] == 16
+    assert [record["label"] for record in records] == [row["label"] for row in PAIRS]
 
 
 def test_secrets_are_not_written(write_rows, tmp_path):

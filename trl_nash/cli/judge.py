@@ -17,14 +17,13 @@ from .options import StrictParser
 if TYPE_CHECKING:
     from ..judges.base import PairwiseJudge
     from .judge_data import Row
-    from .judge_output import Output
 
 _EXAMPLES = """\
 examples:
   trl-nash judge pairs.jsonl --judge reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B
   trl-nash judge pairs.jsonl --judge my_judges:longer_wins --output judged.parquet
   trl-nash judge answers.jsonl --judge openai:Qwen/Qwen3-8B@http://localhost:8000/v1 --output_dir judged
-  trl-nash judge pairs.jsonl --judge random --judge_kwargs '{"seed": 1}' --second_judge random
+  trl-nash judge pairs.jsonl --judge pairrm --second_judge reward:org/model --second_judge_kwargs '{"temperature": 2}'
 """
 _FORMATS = """\
 The file is .jsonl, .json, .csv or .parquet, with the columns prompt, first, second; or prompt, chosen, rejected; or
@@ -76,20 +75,29 @@ def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, Pa
         {name: _settings(specs[name], judge, kwargs[name]) for name, judge in judges.items()},
     )
     pairs = sum(len(row.pairs) for row in rows)
-    todo = [row for row in rows if output.missing(row)]
+
+    def to_judge() -> "list[Row]":
+        return [row for row in rows if any(output.missing(row, name) for name in judges)]
+
+    def how_to_go_on() -> str:
+        again = "the same command goes on where it stopped."
+        if output.path is None:
+            return f"With --output FILE.jsonl {again}"
+        done = pairs - sum(len(row.pairs) for row in to_judge())
+        return f"{done:,} of {pairs:,} pairs are in {output.lines}: {again}"
+
+    todo = to_judge()
     try:
         with _progress() as progress:
             task = progress.add_task("pairs", total=pairs, completed=pairs - sum(len(row.pairs) for row in todo))
             judge_rows(judges, todo, output, options.batch_size, lambda judged: progress.advance(task, judged))
     except KeyboardInterrupt:
-        print(f"trl-nash: interrupted. {_how_to_go_on(output, pairs)}", file=sys.stderr)
+        print(f"trl-nash: interrupted. {how_to_go_on()}", file=sys.stderr)
         return 130
     except JudgeError as error:
-        raise JudgeError(f"{error} {_how_to_go_on(output, pairs)}") from error
-    output.finish()
+        raise JudgeError(f"{error} {how_to_go_on()}") from error
+    output.finish(rows)
     records = [output.records[row.index, i, j] for row in rows for i, j in row.pairs]
-    labels = {row.index: row.label for row in rows}  # which may have come after the judgements
-    records = [record | {"label": labels[record["row"]]} for record in records]
     console = Console(highlight=False)
     results = evaluate(records, output.counts, specs)
     print_results(console, results)
@@ -110,6 +118,8 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: In one sentence.
     """
+    from .judge_output import SUFFIXES
+
     kwargs = {name: _read_kwargs(f"{name}_kwargs", getattr(options, f"{name}_kwargs")) for name in _names(options)}
     if options.second_judge is None and options.second_judge_kwargs is not None:
         raise UsageError("--second_judge_kwargs are the arguments of --second_judge: add it.")
@@ -121,6 +131,8 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         except OSError as error:
             raise UsageError(f"--output_dir {options.output_dir}: {error.strerror}. Name another directory.") from None
         options.output = options.output or str(Path(options.output_dir) / "judgements.jsonl")
+    if options.output and Path(options.output).suffix not in SUFFIXES:
+        raise UsageError(f"--output {options.output}: judgements are written as {' or '.join(SUFFIXES)}.")
     if options.output and Path(options.output).resolve() == Path(options.file).resolve():
         raise UsageError(f"--output {options.output} is the file of pairs: name another one.")
     return kwargs
@@ -145,12 +157,13 @@ def _load_judges(options: argparse.Namespace, kwargs: dict[str, dict]) -> "dict[
 
     judges = {}
     for name in _names(options):
-        spec, device = getattr(options, name), None
-        if spec.partition(":")[0] in JUDGES.keys() - {"random", "function"}:
+        spec, arguments = getattr(options, name), kwargs[name]
+        if "device" not in arguments and spec.partition(":")[0] in JUDGES.keys() - {"random", "function"}:
             import torch
 
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        judges[name] = load_judge(spec, device, **kwargs[name])
+            arguments = {"device": device} | arguments
+        judges[name] = load_judge(spec, **arguments)
     return judges
 
 
@@ -158,13 +171,6 @@ def _settings(spec: str, judge: "PairwiseJudge", kwargs: dict[str, Any]) -> dict
     """What judgements depend on beside the question. Arguments may be secret, and only their hash is kept."""
     settings = judge.identity or json.dumps([spec, kwargs], sort_keys=True)
     return {"spec": spec, "order": judge.order, "settings": hashlib.sha256(settings.encode()).hexdigest()[:16]}
-
-
-def _how_to_go_on(output: "Output", pairs: int) -> str:
-    if output.path is None:
-        return "Nothing was kept: with --output FILE.jsonl the same command goes on where it stopped."
-    done = f"{len(output.records):,} of {pairs:,} pairs are in {output.lines}"
-    return f"{done}: the same command goes on where it stopped."
 
 
 def _progress():

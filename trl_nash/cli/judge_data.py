@@ -21,6 +21,7 @@ from .options import did_you_mean
 # What the completions are read from, in the order in which it is looked for.
 SHAPES = (("first", "second"), ("chosen", "rejected"), ("completions",))
 LABELS = {"first": 1.0, "tie": 0.5, "second": 0.0}
+ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that Windows begins a file with
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def read_rows(name: str) -> list[Row]:
     for index, row in enumerate(rows):
         try:
             prompt, completions = _read_texts(row, shape)
+            _check_characters([prompt, *completions])
             label = 1.0 if shape == ("chosen", "rejected") else read_label(row.get("label"))
             if label is not None and len(completions) > 2:
                 raise ValueError(f"`label` says which of two completions wins, and there are {len(completions)}")
@@ -98,13 +100,14 @@ def read_table(name: str) -> list[dict[str, Any]]:
         return READERS[path.suffix](path)
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror or error}.") from None
-    except ValueError as error:  # of csv, json, pyarrow and UTF-8
+    except (ValueError, csv.Error) as error:  # of json, pyarrow and UTF-8, and of csv
         raise ValueError(f"{name} cannot be read as {path.suffix[1:]}: {error}") from None
 
 
 def read_label(value: Any) -> float | None:
     """
-    P(first wins) of a label: a number from 0 to 1, a text with one in it, "first", "second" or "tie".
+    P(first wins) of a label: a number from 0 to 1, a text with one in it, "first", "second" or "tie". Missing values
+    (`None`, `nan`, an empty text) are `None`.
 
     Raises:
         ValueError: If it is anything else.
@@ -114,9 +117,11 @@ def read_label(value: Any) -> float | None:
     if isinstance(value, str) and value.strip().lower() in LABELS:
         return LABELS[value.strip().lower()]
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        number = math.nan
+        number = -1.0
+    if math.isnan(number):
+        return None
     if not 0 <= number <= 1:
         raise ValueError(f'`label` must be P(first wins) from 0 to 1, or "first", "second" or "tie"; got {value!r}')
     return number
@@ -124,7 +129,7 @@ def read_label(value: Any) -> float | None:
 
 def _read_jsonl(path: Path) -> list[dict]:
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=ENCODING) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -136,14 +141,15 @@ def _read_jsonl(path: Path) -> list[dict]:
 
 
 def _read_json(path: Path) -> list[dict]:
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = json.loads(path.read_text(encoding=ENCODING))
     if not isinstance(rows, list):
         raise ValueError(f"it holds a {type(rows).__name__} and not a list of rows.")
     return _objects(rows)
 
 
 def _read_csv(path: Path) -> list[dict]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than some answers have
+    with path.open(encoding=ENCODING, newline="") as file:
         rows = list(csv.DictReader(file))
     for number, row in enumerate(rows):
         if None in row:
@@ -196,7 +202,7 @@ def _distance(shape: tuple[str, ...], columns: list[str]) -> int:
 
 
 def _read_texts(row: dict[str, Any], shape: tuple[str, ...]) -> tuple[str | list[dict], list[str]]:
-    if row.get("prompt") in (None, ""):
+    if row.get("prompt") in (None, "", []):
         if shape != ("chosen", "rejected"):
             raise ValueError("its prompt is empty")
         prompt = read_prompt(row, "chosen", as_turn=False)
@@ -213,7 +219,7 @@ def _read_texts(row: dict[str, Any], shape: tuple[str, ...]) -> tuple[str | list
         [f"`completions[{i}]`" for i in range(len(values))] if shape == ("completions",) else map("`{}`".format, shape)
     )
     texts = [_text(value, prompt, name) for value, name in zip(values, names, strict=True)]
-    if row.get("prompt") in (None, "") and isinstance(prompt, str):
+    if not row.get("prompt") and isinstance(prompt, str):
         texts = [text[len(prompt) :].strip() for text in texts]
     return prompt, texts
 
@@ -233,6 +239,16 @@ def _text(value: Any, prompt: str | list[dict], name: str) -> str:
     if len(turns) != 1 or turns[0]["role"] != "assistant" or not isinstance(turns[0].get("content"), str):
         raise ValueError(f"{name} must be the prompt's messages, if any, and one message of an assistant")
     return turns[0]["content"]
+
+
+def _check_characters(texts: list) -> None:
+    """Refuses what JSON can escape but nobody can write: it would fail after it was judged."""
+    try:
+        json.dumps(texts, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"it has half of a surrogate pair, {error.object[error.start]!r}, which is no character"
+        ) from None
 
 
 def _plain(turns: Iterable[dict]) -> list[tuple]:

@@ -14,6 +14,7 @@ from .judge_data import Row, read_table
 
 
 SUFFIXES = (".jsonl", ".parquet")
+NO_ANSWER = "server"  # why a judge abstains whose server gave no answer, which it may give the next time
 Key = tuple[int, int, int]  # row, index of the first completion, index of the second
 
 
@@ -22,7 +23,8 @@ class Output:
     The judgements of a run, a dictionary for each pair: `id`, `row`, `first_index`, `second_index`, `prompt`, `first`,
     `second`, `label`, `preference`, `abstained`, and with a second judge `second_preference`, `second_abstained`.
 
-    JSONL is appended to. Parquet is written at the end, from a JSONL file beside it, `NAME.jsonl`. `NAME.run.json`
+    While the judges work, lines are appended to a JSONL file (of Parquet `NAME.jsonl` beside it), of which the last of
+    a pair counts. At the end the file is written anew: a row for each pair, in the order of the input. `NAME.run.json`
     says what judged, and what was counted.
 
     Args:
@@ -45,8 +47,6 @@ class Output:
         self.counts: dict[str, Counter] = {name: Counter() for name in settings}
         if path is None:
             return
-        if path.suffix not in SUFFIXES:
-            raise UsageError(f"--output {path}: judgements are written as {' or '.join(SUFFIXES)}.")
         self.lines = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
         self.state = path.with_name(f"{path.name}.run.json")
         try:
@@ -56,31 +56,40 @@ class Output:
         except OSError as error:
             raise UsageError(f"--output {path}: {error.strerror}. Name another file.") from None
 
-    def missing(self, row: Row) -> bool:
+    def record(self, row: Row, pair: tuple[int, int]) -> dict[str, Any]:
         """
-        Whether a pair of `row` is still to be judged.
+        What is known of a pair: its texts, and the verdicts that there are.
 
         Raises:
-            UsageError: If one was judged that is another in the file by now.
+            UsageError: If the pair was judged when it was another one in the file.
         """
-        found = [self.records.get((row.index, *pair)) for pair in row.pairs]
-        for record, pair in zip(found, row.pairs, strict=True):
-            if record is not None and record["id"] != row.question(pair):
-                raise UsageError(
-                    f"Row {row.index} (from 0) is not what it was when {self.path} was written: name another --output."
-                )
-        return None in found
+        first, second = pair
+        record = {"id": row.question(pair), "row": row.index, "first_index": first, "second_index": second}
+        earlier = self.records.get((row.index, *pair), record)
+        if earlier["id"] != record["id"]:
+            raise UsageError(
+                f"Row {row.index} (from 0) is not what it was when {self.path} was written: name another --output."
+            )
+        texts = {"prompt": row.prompt, "first": row.completions[first], "second": row.completions[second]}
+        return earlier | texts | {"label": row.label}
+
+    def missing(self, row: Row, name: str) -> bool:
+        """Whether a judge is still to be asked about a pair of `row`: it was not, or its server gave no answer."""
+        prefix = name.removesuffix("judge")
+        for record in [self.record(row, pair) for pair in row.pairs]:
+            reason = record.get(f"{prefix}abstained")
+            if record.get(f"{prefix}preference") is None and (reason is None or NO_ANSWER in reason.split(" or ")):
+                return True
+        return False
 
     def append(self, records: list[dict[str, Any]]) -> None:
-        """Adds judgements; what has returned is on disk."""
-        new = {(record["row"], record["first_index"], record["second_index"]): record for record in records}
-        new = {key: record for key, record in new.items() if key not in self.records}
-        self.records |= new
+        """Adds judgements, or those of another judge to them; what has returned is on disk."""
         if self.path is not None:
             with self.lines.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in new.values()))
+                file.write(_as_lines(records))
                 file.flush()
                 os.fsync(file.fileno())
+        self.records |= _by_pair(records)
 
     def count(self, name: str, counts: dict[str, float]) -> None:
         """Adds to what was counted of a judge."""
@@ -88,14 +97,20 @@ class Output:
         if self.path is not None:
             self._save_state()
 
-    def finish(self) -> None:
-        """Makes the Parquet file, if that is what is wanted, of the lines beside it."""
-        if self.path is None or self.path == self.lines or not self.lines.exists():
+    def finish(self, rows: list[Row]) -> None:
+        """Writes the file: each pair once, in the order of the input, with the labels that it has now."""
+        self.records |= _by_pair([self.record(row, pair) for row in rows for pair in row.pairs])
+        if self.path is None:
             return
+        records = [self.records[key] for key in sorted(self.records)]
         temporary = self.path.with_name(f"{self.path.name}.tmp")
-        _write_parquet([self.records[key] for key in sorted(self.records)], temporary)
+        if self.path == self.lines:
+            temporary.write_text(_as_lines(records), encoding="utf-8")
+        else:
+            _write_parquet(records, temporary)
         temporary.replace(self.path)
-        self.lines.unlink()
+        if self.path != self.lines:
+            self.lines.unlink(missing_ok=True)
 
     def _read(self) -> None:
         if not self.state.exists():
@@ -124,12 +139,25 @@ class Output:
         if self.lines.exists():
             _drop_torn_line(self.lines)
             records += read_table(str(self.lines))
-        self.records = {(record["row"], record["first_index"], record["second_index"]): record for record in records}
+        try:
+            self.records = _by_pair(records)
+        except KeyError as error:
+            raise UsageError(
+                f"{self.path} has a row without {error}: put it back as it was, or name another --output."
+            ) from None
 
     def _save_state(self) -> None:
         temporary = self.state.with_name(f"{self.state.name}.tmp")
         temporary.write_text(json.dumps({"judges": self.settings, "counts": self.counts}, indent=1), encoding="utf-8")
         temporary.replace(self.state)
+
+
+def _by_pair(records: list[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+    return {(record["row"], record["first_index"], record["second_index"]): record for record in records}
+
+
+def _as_lines(records: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def _drop_torn_line(path: Path) -> None:
@@ -146,7 +174,8 @@ def _write_parquet(records: list[dict[str, Any]], path: Path) -> None:
     types = {"row": pa.int64(), "first_index": pa.int64(), "second_index": pa.int64()}
     types |= dict.fromkeys(("preference", "second_preference", "label"), pa.float64())
     types |= dict.fromkeys(("id", "first", "second", "abstained", "second_abstained"), pa.string())
-    columns = {name: [record[name] for record in records] for name in records[0]}
+    names = dict.fromkeys(name for record in records for name in record)
+    columns = {name: [record.get(name) for record in records] for name in names}
     try:
         columns["prompt"] = pa.array(columns["prompt"])
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # texts and messages in one column

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .judge_measures import agreement, column, measure, preferences
@@ -74,7 +75,10 @@ def measures(results: Results) -> list[tuple[str, list[str]]]:
         add(f"abstained: {reason}", [f"{j['abstained'].get(reason, 0):,}" for j in judges])
     add("mean preference", [_with_error(j["mean_preference"], j["standard_error"]) for j in judges])
     add("ties", [_percent(j["ties"]) for j in judges])
-    add("position bias", [_number(j["orders"]["position_bias"]) or "one order asked" for j in judges])
+    add(
+        "position bias",
+        [_number(j["orders"]["position_bias"]) or "one order asked" * bool(j["judged"]) for j in judges],
+    )
     add("order flips", [_percent(j["orders"]["flip_rate"]) for j in judges])
     add("cycle rate", [_of(_percent(j["cycle_rate"]), j["triples"], "triples") for j in judges])
     add("longer wins", [_percent(j["longer_wins"]) for j in judges])
@@ -84,7 +88,11 @@ def measures(results: Results) -> list[tuple[str, list[str]]]:
         if not any(found):
             continue
         add(
-            f"agreement with {title}", [f and _of(_percent(f["accuracy"]), f["decided"], "pairs") or "" for f in found]
+            f"agreement with {title}",
+            [
+                f and (_of(_percent(f["accuracy"]), f["decided"], "pairs") or "no pair has a winner") or ""
+                for f in found
+            ],
         )
         for key, name in {"brier": "Brier score", "log_loss": "log loss", "ece": "calibration error"}.items():
             add(f"  {name}", [f and _number(f[key]) or "" for f in found])
@@ -108,7 +116,7 @@ def print_results(console: Console, results: Results) -> None:
     """Prints the figures of each judge, and how often it was right by how sure it was."""
     table = _table("", *(result["spec"] for result in results.values()))
     for name, texts in measures(results):
-        table.add_row(name, *texts)
+        table.add_row(*map(escape, (name, *texts)))
     console.print(table)
     against, found = _calibrated(results)
     if found:
@@ -119,7 +127,9 @@ def print_results(console: Console, results: Results) -> None:
         console.print("", table)
     if results["judge"]["cycle_rate"] > 0:
         console.print(
-            "\nThese preferences are cyclic: no reward can explain them, and Nash methods have a use.", soft_wrap=True
+            "\nSome of these preferences are cyclic: no reward can explain them, and Nash methods have a use. Noise "
+            "has cycles too: of coin flips, 25 % of the triples are cyclic.",
+            soft_wrap=True,
         )
 
 
@@ -170,7 +180,7 @@ def _calibrated(results: Results) -> tuple[str, Results]:
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for index, name in enumerate(columns):
-        table.add_column(name.replace("[", r"\["), justify="right" if index else "left", overflow="fold")
+        table.add_column(escape(name), justify="right" if index else "left", overflow="fold")
     return table
 
 

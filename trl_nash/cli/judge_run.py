@@ -13,7 +13,7 @@ from .judge_data import Row
 from .judge_output import Output
 
 
-COUNTED = ("asked", "cached", "both_orders", "disagreement", "flips")  # of a `Tally`
+ORDERS = ("both_orders", "disagreement", "flips")  # of a `Tally`
 
 
 def judge_rows(
@@ -24,7 +24,7 @@ def judge_rows(
     advance: Callable[[int], None] = lambda judged: None,
 ) -> None:
     """
-    Has all pairs of some rows judged.
+    Has the pairs of some rows judged, by each judge those that it has not judged yet.
 
     Args:
         judges (`dict[str, PairwiseJudge]`): `"judge"`, and perhaps `"second_judge"`.
@@ -34,16 +34,16 @@ def judge_rows(
         advance (`Callable`, *optional*): is called with the number of pairs after each call of the judges.
     """
     for batch in batches(rows, batch_size):
-        verdicts = {name: ask(judge, batch, output, name) for name, judge in judges.items()}
-        records = [_record(row, pair) for row in batch for pair in row.pairs]
-        for name, values in verdicts.items():
-            prefix = name.removesuffix("judge")  # "" or "second_"
-            for record, value in zip(records, values, strict=True):
-                abstained = math.isnan(value)
-                record[f"{prefix}preference"] = None if abstained else float(value)
-                record[f"{prefix}abstained"] = getattr(value, "reason", "no opinion") if abstained else None
-        output.append(records)
-        advance(len(records))
+        records = {row.index: [output.record(row, pair) for pair in row.pairs] for row in batch}
+        try:
+            for name, judge in judges.items():
+                todo = [row for row in batch if output.missing(row, name)]
+                verdicts = iter(ask(judge, todo, output, name) if todo else ())
+                for record in (record for row in todo for record in records[row.index]):
+                    _add(record, name.removesuffix("judge"), next(verdicts))
+        finally:  # of two judges the second one may have failed, and what the first one said is kept
+            output.append([record for group in records.values() for record in group if "preference" in record])
+        advance(sum(map(len, records.values())))
 
 
 def batches(rows: list[Row], size: int) -> Iterator[list[Row]]:
@@ -62,13 +62,14 @@ def ask(judge: PairwiseJudge, batch: list[Row], output: Output, name: str) -> li
     """The verdicts on all pairs of rows of as many completions each. What they cost is counted in `output`."""
     used, start = dict(getattr(judge, "usage", {})), time.perf_counter()
     judge.tally.take()
-    counts: dict[str, float] = {}
+    verdicts = None
     try:
         verdicts = _verdicts(judge, batch)
-        counts["pairs"] = len(verdicts)
-    finally:  # also of what did not come to its end
+    finally:  # what did not come to its end has a cost too
         tally = judge.tally.take()
-        counts |= {"seconds": time.perf_counter() - start} | {key: getattr(tally, key) for key in COUNTED}
+        counts = {"seconds": time.perf_counter() - start, "asked": tally.asked, "cached": tally.cached}
+        if verdicts is not None:  # else these pairs are to be judged, and counted, again
+            counts |= {"pairs": len(verdicts)} | {key: getattr(tally, key) for key in ORDERS}
         for key, value in getattr(judge, "usage", {}).items():
             counts["request_seconds" if key == "seconds" else key] = value - used.get(key, 0)
         output.count(name, counts)
@@ -97,8 +98,9 @@ def _verdicts(judge: PairwiseJudge, batch: list[Row]) -> list[float]:
     )
 
 
-def _record(row: Row, pair: tuple[int, int]) -> dict[str, Any]:
-    first, second = pair
-    record = {"id": row.question(pair), "row": row.index, "first_index": first, "second_index": second}
-    texts = {"prompt": row.prompt, "first": row.completions[first], "second": row.completions[second]}
-    return record | texts | {"label": row.label}
+def _add(record: dict[str, Any], prefix: str, verdict: float) -> None:
+    """Adds a verdict of the judge whose columns begin with `prefix`, "" or "second_"; an earlier one is kept."""
+    if record.get(f"{prefix}preference") is None:
+        abstained = math.isnan(verdict)
+        record[f"{prefix}preference"] = None if abstained else float(verdict)
+        record[f"{prefix}abstained"] = getattr(verdict, "reason", "no opinion") if abstained else None

@@ -36,7 +36,7 @@ class ReportingMixin:
         reasons = tally.abstained
         reasons["no opinion"] += max(0, abstained - reasons.total())  # of judges that keep no tally
         for reason, count in (+reasons).items():
-            metrics.add(f"judge/abstained/{reason.replace(' ', '_')}", count, 0)
+            metrics.add(f"judge/abstained/{reason.replace(' ', '_').replace('/', '_')}", count, 0)
         metrics.add("judge/position_bias", tally.disagreement, tally.both_orders)
         if tally.asked + tally.cached:
             metrics.add("judge/cached", tally.cached, tally.asked + tally.cached)
