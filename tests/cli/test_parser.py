@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 from trl_nash.cli.errors import UsageError
 from trl_nash.cli.options import ALGORITHMS
 from trl_nash.cli.parser import JudgeArguments, NashParser, check_arguments
+from trl_nash.judges import load_judge
 
 
 REQUIRED = ["--model_name_or_path", "m", "--dataset_name", "d"]
@@ -136,9 +137,58 @@ def test_what_is_missing_or_contradictory(argv, complaint):
         check_arguments(NashParser("onpo").parse_args(argv))
 
 
-def test_a_list_of_judges_is_no_judge_yet():
-    with pytest.raises(UsageError, match="judge must name one judge, got"):
-        JudgeArguments(judge=["random", "reward:r"])
+OPTIONS = {"judge": "random", "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("random", "random"),
+        (["random"], "random"),
+        (["random", "random:3"], ["random", "random:3"]),
+        (["random", OPTIONS], ["random", OPTIONS]),
+        (OPTIONS, OPTIONS),
+    ],
+)
+def test_judges_of_a_config_file(value, expected):
+    """A name, a list (their mixture), and arguments of each, down to the judges that come of them."""
+    parser = NashParser("onpo")
+    parser.set_defaults_with_config(judge=value, model_name_or_path="m", dataset_name="d")
+    arguments = parser.parse_args([])
+    check_arguments(arguments)
+    judge = JudgeArguments(arguments.judge).judge
+    assert judge == expected
+    loaded = load_judge(judge)
+    seeds = [member.seed for member in getattr(loaded, "judges", [loaded])]
+    names = expected if isinstance(expected, list) else [expected]
+    assert seeds == [0 if name == "random" else 3 for name in names]
+
+
+def test_several_judges_on_the_command_line():
+    argv = [*REQUIRED, "--judge", "random", "random:3", "--judge_kwargs", '{"weights": [1, 3]}']
+    arguments = NashParser("onpo").parse_args(argv)
+    check_arguments(arguments)
+    judging = JudgeArguments(arguments.judge, arguments.judge_kwargs)
+    judge = load_judge(judging.judge, **judging.judge_kwargs)
+    assert [member.seed for member in judge.judges] == [0, 3]
+    assert judge.weights.tolist() == [0.25, 0.75]
+    with pytest.raises(ValueError, match="takes the arguments judges, weights, rule.*'seed'"):
+        load_judge(judging.judge, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("judge", "complaint"),
+    [
+        ([], "judge is an empty list"),
+        ([3, "random"], "judge: 3 names no judge"),
+        ([["random"], "random"], r"judge: \['random'\] names no judge"),
+        (["random", {"seed": 1}], r"judge: {'seed': 1} names no judge; write a name, or {judge: NAME"),
+        ({"seed": 1}, r"judge: {'seed': 1} names no judge"),
+    ],
+)
+def test_what_names_no_judge(judge, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        JudgeArguments(judge=judge)
 
 
 def test_what_is_complete():

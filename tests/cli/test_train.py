@@ -95,6 +95,24 @@ def test_options_of_a_config_file(tmp_path, capsys, options):
     assert arguments.judge.judge == "random"
 
 
+def test_a_mixture_of_judges_in_a_config_file(tmp_path, capsys, monkeypatch, options):
+    """A list is a mixture, and each judge may have arguments of its own."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "half_judge.py").write_text(
+        "def judge(prompts, first, second, *, better=0.5):\n    return [better] * len(first)\n"
+    )
+    (tmp_path / "run.yaml").write_text(
+        "judge: [{judge: random, seed: 1}, {judge: 'half_judge:judge', better: 0.75}]\njudge_kwargs: {weights: [1, 3]}\n"
+    )
+    assert train.main(["comal", *options, "--config=run.yaml", "--dry_run"]) == 0
+    assert "judge    random and half_judge:judge" in capsys.readouterr().out
+    arguments = train.read_arguments("comal", [*options, "--config", "run.yaml"])
+    judge = train._load_judge(arguments.judge, "cpu", dry_run=False)
+    assert type(judge).__name__ == "EnsembleJudge" and list(judge.weights) == [0.25, 0.75]
+    assert train.main(["comal", *options, "--judge", "random", "reward:nowhere", "--dry_run"]) == 0
+    assert "random and reward:nowhere" in capsys.readouterr().out
+
+
 def test_a_note_when_two_sources_are_named(tmp_path, capsys, options, prompts_file):
     (tmp_path / "run.yaml").write_text(f"datasets:\n  - path: {prompts_file}\n")
     assert train.main(["comal", *options, "--config=run.yaml", "--judge=random", "--dry_run"]) == 0

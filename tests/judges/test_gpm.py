@@ -179,6 +179,37 @@ def test_answers_are_cached(folder, tmp_path):
 
 
 @pytest.mark.parametrize("with_prompt_head", [False], indirect=True)
+def test_what_is_left_of_a_round_is_embedded(folder, tmp_path):
+    """All pairs of a, b and c are in the cache: those with d take all four, those of another prompt its own."""
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    options = {"cache": str(tmp_path / "cache.sqlite"), "tokens_per_batch": 1}
+    first = GPMJudge(folder, **options).compare(["a"], [["a", "b", "c"]], pairs)
+    np.testing.assert_allclose(first, GPMJudge(folder).compare(["a"], [["a", "b", "c"]], pairs), atol=1e-6)
+    judge = GPMJudge(folder, **options)
+    calls = []
+    judge.local.model.register_forward_hook(lambda *_: calls.append(1))
+    for prompts, completions, forwards in (
+        (["a"], [["c", "a", "b"]], 0),
+        (["a", "b"], [["a", "b", "c"], ["a", "b", "c"]], 3),
+        (["a"], [["a", "b", "d"]], 3),
+    ):
+        calls.clear()
+        judge.compare(prompts, completions, pairs)
+        assert len(calls) == forwards
+    assert GPMJudge(folder, **options, temperature=1.0).identity != judge.identity
+
+
+@pytest.mark.parametrize("with_prompt_head", [False], indirect=True)
+def test_chat_template_takes_arguments(folder):
+    tokenizer = build_llama3_tokenizer()
+    tokenizer.chat_template = "{{ word }} " + tokenizer.chat_template
+    one, two = (GPMJudge(folder, tokenizer=tokenizer, chat_template_kwargs={"word": w}) for w in ("one", "two"))
+    texts = [tokenizer.decode(judge.encode("a", "b")[0]) for judge in (one, two)]
+    assert "one" in texts[0] and texts[1] == texts[0].replace("one", "two")
+    assert one.identity != two.identity
+
+
+@pytest.mark.parametrize("with_prompt_head", [False], indirect=True)
 def test_what_is_no_general_preference_model(folder, tmp_path):
     file = tmp_path / "model.safetensors"
     weights = load_file(file)

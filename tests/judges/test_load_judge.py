@@ -40,6 +40,14 @@ class Old(BasePairwiseJudge):
     def judge(self, prompts, completions, shuffle_order=True):
         return [int(len(b) > len(a)) for a, b in completions]
 
+class Placed(Biased):
+    def __init__(self, device="cpu"):
+        super().__init__({"cpu": 0.25, "there": 0.75}[device])
+
+def placed(prompts, first, second, *, device="cpu"):
+    return [{"cpu": 0.25, "there": 0.75}[device]] * len(prompts)
+placed.symmetric = True
+
 ready = Biased(0.75)
 number = 3
 """
@@ -87,8 +95,15 @@ def test_key():
     assert load_judge("random:7").seed == 7
 
 
+def test_dictionary_holds_name_and_arguments():
+    spec = {"judge": "random", "seed": 7}
+    assert load_judge(spec).seed == 7
+    assert load_judge(spec, seed=8).seed == 8
+    assert spec == {"judge": "random", "seed": 7}
+
+
 def test_target_is_the_first_argument():
-    with pytest.raises(OSError, match="no-such-model"):  # looked for as a model, as the key says
+    with pytest.raises(ValueError, match="no-such-model"):  # looked for as a model, as the key says
         load_judge("reward:./no-such-model")
 
 
@@ -110,6 +125,8 @@ def test_target_is_the_first_argument():
         ("my_judges:make_from_three", {"a": 1}, "takes the arguments a, b, c: missing a required argument: 'b'"),
         ("my_judges:ready", {"value": 1}, "'my_judges:ready' is an object and takes no arguments"),
         ("reward", {}, "takes the arguments reward_funcs, .*missing a required argument: 'reward_funcs'"),
+        ({"seed": 1}, {}, "needs its name under the key `judge`"),
+        (["random"], {"seed": 1}, "takes the arguments judges, weights, rule, device: .*'seed'"),
         (RandomJudge(), {"seed": 1}, r"\['seed'\] only go with a judge given by name"),
     ],
 )
@@ -175,3 +192,18 @@ def test_importing_judges_imports_nothing_heavy():
     code = "import sys, trl_nash.judges; print({'torch', 'transformers', 'trl'} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert output.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", ["Placed", "placed"])
+@pytest.mark.parametrize(("kwargs", "expected"), [({}, 0.25), ({"device": "there"}, 0.75)])
+def test_ones_own_judge_is_told_the_device_if_it_asks(my_judges, name, kwargs, expected):
+    """As the judges of the table are: the trainer's device, if its arguments do not say."""
+    assert load_judge(f"{my_judges}:{name}", **kwargs)(["p"], ["a"], ["b"]) == [expected]
+    assert load_judge({"judge": f"{my_judges}:{name}", **kwargs}, "cpu")(["p"], ["a"], ["b"]) == [expected]
+
+
+def test_a_judge_function_refuses_unknown_arguments_when_it_is_loaded(my_judges):
+    with pytest.raises(
+        ValueError, match="'my_judges:constant' takes the arguments .*value: got an unexpected.*'valu'"
+    ):
+        load_judge("my_judges:constant", valu=1.0)

@@ -16,7 +16,10 @@ from tiny_judges import build_judge_model, build_llama3_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from trl_nash.judges.local import LocalModel, batches, load_model, on_device, pad, whole_weights
+from trl_nash.judges.gpm import GPMJudge
+from trl_nash.judges.loading import load_model, load_tokenizer, whole_weights
+from trl_nash.judges.local import LocalModel, batches, on_device, pad
+from trl_nash.judges.pairrm import PairRMJudge
 from trl_nash.judges.pairwise_lm import PairwiseLMJudge
 from trl_nash.judges.reward import RewardJudge
 from trl_nash.judges.text import Neutraliser, as_messages, cut_left
@@ -84,7 +87,31 @@ def test_loading_leaves_pickles_alone(folder):
     Path(folder, "model.safetensors").unlink()
     with pytest.raises(ValueError, match="has no weights in safetensors"):
         PairwiseLMJudge(folder)
-    PairwiseLMJudge(folder, model_kwargs={"use_safetensors": False})
+    identities = [PairwiseLMJudge(folder, model_kwargs={"use_safetensors": False}).identity]
+    os.utime(f"{folder}/pytorch_model.bin", ns=(0, 0))  # other weights, as far as one can tell without reading them
+    identities.append(PairwiseLMJudge(folder, model_kwargs={"use_safetensors": False}).identity)
+    assert identities[0] != identities[1]
+
+
+@pytest.mark.parametrize(
+    ("judge", "kind"),
+    [
+        (PairwiseLMJudge, "a causal language model"),
+        (RewardJudge, "a reward model"),
+        (GPMJudge, "a General Preference model"),
+        (PairRMJudge, "a PairRM"),
+    ],
+)
+@pytest.mark.parametrize("path", ["./nothing-here", "no-org/no-model"])
+def test_loading_says_in_a_sentence_what_is_not_there(judge, kind, path):
+    with pytest.raises(ValueError, match=rf"'{path}' cannot be loaded as {kind}.*: check the path") as error:
+        judge(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_loading_says_that_there_is_no_tokenizer():
+    with pytest.raises(ValueError, match="cannot be loaded as the judge's tokenizer: check the path"):
+        load_tokenizer("./nothing-here")
 
 
 def test_loading_names_what_is_missing(folder):

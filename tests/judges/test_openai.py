@@ -394,6 +394,16 @@ def test_request_parameters_are_sent_added_and_removed():
     assert body["max_completion_tokens"] == 9 and body["guided_choice"] == ["A", "B"]
 
 
+def test_arguments_of_the_servers_chat_template():
+    """vLLM and SGLang read them from the body, whatever the client knows of them; answers differ with them."""
+    request = {"chat_template_kwargs": {"enable_thinking": False}}
+    with Loopback(lambda question, number: ok) as server:
+        judges = [build_judge(server, mode="text", request=request), build_judge(server, mode="text")]
+        judges[0](["x"], ["a"], ["b"])
+    assert server.log[0].body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert judges[0].identity != judges[1].identity
+
+
 def test_the_server_may_stand_behind_the_model():
     judge = OpenAIJudge("org/some@model@http://127.0.0.1:8000/v1/", cache=None)
     assert (judge.model, judge.base_url) == ("org/some@model", "http://127.0.0.1:8000/v1")

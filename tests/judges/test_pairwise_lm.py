@@ -311,6 +311,19 @@ def test_wrong_arguments(options, message):
         build_judge(**options)
 
 
+def test_thinking_can_be_turned_off(folder):
+    """Behind an assistant's header that opens with thinking, no answer would come; as in Qwen3's template."""
+    thinks = LLAMA3_TEMPLATE + "{% if add_generation_prompt and not silent %}one two\n\n{% endif %}"
+    judges = [
+        PairwiseLMJudge(folder, tokenizer=build_llama3_tokenizer(thinks), chat_template_kwargs=kwargs)
+        for kwargs in (None, {"silent": True})
+    ]
+    renders = [judge.render(PROMPT, "red", "blue") for judge in judges]
+    assert renders[0] == build_judge().render(PROMPT, "red", "blue") + "one two\n\n"
+    assert renders[1] == build_judge().render(PROMPT, "red", "blue")
+    assert judges[0].identity != judges[1].identity
+
+
 def test_chat_template_is_needed():
     with pytest.raises(ValueError, match="has no chat template"):
         build_judge(tokenizer=build_llama3_tokenizer(chat_template=None))

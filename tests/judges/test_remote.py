@@ -157,6 +157,28 @@ def test_what_is_under_way_when_the_judge_meets_its_end_is_kept():
         assert server.answered == {("a0", "b0"): 1} and len(judge.cache) == 1
 
 
+@pytest.mark.parametrize("farewell", [10.0, 0.0])
+def test_ctrl_c_keeps_what_is_under_way(monkeypatch, farewell):
+    """Answers that were asked for before Ctrl-C are stored, nothing is asked after it; waiting for them has an end."""
+    monkeypatch.setattr(remote, "LONGEST_FAREWELL", farewell)
+    main = threading.get_ident()
+
+    def interrupt(server):
+        deadline = time.monotonic() + 10
+        while len(server.log) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    with Loopback(latency=0.5) as server:
+        judge = build_judge(server, mode="text", concurrency=4, order="fixed")
+        threading.Thread(target=interrupt, args=[server]).start()
+        with pytest.raises(KeyboardInterrupt):
+            judge(*pairs(100))
+        assert len(judge.cache) == (4 if farewell else 0)
+        time.sleep(0.6)
+        assert len(server.log) == 4
+
+
 def test_failures_in_a_row_are_counted_across_calls_and_end_with_an_answer():
     with Loopback(lambda question, number: status(500)) as server:
         judge = build_judge(server, mode="text", order="fixed", concurrency=1, max_retries=0, max_failures=3)

@@ -12,6 +12,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
@@ -80,14 +82,14 @@ CHATS_BY_HAND = [
 ]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 16])
+@pytest.mark.parametrize("tokens_per_batch", [1, 20, 16384])
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("conversational", [False, True])
-def test_model_equals_forward_by_hand(conversational, padding_side, batch_size):
+def test_model_equals_forward_by_hand(conversational, padding_side, tokens_per_batch):
     """Whatever the batch and the tokenizer's habit of padding, each text gets the reward it has on its own."""
     model = build_model()
     judge = RewardJudge(
-        model, reward_processing_classes=build_tokenizer(padding_side=padding_side), batch_size=batch_size
+        model, reward_processing_classes=build_tokenizer(padding_side=padding_side), tokens_per_batch=tokens_per_batch
     )
     prompts = CHATS if conversational else ["a b ", "c "]
     by_hand = CHATS_BY_HAND if conversational else STRINGS_BY_HAND
@@ -105,13 +107,13 @@ def test_absolute_positions_start_at_the_first_token(padding_side):
     model = GPT2ForSequenceClassification(config)
     tokenizer = build_tokenizer(padding_side=padding_side)
     together = RewardJudge(model, reward_processing_classes=tokenizer).rewards(["a "] * 3, ["b", "c d", "a b c d e"])
-    alone = RewardJudge(model, reward_processing_classes=tokenizer, batch_size=1)
+    alone = RewardJudge(model, reward_processing_classes=tokenizer, tokens_per_batch=1)
     np.testing.assert_allclose(together, alone.rewards(["a "] * 3, ["b", "c d", "a b c d e"]), atol=1e-5)
 
 
 def test_equal_texts_are_forwarded_once(monkeypatch):
     model = build_model()
-    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(), batch_size=2)
+    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(), tokens_per_batch=4)
     rows = []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs))
@@ -231,7 +233,7 @@ def test_model_with_two_labels():
 
 
 def test_model_of_unknown_origin_needs_a_tokenizer():
-    with pytest.raises(ValueError, match="LlamaForSequenceClassification .*pass it as `reward_processing_classes`"):
+    with pytest.raises(ValueError, match="LlamaForSequenceClassification .*pass it as .*`reward_processing_classes`"):
         RewardJudge(build_model())
 
 
@@ -244,3 +246,134 @@ def test_path_without_a_trained_reward_head(tmp_path, kind):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is not a reward model.*score.weight.* would be random"):
         RewardJudge(str(tmp_path), reward_processing_classes=build_tokenizer())
+
+
+# Long texts
+
+
+def long_judge(model, max_length, **options) -> RewardJudge:
+    return RewardJudge(model, reward_processing_classes=build_tokenizer(), max_length=max_length, **options)
+
+
+DIALOGUE = [
+    {"role": "system", "content": "d"},
+    {"role": "user", "content": "a b"},
+    {"role": "assistant", "content": "c"},
+    {"role": "user", "content": "e a"},
+]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_length", "words"),
+    [
+        ("a b c ", 5, "a b c d e"),
+        ("a b c ", 4, "b c d e"),
+        ("a b c ", 3, "c d e"),
+        ("a b c ", 2, "d e"),
+        ("a b c ", 1, None),
+        (DIALOGUE, 13, "<sys> d <usr> a b <bot> c <usr> e a <bot> d e"),
+        (DIALOGUE, 11, "<usr> a b <bot> c <usr> e a <bot> d e"),
+        (DIALOGUE, 10, "<usr> b <bot> c <usr> e a <bot> d e"),
+        (DIALOGUE, 8, "<usr> e a <bot> d e"),
+        (DIALOGUE, 4, "<usr> <bot> d e"),
+        (DIALOGUE, 3, None),
+    ],
+)
+def test_prompts_are_cut_from_the_left_and_completions_never(prompt, max_length, words):
+    model = build_model()
+    judge = long_judge(model, max_length)
+    reward = judge.rewards([prompt], ["d e"])[0]
+    expected = math.nan if words is None else reward_of(model, words)
+    assert reward == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    whole = words is None or (max_length in (5, 13))
+    assert judge.reward_funcs[0].local.contexts_cut == int(not whole)
+
+
+def test_the_models_own_limit_is_known():
+    judge = long_judge(build_model(max_position_embeddings=4), None)
+    assert np.isnan(judge.rewards(["a "] * 2, ["b c d e a", "b c d"])).tolist() == [True, False]
+
+
+def test_too_long_is_counted_and_only_its_pairs_are_without_verdict():
+    """Whatever a second reward says: a sum without one of its terms is not comparable."""
+    judge = RewardJudge(
+        [build_model(), lambda completions: [1.0] * len(completions)],
+        reward_processing_classes=[build_tokenizer(), None],
+        max_length=3,
+    )
+    preferences = judge.compare(["a "], [["b", "b c d e", "c"]], [(0, 1), (0, 2), (2, 1)])
+    assert np.isnan(preferences).tolist() == [[True, False, True]]
+    assert judge.tally.take().abstained == {"too long": 2}
+    assert np.isnan(judge(["a "], ["b"], ["b c d e"])).all()
+    assert judge.tally.take().abstained == {"too long": 1}
+
+
+# Cache
+
+
+@pytest.fixture
+def folder(tmp_path) -> str:
+    build_model().save_pretrained(tmp_path / "reward")
+    build_tokenizer().save_pretrained(tmp_path / "reward")
+    return str(tmp_path / "reward")
+
+
+def test_what_is_left_of_a_round_is_scored(folder, tmp_path):
+    options = {"cache": str(tmp_path / "cache.sqlite"), "tokens_per_batch": 1}
+    pairs, columns = (
+        [(0, 1), (0, 2), (1, 2)],
+        {"source": [object()]},
+    )  # a column that no key could hold, and none needs
+    first = RewardJudge(folder, **options).compare(["a "], [["b", "c", "d"]], pairs, columns=columns)
+    plain = RewardJudge(folder).compare(["a "], [["b", "c", "d"]], pairs)
+    np.testing.assert_allclose(first, plain, atol=1e-6)
+    judge = RewardJudge(folder, **options)
+    calls = []
+    judge.reward_funcs[0].model.register_forward_hook(lambda *_: calls.append(1))
+    again = judge.compare(["a "], [["b", "c", "d"]], pairs, columns=columns)
+    np.testing.assert_array_equal(again, first)
+    assert not calls and judge.tally.take().cached == 3
+    judge.compare(["a ", "c "], [["d", "c", "b"], ["b", "c", "d"]], pairs)
+    assert len(calls) == 3
+
+
+def test_settings_that_change_preferences_are_part_of_the_key(folder):
+    settings = [{}, {"temperature": 2.0}, {"reward_weights": [2.0]}, {"max_length": 9}]
+    settings += [{"chat_template_kwargs": {"x": 1}}, {"model_kwargs": {"dtype": torch.bfloat16}}]
+    assert len({RewardJudge(folder, **options).identity for options in settings}) == len(settings)
+
+
+def test_what_has_no_identity_is_not_cached(folder, tmp_path):
+    cache = str(tmp_path / "cache.sqlite")
+    for judge in (
+        RewardJudge(lambda completions: [0.0] * len(completions), cache=cache),
+        RewardJudge(build_model(), reward_processing_classes=build_tokenizer(), cache=cache),
+        RewardJudge(folder, missing_eos_penalty=1.0, eos_token_ids=[1], cache=cache),
+    ):
+        with pytest.raises(ValueError, match="has no `identity`, so its answers cannot be cached"):
+            judge.compare(["a "], [["b", "c"]], [(0, 1)])
+
+
+def test_chat_template_takes_arguments():
+    model, tokenizer = build_model(), build_tokenizer()
+    tokenizer.chat_template += "{% if silent %} e{% endif %}"
+    judge = RewardJudge(model, reward_processing_classes=tokenizer, chat_template_kwargs={"silent": True})
+    assert judge.rewards([CHATS[0]], ["c"])[0] == pytest.approx(reward_of(model, "<usr> a b <bot> c e"), abs=1e-6)
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 16384])
+def test_classifiers_that_read_their_first_token(tokens_per_batch):
+    """As BERT's: padding must stay behind the text, and its positions begin at 0."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        num_labels=1, initializer_range=0.5, pad_token_id=WORDS.index("<pad>"),
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval()
+    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(), tokens_per_batch=tokens_per_batch)
+    texts = ["b", "c d", "a b c d e"]
+    with torch.no_grad():
+        rows = [torch.tensor([[WORDS.index(word) for word in f"a {text}".split()]]) for text in texts]
+        expected = [model(input_ids=row).logits.item() for row in rows]
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(judge.rewards(["a "] * 3, texts), expected, atol=1e-5)

@@ -709,6 +709,19 @@ def test_ranks_sample_on_their_own(two_processes):
     assert first["train"][0]["completions"] != second["train"][0]["completions"]
 
 
+def test_each_rank_judges_its_own_shard(two_processes):
+    """A rank's judge sees the completions that were sampled there, all of them and no others."""
+    for rank in two_processes["ranks"]:
+        sampled = {text for part in rank["train"] for text in part["texts"]}
+        asked = {text for pair in rank["asked"] for text in pair}
+        lonely = sampled - asked  # all three completions of its prompt were equal, which needs no judge
+        assert asked <= sampled and len(asked) > 5
+        groups = [part["texts"][i : i + 3] for part in rank["train"] for i in range(0, len(part["texts"]), 3)]
+        assert all(any(group == [text] * 3 for group in groups) for text in lonely)
+    first, second = ({text for pair in rank["asked"] for text in pair} for rank in two_processes["ranks"])
+    assert first - second and second - first
+
+
 def test_ranks_end_with_the_same_weights(two_processes):
     """After training, the weights are bitwise the same on both ranks, and have moved."""
     first, second = two_processes["ranks"]

@@ -17,8 +17,12 @@ from helpers import favours_a, make_trainer, prompt_dataset, weights
 import trl_nash.trainers.reporting as reporting
 
 
+ASKED: list[tuple[str, str]] = []  # on this rank
+
+
 def unsure(prompts, first, second):
     """Has no opinion where the first letters of both are the same."""
+    ASKED.extend(zip(first, second, strict=True))
     verdicts = favours_a(prompts, first, second)
     return [math.nan if a[:1] == b[:1] else p for p, a, b in zip(verdicts, first, second, strict=True)]
 
@@ -61,6 +65,11 @@ def main(folder: Path) -> None:
                 "prompts": [row["prompt"] for row in rows],
                 "completions": [ids for group in samples.completion_ids for ids in group],
                 "preferences": numbers(preference),
+                "texts": [
+                    trainer._tokenizer.decode(ids, skip_special_tokens=True)
+                    for group in samples.completion_ids
+                    for ids in group
+                ],
             }
         )
         return samples, preference
@@ -93,6 +102,7 @@ def main(folder: Path) -> None:
     reporting.log_verdicts = keep_table
 
     trainer.train()
+    seen["asked"] = list(ASKED)
     seen["weights"] = digest(trainer.model)
     wrapped = type(trainer.model_wrapped).__name__
     trained = [entry for entry in trainer.state.log_history if "loss" in entry]

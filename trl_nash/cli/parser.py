@@ -61,28 +61,41 @@ class JudgeArguments:
     Who compares the completions.
 
     Args:
-        judge (`str`, *optional*):
+        judge (`list[str | dict[str, Any]]`, *optional*):
             A key of `trl_nash.JUDGES`, `key:target` (`reward:org/model`, `function:package.module:name`) or a dotted
-            path `package.module:name`. Exclusive with `reward_model_path`.
+            path `package.module:name`. Several are a mixture. In YAML each may have arguments of its own:
+            `judge: [pairrm, {judge: "openai:model@http://host:port/v1", order: random}]`. Exclusive with
+            `reward_model_path`. A list of one becomes that one.
         judge_kwargs (`dict[str, Any]` or `str`, *optional*):
-            Keyword arguments of the judge, on the command line as JSON.
+            Keyword arguments of the judge, on the command line as JSON. Those of a mixture are `weights` and `rule`.
     """
 
-    judge: str | None = field(
+    judge: list[str] | None = field(
         default=None,
         metadata={
             "help": "Who compares: reward:org/model, pairwise-lm:org/model, gpm:org/model, pairrm, "
-            "openai:model@http://host:port/v1, hf:org/model, ensemble, package.module:name, random (docs/judges.md)."
+            "openai:model@http://host:port/v1, hf:org/model, ensemble, package.module:name, random; several are "
+            "a mixture (docs/judges.md)."
         },
     )
     judge_kwargs: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": "Keyword arguments of the judge, as JSON: '{\"temperature\": 0.5}'."},
+        metadata={
+            "help": "Keyword arguments of the judge, as JSON: '{\"temperature\": 0.5}'; of several judges, those of "
+            "their mixture: '{\"weights\": [1, 3]}'."
+        },
     )
 
     def __post_init__(self):
-        if self.judge is not None and not isinstance(self.judge, str):
-            raise UsageError(f"judge must name one judge, got {self.judge!r}.")
+        if self.judge == []:
+            raise UsageError("judge is an empty list: name at least one judge.")
+        if isinstance(self.judge, list) and len(self.judge) == 1:
+            self.judge = self.judge[0]
+        for name, judge in zip(self.names, self._judges, strict=True):
+            if not isinstance(name, str):
+                raise UsageError(
+                    f"judge: {judge!r} names no judge; write a name, or {{judge: NAME, ...}} with its arguments."
+                )
         if isinstance(self.judge_kwargs, str):
             try:
                 self.judge_kwargs = json.loads(self.judge_kwargs)
@@ -92,6 +105,17 @@ class JudgeArguments:
             raise UsageError(
                 f"--judge_kwargs must be a JSON object such as '{{\"temperature\": 0.5}}', got {self.judge_kwargs!r}."
             )
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each judge, without its arguments."""
+        return [judge.get("judge") if isinstance(judge, dict) else judge for judge in self._judges]
+
+    @property
+    def _judges(self) -> list[Any]:
+        if self.judge is None:
+            return []
+        return self.judge if isinstance(self.judge, list) else [self.judge]
 
 
 class NashParser(TrlParser):

@@ -49,7 +49,7 @@ def plan_text(algorithm: str, arguments, tokenizer, prompts) -> str:
         "first": f"{_shortened(text)}{f' (cut from the left to {limit} tokens)' if cut else ''}",
         "round": f"{training.prompts_per_round} prompts x {training.num_generations} completions of up to "
         f"{training.max_new_tokens} tokens, then {steps}",
-        "judge": arguments.judge.judge or f"reward model {training.reward_model_path}",
+        "judge": " and ".join(arguments.judge.names) or f"reward model {training.reward_model_path}",
         "output": str(training.output_dir),
     }
     title = f"Plan of this {algorithm} run" + (" (dry run: nothing is trained)" if arguments.script.dry_run else "")

@@ -190,11 +190,11 @@ def train(trainer, arguments: Arguments) -> None:
 
 def _load_judge(judge_args, device, *, dry_run: bool):
     """The judge of `--judge`; a dry run leaves those that are models on the disk."""
-    spec, kwargs = judge_args.judge, dict(judge_args.judge_kwargs or {})
-    key = None if spec is None else spec.partition(":")[0]
-    if key is None or (dry_run and key in trl_nash.JUDGES and key != "function"):
+    kwargs = dict(judge_args.judge_kwargs or {})
+    keys = {name.partition(":")[0] for name in judge_args.names}
+    if not keys or (dry_run and keys & trl_nash.JUDGES.keys() - {"function"}):
         return None
-    return trl_nash.load_judge(spec, device, **kwargs)
+    return trl_nash.load_judge(judge_args.judge, kwargs.pop("device", device), **kwargs)
 
 
 def _evaluated_last(state) -> bool:

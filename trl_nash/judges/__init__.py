@@ -114,12 +114,14 @@ def load_judge(spec: Any, device: Any = None, **kwargs) -> PairwiseJudge:
     Load a judge by name.
 
     Args:
-        spec (`str` or anything that [`as_judge`] takes):
+        spec (`str`, `dict` or anything that [`as_judge`] takes):
             `key` or `key:target` with a key of `JUDGES` (`random`, `reward:org/model`), or the dotted path
             `package.module:name` of an object of your own, for which the working directory is searched too. `name` may
             be a class or a factory, which is called with `kwargs`, a judge function, to which `kwargs` are bound, or a
             judge object. A function is a judge function if it has three or more positional arguments without a default
-            that are not in `kwargs`, and a factory otherwise.
+            that are not in `kwargs`, and a factory otherwise. A dictionary holds a name and arguments,
+            `{"judge": "reward:org/model", "temperature": 2.0}`; a list is a mixture in equal parts of what is in it,
+            or as the arguments `weights` and `rule` of [`EnsembleJudge`] say.
         device (`str` or `torch.device`, *optional*):
             Where judges that are models are put, if their arguments do not say.
         kwargs:
@@ -133,10 +135,16 @@ def load_judge(spec: Any, device: Any = None, **kwargs) -> PairwiseJudge:
     ```python
     >>> judge = load_judge("reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B", temperature=2.0)
     >>> judge = load_judge("my_package.judges:longer_wins")
+    >>> judge = load_judge(["pairrm", {"judge": "openai:gpt-4.1-mini", "order": "random"}], weights=[1, 3])
     ```
     """
     if isinstance(spec, list | tuple):
         return _build(EnsembleJudge, "ensemble", spec, device=device, **kwargs)
+    if isinstance(spec, dict):
+        if "judge" not in spec:
+            raise ValueError(f"A judge given as a dictionary needs its name under the key `judge`; got {spec!r}.")
+        kwargs = {**spec, **kwargs}
+        return load_judge(kwargs.pop("judge"), kwargs.pop("device", device), **kwargs)
     if not isinstance(spec, str):
         if kwargs:
             raise ValueError(f"Judge arguments {sorted(kwargs)} only go with a judge given by name; got {spec!r}.")
@@ -144,13 +152,11 @@ def load_judge(spec: Any, device: Any = None, **kwargs) -> PairwiseJudge:
     key, _, target = spec.partition(":")
     if key in JUDGES:
         factory = _import(JUDGES[key])
-        if device is not None and "device" in inspect.signature(factory).parameters:
-            kwargs.setdefault("device", device)
-        return _build(factory, spec, *[target] if target else [], **kwargs)
-    return load_path(spec, **kwargs)
+        return _build(factory, spec, *[target] if target else [], **_with_device(factory, device, kwargs))
+    return load_path(spec, device, **kwargs)
 
 
-def load_path(path: str, **kwargs) -> PairwiseJudge:
+def load_path(path: str, device: Any = None, **kwargs) -> PairwiseJudge:
     """Load the judge at `package.module:name`, as described in [`load_judge`]."""
     if "" not in sys.path:
         sys.path.insert(0, "")  # the working directory, as in `python -m`
@@ -162,13 +168,15 @@ def load_path(path: str, **kwargs) -> PairwiseJudge:
             f"Unknown judge {path!r}{f', did you mean {near[0]!r}?' if near else '.'} It is none of the keys "
             f"{', '.join(JUDGES)}, and could not be loaded as `package.module:name` ({error})."
         ) from error
-    if inspect.isclass(judge) or (inspect.isroutine(judge) and not _is_judge_function(judge, kwargs)):
-        return _build(judge, path, **kwargs)
-    if not kwargs:
+    if not (inspect.isclass(judge) or inspect.isroutine(judge)):
+        if kwargs:
+            raise ValueError(f"The judge {path!r} is an object and takes no arguments; got {sorted(kwargs)}.")
         return as_judge(judge)
-    if not inspect.isroutine(judge):
-        raise ValueError(f"The judge {path!r} is an object and takes no arguments; got {sorted(kwargs)}.")
-    return CallableJudge(functools.update_wrapper(functools.partial(judge, **kwargs), judge))
+    kwargs = _with_device(judge, device, kwargs)
+    if inspect.isclass(judge) or not _is_judge_function(judge, kwargs):
+        return _build(judge, path, **kwargs)
+    _check_arguments(inspect.signature(judge).bind_partial, judge, path, kwargs)
+    return as_judge(functools.update_wrapper(functools.partial(judge, **kwargs), judge) if kwargs else judge)
 
 
 def _import(path: str) -> Any:
@@ -176,15 +184,24 @@ def _import(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def _with_device(factory: Callable, device: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with `device` where the factory takes one and they do not say."""
+    if device is None or "device" not in inspect.signature(factory).parameters:
+        return kwargs
+    return {"device": device, **kwargs}
+
+
 def _build(factory: Callable, spec: str, *args, **kwargs) -> PairwiseJudge:
-    signature = inspect.signature(factory)
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise ValueError(
-            f"The judge {spec!r} takes the arguments {', '.join(signature.parameters)}: {error}."
-        ) from None
+    _check_arguments(inspect.signature(factory).bind, factory, spec, kwargs, args)
     return as_judge(factory(*args, **kwargs))
+
+
+def _check_arguments(bind: Callable, factory: Callable, spec: str, kwargs: dict[str, Any], args: tuple = ()) -> None:
+    try:
+        bind(*args, **kwargs)
+    except TypeError as error:
+        names = ", ".join(inspect.signature(factory).parameters)
+        raise ValueError(f"The judge {spec!r} takes the arguments {names}: {error}.") from None
 
 
 def _is_judge_function(function: Callable, kwargs: dict[str, Any]) -> bool:

@@ -61,10 +61,7 @@ class EnsembleJudge(PairwiseJudge):
             raise ValueError(f"`weights` must not be negative, and not all 0; got {weights}.")
         if rule not in RULES:
             raise ValueError(f"`rule` is 'mean' or 'majority'; got {rule!r}.")
-        specs = [dict(spec) if isinstance(spec, dict) else {"judge": spec} for spec in judges]
-        if any("judge" not in spec for spec in specs):
-            raise ValueError(f"A judge given as a dictionary needs its name under the key `judge`; got {judges!r}.")
-        self.judges = [load_judge(spec.pop("judge"), device=device, **spec) for spec in specs]
+        self.judges = [load_judge(judge, device=device) for judge in judges]
         self.weights = np.array(weights) / np.sum(weights)
         self.rule = rule
 

@@ -15,7 +15,6 @@ cyclic. Every completion costs one forward, whatever the number of pairs.
 import json
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from torch.nn import functional as F
@@ -24,7 +23,8 @@ from transformers.utils import cached_file
 
 from .base import Abstained, PairwiseJudge, Prompt
 from .local import LocalModel
-from .text import Message, Neutraliser, as_messages, cut_left
+from .store import as_store
+from .text import Message, Neutraliser, as_messages
 
 
 class GPMJudge(PairwiseJudge):
@@ -55,6 +55,10 @@ class GPMJudge(PairwiseJudge):
             Where the model judges.
         model_kwargs (`dict`, *optional*):
             Arguments of `from_pretrained`, such as `dtype` or `load_in_4bit`. The two heads are never quantised.
+        chat_template_kwargs (`dict`, *optional*):
+            Arguments of the chat template, such as `{"enable_thinking": False}`.
+        cache (`bool`, `str` or [`JudgementStore`], *optional*):
+            Where answers are kept: `True` for the default store, or a path.
         offload (`bool`, *optional*, defaults to `False`):
             Whether the model is on the CPU while it does not judge.
 
@@ -74,6 +78,8 @@ class GPMJudge(PairwiseJudge):
         tokens_per_batch: int = 16384,
         device: str | torch.device | None = None,
         model_kwargs: dict[str, Any] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        cache: Any = None,
         offload: bool = False,
     ):
         if temperature <= 0:
@@ -88,7 +94,9 @@ class GPMJudge(PairwiseJudge):
             tokens_per_batch=tokens_per_batch,
             max_length=max_length,
             model_kwargs=model_kwargs,
+            chat_template_kwargs=chat_template_kwargs,
         )
+        self.cache = as_store(cache)
         self.tokenizer = self.local.tokenizer
         if self.tokenizer.chat_template is None:
             raise ValueError(
@@ -111,31 +119,19 @@ class GPMJudge(PairwiseJudge):
         return json.dumps(["gpm", self.local.identity, self.temperature])
 
     def judge(self, prompts, first, second):
-        return [row[0] for row in self._preferences(prompts, list(zip(first, second, strict=True)), [(0, 1)])]
-
-    def compare(self, prompts, completions, pairs, *, columns=None, completion_ids=None, trainer_state=None):
-        """As [`PairwiseJudge.compare`], but every completion is embedded once, whatever the number of pairs."""
-        preferences = self._preferences(prompts, completions, pairs)
-        self.tally.asked += sum(map(len, preferences))
-        for texts, row in zip(completions, preferences, strict=True):
-            self.tally.add_verdicts(p for p, (i, j) in zip(row, pairs, strict=True) if texts[i] != texts[j])
-        return np.array(preferences, dtype=np.float64).reshape(len(prompts), len(pairs))
-
-    def _preferences(self, prompts, completions, pairs) -> list[list[float]]:
-        """One row for each prompt, one number for each pair."""
-        rows = [(prompt, text) for prompt, texts in zip(prompts, completions, strict=True) for text in texts]
-        embeddings = iter(self.embed([prompt for prompt, _ in rows], [text for _, text in rows]))
-        preferences = []
-        for texts in completions:
-            group = [next(embeddings) for _ in texts]
-            preferences.append([preference(group[i], group[j], self.temperature) for i, j in pairs])
-        return preferences
+        embeddings = self.embed([*prompts, *prompts], [*first, *second])
+        pairs = zip(embeddings[: len(prompts)], embeddings[len(prompts) :], strict=True)
+        return [preference(a, b, self.temperature) for a, b in pairs]
 
     def embed(self, prompts: list[Prompt], completions: list[str]) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
         """
         Embeddings v of shape (2k,) and weights λ of shape (k,) of each completion; `None` for those that are too long.
+        Rows that are alike are embedded once.
         """
-        encoded = [self.encode(*row) for row in zip(prompts, completions, strict=True)]
+        rows = list(zip(prompts, completions, strict=True))
+        keys = [json.dumps(row, default=id) for row in rows]
+        codes = {key: self.encode(*row) for key, row in dict(zip(keys, rows, strict=True)).items()}
+        encoded = [codes[key] for key in keys]
         unique = list(dict.fromkeys((tuple(ids), end) for ids, end in filter(None, encoded)))
         outputs = self.local.run(
             [list(ids) for ids, _ in unique],
@@ -161,19 +157,15 @@ class GPMJudge(PairwiseJudge):
     def encode(self, prompt: Prompt, completion: str) -> tuple[list[int], int] | None:
         """Token ids of prompt and completion, and the index of the last token of the prompt's first turn."""
         messages, completion = self.neutralise.messages(as_messages(prompt)), self.neutralise(completion)
-        cut = False
-        while messages is not None:
-            ids = self._tokens([*messages, {"role": "assistant", "content": completion}])
-            if self.local.max_length is None or len(ids) <= self.local.max_length:
-                if cut:
-                    self.local.count_cut()
-                ids[-1] = self.tokenizer.eos_token_id
-                return ids, len(self._tokens(messages[:1])) - 1
-            messages, cut = cut_left(messages, len(ids) - self.local.max_length, self.tokenizer), True
-        return None
+        answer = {"role": "assistant", "content": completion}
+        if (fitted := self.local.fit(messages, lambda rest: self._tokens([*rest, answer]))) is None:
+            return None
+        ids, messages = fitted
+        ids[-1] = self.tokenizer.eos_token_id
+        return ids, len(self._tokens(messages[:1])) - 1
 
     def _tokens(self, messages: list[Message]) -> list[int]:
-        return self.tokenizer(self.tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"]
+        return self.tokenizer(self.local.render(messages))["input_ids"]
 
 
 def preference(a: tuple | None, b: tuple | None, temperature: float) -> float:

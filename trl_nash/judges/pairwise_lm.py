@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from .base import Abstained, PairwiseJudge, Prompt
 from .local import LocalModel
 from .store import as_store
-from .text import PROBE, Message, Neutraliser, as_messages, cut_left
+from .text import PROBE, Message, Neutraliser, as_messages
 
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -59,6 +59,8 @@ class PairwiseLMJudge(PairwiseJudge):
             Where the model judges. By default it stays where it is.
         model_kwargs (`dict`, *optional*):
             Arguments of `from_pretrained` if the model is given by path, such as `dtype` or `load_in_4bit`.
+        chat_template_kwargs (`dict`, *optional*):
+            Arguments of the chat template, such as `{"enable_thinking": False}` for a model that would think first.
         cache (`bool`, `str` or [`JudgementStore`], *optional*):
             Where answers are kept: `True` for the default store, or a path. Only for models given by path.
         offload (`bool`, *optional*, defaults to `False`):
@@ -88,6 +90,7 @@ class PairwiseLMJudge(PairwiseJudge):
         tokens_per_batch: int = 16384,
         device: str | torch.device | None = None,
         model_kwargs: dict[str, Any] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
         cache: Any = None,
         offload: bool = False,
     ):
@@ -104,9 +107,10 @@ class PairwiseLMJudge(PairwiseJudge):
             tokens_per_batch=tokens_per_batch,
             max_length=max_length,
             model_kwargs=model_kwargs,
+            chat_template_kwargs=chat_template_kwargs,
         )
         self.tokenizer = self.local.tokenizer
-        check_chat_template(self.tokenizer)
+        check_chat_template(self.local)
         self.order = order
         self.cache = as_store(cache)
         self.temperature = temperature
@@ -132,7 +136,7 @@ class PairwiseLMJudge(PairwiseJudge):
 
     def _render(self, messages: list[Message], first: str, second: str) -> str:
         question = [{"role": "user", "content": self.template.render(messages, first, second)}]
-        text = self.tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        text = self.local.render(question, add_generation_prompt=True)
         if not self.template.bos and self.tokenizer.bos_token:
             text = text.removeprefix(self.tokenizer.bos_token)
         return text + self.template.prefill
@@ -159,7 +163,7 @@ class PairwiseLMJudge(PairwiseJudge):
     def judge(self, prompts, first, second):
         questions = list(zip(prompts, first, second, strict=True))
         sequences = [
-            ids if self._fits(ids) else self._cut(*question)
+            ids if self.local.fits(ids) else self._cut(*question)
             for ids, question in zip(self._encode([self.render(*row) for row in questions]), questions, strict=True)
         ]
         rows = [row for row, ids in enumerate(sequences) if ids is not None]
@@ -169,28 +173,21 @@ class PairwiseLMJudge(PairwiseJudge):
             answers[row] = torch.sigmoid((a - b).double() / self.temperature).item()
         return answers
 
-    def _fits(self, ids: list[int]) -> bool:
-        return self.local.max_length is None or len(ids) <= self.local.max_length
-
     def _cut(self, prompt: Prompt, first: str, second: str) -> list[int] | None:
         """Token ids of a question whose prompt is cut until it fits, `None` if that is not enough."""
         messages = self.neutralise.messages(as_messages(prompt))
         first, second = self.neutralise(first), self.neutralise(second)
-        while messages is not None:
-            (ids,) = self._encode([self._render(messages, first, second)])
-            if self._fits(ids):
-                self.local.count_cut()
-                return ids
-            messages = cut_left(messages, len(ids) - self.local.max_length, self.tokenizer)
-        return None
+        fitted = self.local.fit(messages, lambda rest: self._encode([self._render(rest, first, second)])[0])
+        return fitted and fitted[0]
 
     def _label_logits(self, rows: list[int], **inputs) -> torch.Tensor:
         # Left padding: the last position is that of the answer in every row, and needs the only logits.
         return self.local.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1, self.label_ids]
 
 
-def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+def check_chat_template(local: LocalModel) -> None:
     """Raises unless a rendered conversation can end where the assistant begins to speak."""
+    tokenizer = local.tokenizer
     name = tokenizer.name_or_path or "that was given"
     if tokenizer.chat_template is None:
         raise ValueError(
@@ -199,8 +196,8 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
     asked = [{"role": "user", "content": "?"}]
     answered = [*asked, {"role": "assistant", "content": PROBE}]
-    ends = [tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=flag) for flag in (True, False)]
-    before_answer = tokenizer.apply_chat_template(answered, tokenize=False).partition(PROBE)[0]
+    ends = [local.render(asked, add_generation_prompt=flag) for flag in (True, False)]
+    before_answer = local.render(answered).partition(PROBE)[0]
     if ends[0] == ends[1] and ends[0] != before_answer:
         raise ValueError(
             f"The chat template of the judge's tokenizer {name} ignores `add_generation_prompt`: its questions would "

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 BACKOFF = 0.5  # seconds before the first retry; twice as long before each further one
 LONGEST_BACKOFF = 30.0
 LONGEST_PAUSE = 120.0  # seconds; a server that asks for more is not waited for
+LONGEST_FAREWELL = 10.0  # seconds that answers under way are waited for after Ctrl-C
 
 T = TypeVar("T")
 
@@ -176,8 +177,8 @@ class RemoteJudge(PairwiseJudge):
 
     def judge_each(self, prompts, first, second, **columns) -> Iterator[tuple[int, float]]:
         """
-        Answers in the order in which they arrive. What is under way when the judge meets an end (a [`JudgeError`]) is
-        waited for and yielded before the error is raised: it is paid for.
+        Answers in the order in which they arrive. What is under way when the judge meets an end (a [`JudgeError`],
+        Ctrl-C) is waited for and yielded before the error is raised: it is paid for. After Ctrl-C that is not for long.
         """
         stop = threading.Event()
         attempt = functools.partial(self._attempt, stop)
@@ -201,10 +202,19 @@ class RemoteJudge(PairwiseJudge):
         workers = min(self.concurrency, len(prompts))
         for _ in range(workers):
             threading.Thread(target=work, name="judge", daemon=True).start()
-        errors, failed = [], []
+        errors, failed, deadline = [], [], None
         try:
             while workers:
-                if (result := results.get()) is None:
+                try:
+                    result = results.get(timeout=deadline and max(0.0, deadline - time.monotonic()))
+                except KeyboardInterrupt as interrupt:
+                    stop.set()
+                    errors.insert(0, interrupt)
+                    deadline = time.monotonic() + LONGEST_FAREWELL
+                    continue
+                except queue.Empty:
+                    break
+                if result is None:
                     workers -= 1
                     continue
                 row, answer = result

@@ -6,17 +6,18 @@ Bradley-Terry judges: `P(a ≻ b) = σ((r(a) - r(b)) / temperature)`, with r a r
 weighted sum of several. Such a judge is transitive: its Nash equilibrium is the ordinary optimum of r.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from .base import PairwiseJudge, Prompt, accepted, as_floats
-from .local import check_offload, load_model, load_tokenizer, on_device
-from .text import Neutraliser
+from .base import Abstained, PairwiseJudge, Prompt, accepted, as_floats
+from .reward_model import RewardModel
+from .store import as_store
 
 
 RewardFunc = str | nn.Module | Callable[..., list[float | None]]
@@ -44,13 +45,22 @@ class RewardJudge(PairwiseJudge):
             Positive number subtracted from the reward of completions that never say end of sequence.
         eos_token_ids (`list[int]`, *optional*):
             The policy's end-of-sequence tokens. Required with `missing_eos_penalty`.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Completions in one forward of a reward model.
+        max_length (`int`, *optional*):
+            Most tokens of prompt and completion that a reward model reads, by default the model's limit. Longer
+            prompts are cut from the left and counted in `local.contexts_cut` of the [`RewardModel`]; where that is not
+            enough the judge abstains, whatever the other rewards. Completions are never cut.
+        tokens_per_batch (`int`, *optional*, defaults to `16384`):
+            Most tokens of a forward of a reward model, padding included.
         device (`str` or `torch.device`, *optional*):
             Where to move the reward models. By default they stay where they are.
         model_kwargs (`dict`, *optional*):
             Arguments of `from_pretrained` for models given by path, such as `dtype`, `revision`,
             `trust_remote_code` or `load_in_4bit`.
+        chat_template_kwargs (`dict`, *optional*):
+            Arguments of the models' chat templates, such as `{"enable_thinking": False}`.
+        cache (`bool`, `str` or [`JudgementStore`], *optional*):
+            Where preferences are kept: `True` for the default store, or a path. Only if all rewards are models given
+            by path and there is no `missing_eos_penalty`, which looks at tokens.
         offload (`bool`, *optional*, defaults to `False`):
             Whether the models are on the CPU while they do not judge.
 
@@ -70,9 +80,12 @@ class RewardJudge(PairwiseJudge):
         temperature: float = 1.0,
         missing_eos_penalty: float | None = None,
         eos_token_ids: list[int] | None = None,
-        batch_size: int = 16,
+        max_length: int | None = None,
+        tokens_per_batch: int = 16384,
         device: str | torch.device | None = None,
         model_kwargs: dict[str, Any] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        cache: Any = None,
         offload: bool = False,
     ):
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
@@ -94,7 +107,14 @@ class RewardJudge(PairwiseJudge):
 
         self.reward_funcs = [
             RewardModel(
-                func, tokenizer, batch_size=batch_size, device=device, model_kwargs=model_kwargs, offload=offload
+                func,
+                tokenizer,
+                max_length=max_length,
+                tokens_per_batch=tokens_per_batch,
+                device=device,
+                model_kwargs=model_kwargs,
+                chat_template_kwargs=chat_template_kwargs,
+                offload=offload,
             )
             if isinstance(func, str | nn.Module)
             else func
@@ -105,27 +125,65 @@ class RewardJudge(PairwiseJudge):
                 raise TypeError(f"`reward_funcs` takes functions, models and paths of models; got {func!r}.")
         self.reward_weights = np.array(weights, dtype=np.float64)
         self.temperature = temperature
+        self.cache = as_store(cache)
         self.missing_eos_penalty = missing_eos_penalty
         self.eos_token_ids = frozenset(eos_token_ids or ())
 
+    @property
+    def identity(self) -> str | None:
+        models = [func.local.identity if isinstance(func, RewardModel) else None for func in self.reward_funcs]
+        if None in models or self.missing_eos_penalty is not None:
+            return None
+        return json.dumps(["reward", models, self.reward_weights.tolist(), self.temperature])
+
+    def __call__(self, prompts, first, second, **columns):
+        # Columns that no reward function takes must not make two questions different.
+        taken = {name for func in self.reward_funcs for name in accepted(func, columns, positional=0)}
+        return super().__call__(prompts, first, second, **{name: columns[name] for name in taken})
+
     def judge(self, prompts, first, second, **columns):
-        return self.compare(prompts, list(zip(first, second, strict=True)), [(0, 1)], columns=columns)[:, 0]
+        pairs = list(zip(first, second, strict=True))
+        return [row[0] for row in self._preferences(prompts, pairs, [(0, 1)], columns=columns)]
 
     def compare(self, prompts, completions, pairs, *, columns=None, completion_ids=None, trainer_state=None):
         """As [`PairwiseJudge.compare`], but every completion is scored once, whatever the number of pairs."""
+        if self.cache is not None:  # pair by pair; what is left to models is each text once, too
+            return super().compare(prompts, completions, pairs, columns=columns)
+        preferences = self._preferences(
+            prompts, completions, pairs, columns=columns, completion_ids=completion_ids, trainer_state=trainer_state
+        )
+        for texts, row in zip(completions, preferences, strict=True):
+            self.tally.add_verdicts(p for p, (i, j) in zip(row, pairs, strict=True) if texts[i] != texts[j])
+        return np.array(preferences, dtype=np.float64).reshape(len(prompts), len(pairs))
+
+    def _preferences(
+        self, prompts, completions, pairs, *, columns=None, completion_ids=None, trainer_state=None
+    ) -> list[list[float]]:
+        """One row for each prompt, one number for each pair."""
 
         def per_completion(values):
             return [value for value, group in zip(values, completions, strict=True) for _ in group]
 
-        rewards = self.rewards(
+        totals = self._totals(
             per_completion(prompts),
             [text for group in completions for text in group],
             columns={name: per_completion(values) for name, values in (columns or {}).items()},
             completion_ids=None if completion_ids is None else [ids for group in completion_ids for ids in group],
             trainer_state=trainer_state,
-        ).reshape(len(prompts), -1)
+        )
+        rewards = np.array(totals, dtype=np.float64).reshape(len(prompts), -1)
         first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
-        return sigmoid((rewards[:, first] - rewards[:, second]) / self.temperature)
+        preferences = sigmoid((rewards[:, first] - rewards[:, second]) / self.temperature).tolist()
+        if not np.isnan(rewards).any():
+            return preferences
+        groups = np.array(totals, dtype=object).reshape(rewards.shape)
+        return [
+            [
+                next((reward for reward in (group[i], group[j]) if isinstance(reward, Abstained)), p)
+                for p, (i, j) in zip(row, pairs, strict=True)
+            ]
+            for row, group in zip(preferences, groups, strict=True)
+        ]
 
     def rewards(
         self,
@@ -147,12 +205,20 @@ class RewardJudge(PairwiseJudge):
             trainer_state ([`~transformers.TrainerState`], *optional*): Passed on to reward functions.
 
         Returns:
-            `np.ndarray`: float64 of shape (R,), in units of the reward; `nan` where every reward function abstained.
+            `np.ndarray`: float64 of shape (R,), in units of the reward; `nan` where every reward function abstained,
+            or the text was too long for a model.
 
         Raises:
             `ValueError`: If a reward function does not return R numbers (or `None`), or `completion_ids` is missing
             though there is a `missing_eos_penalty`.
         """
+        totals = self._totals(
+            prompts, completions, columns=columns, completion_ids=completion_ids, trainer_state=trainer_state
+        )
+        return np.array(totals, dtype=np.float64)
+
+    def _totals(self, prompts, completions, *, columns, completion_ids, trainer_state) -> list[float]:
+        """As [`~RewardJudge.rewards`], with the reasons of abstentions."""
         keywords = {
             **(columns or {}),
             "prompts": prompts,
@@ -163,16 +229,15 @@ class RewardJudge(PairwiseJudge):
             "completion_ids": completion_ids,
             "trainer_state": trainer_state,
         }
-        scores = np.array(
-            [
-                as_floats(
-                    func(**accepted(func, keywords, positional=0)),
-                    count=len(prompts),
-                    source=f"The reward function {getattr(func, '__name__', type(func).__name__)}",
-                )
-                for func in self.reward_funcs
-            ]
-        )  # (number of reward functions, R)
+        answers = [
+            as_floats(
+                func(**accepted(func, keywords, positional=0)),
+                count=len(prompts),
+                source=f"The reward function {getattr(func, '__name__', type(func).__name__)}",
+            )
+            for func in self.reward_funcs
+        ]
+        scores = np.array(answers, dtype=np.float64)  # (number of reward functions, R)
         totals = np.nansum(scores * self.reward_weights[:, None], axis=0)
         totals[np.isnan(scores).all(axis=0)] = np.nan
         if self.missing_eos_penalty is not None:
@@ -180,83 +245,10 @@ class RewardJudge(PairwiseJudge):
                 raise ValueError("`missing_eos_penalty` needs the `completion_ids` of what is judged.")
             unfinished = np.array([self.eos_token_ids.isdisjoint(ids) for ids in completion_ids])
             totals[unfinished] -= self.missing_eos_penalty
-        return totals
-
-
-class RewardModel:
-    """
-    A sequence classifier with its own tokenizer as a reward function.
-
-    Args:
-        model (`str` or `nn.Module`):
-            Path or hub id, or the model itself. The reward is its only logit.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The model's tokenizer; loaded from where the model came from by default.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Completions in one forward.
-        device (`str` or `torch.device`, *optional*):
-            Where to move the model.
-        model_kwargs (`dict`, *optional*):
-            Arguments of `from_pretrained` if the model is given by path.
-        offload (`bool`, *optional*, defaults to `False`):
-            Whether the model is on the CPU while it does not judge.
-    """
-
-    def __init__(self, model, tokenizer=None, *, batch_size=16, device=None, model_kwargs=None, offload=False):
-        check_offload(offload, device)
-        model_kwargs = model_kwargs or {}
-        if isinstance(model, str):
-            model = load_model(
-                AutoModelForSequenceClassification,
-                model,
-                kind="a reward model, a sequence classifier with one label",
-                device="cpu" if offload else device,
-                **{"num_labels": 1, "ignore_mismatched_sizes": True, **model_kwargs},
-            )
-        elif device is not None and not offload:
-            model = model.to(device)
-        self.__name__ = model.config._name_or_path or type(model).__name__
-        if model.config.num_labels != 1:
-            raise ValueError(
-                f"The reward model {self.__name__} ({type(model).__name__}) has {model.config.num_labels} labels; a "
-                f"reward model is a sequence classifier with one (`num_labels=1`)."
-            )
-        if tokenizer is None:
-            if not model.config._name_or_path:
-                raise ValueError(
-                    f"The reward model {self.__name__} was not loaded from a path, so its tokenizer is unknown; pass "
-                    f"it as `reward_processing_classes`."
-                )
-            tokenizer = load_tokenizer(model.config._name_or_path, model_kwargs)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        # The classifier finds the last token of each row, whose logit is the reward, by the padding after it.
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        self.model = model.eval()
-        self.device, self.offload = device, offload
-        self.tokenizer = tokenizer
-        self.neutralise = Neutraliser(tokenizer)  # a completion cannot end its turn, or begin another
-        self.batch_size = batch_size
-
-    def __call__(self, prompts: list[Prompt], completions: list[str | list[dict[str, str]]]) -> list[float]:
-        texts = [
-            prompt + self.neutralise(completion)
-            if isinstance(prompt, str)
-            else self.tokenizer.apply_chat_template(prompt + self.neutralise.messages(completion), tokenize=False)
-            for prompt, completion in zip(prompts, completions, strict=True)
+        return [
+            next((answer for answer in row if isinstance(answer, Abstained)), total)
+            for row, total in zip(zip(*answers, strict=True), totals.tolist(), strict=True)
         ]
-        rewards: dict[str, float] = {}
-        unique = sorted(dict.fromkeys(texts), key=len)  # texts of one length together need little padding
-        with on_device(self.model, self.device, self.offload), torch.inference_mode():
-            device = next(self.model.parameters()).device
-            for start in range(0, len(unique), self.batch_size):
-                batch = unique[start : start + self.batch_size]
-                inputs = self.tokenizer(
-                    batch, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
-                ).to(device)
-                logits = self.model(**inputs).logits[:, 0].tolist()
-                rewards.update(zip(batch, logits, strict=True))
-        return [rewards[text] for text in texts]
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
