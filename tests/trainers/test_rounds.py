@@ -742,6 +742,25 @@ def test_two_ranks_cover_a_round_between_them(micro_steps, repeats):
     assert sorted(covered) == list(range(size))
 
 
+def test_a_row_is_read_once_a_round(tmp_path):
+    """Not once a micro-step: a round of 20,000 prompts has thousands of them."""
+
+    class Reading(torch.utils.data.Dataset):
+        read = []
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, row):
+            self.read.append(row)
+            return {"prompt": "abcdefgh"[row]}
+
+    make_trainer(
+        "ipo", tmp_path, dataset=Reading(), steps_per_generation=2, num_iterations=3, num_train_epochs=1
+    ).train()
+    assert sorted(Reading.read) == list(range(8))
+
+
 def test_the_sampler_depends_on_seed_and_epoch_alone():
     """Epoch 3 has the same order whether or not epochs 0 to 2 were drawn before it, which resuming relies on."""
 

@@ -260,7 +260,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
 
     # ---- A round ----
 
-    def _prepare_inputs(self, inputs: list[dict] | PairBatch) -> PairBatch:
+    def _prepare_inputs(self, inputs: list[int] | list[dict] | PairBatch) -> PairBatch:
         """The next micro-batch of the round; the first one samples, judges and scores the round."""
         if isinstance(inputs, PairBatch):
             return inputs.to(self.accelerator.device)
@@ -277,7 +277,8 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
                 self.on_fit_begin()
                 self._fits_begun = fits
             if position == 0:
-                samples, preference = self._sample_and_judge(inputs)
+                rows = [self.train_dataset[row] if isinstance(row, int) else row for row in inputs]
+                samples, preference = self._sample_and_judge(rows)
                 self._stop_if_abstained(preference)
                 self._buffer = self._micro_batches(samples, preference)
             self._buffer = self._score_anchor(self._buffer)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
 
 from ..compat import RepeatSampler
 
@@ -103,6 +104,24 @@ class RoundSampler(RepeatSampler):
     def __iter__(self):
         self.generator.manual_seed(self.seed + self.epoch())
         yield from super().__iter__()
+
+
+class Positions(Dataset):
+    """
+    Stands for a dataset whose rows are read once a round and not once a micro-step: an item is its own position.
+
+    Args:
+        dataset (sized): the dataset.
+    """
+
+    def __init__(self, dataset):
+        self.count = len(dataset)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, position: int) -> int:
+        return position
 
 
 def save_batches(batches: list[PairBatch], file: str | Path) -> None:

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, TrainerCallback
 from ..compat import repeat_iterable_dataset
 from ..judges.base import JudgeError
 from ..objectives import best_and_worst, hard_label
-from .batch import PairBatch, RoundSampler, Samples, chunks, collate, until_eos
+from .batch import PairBatch, Positions, RoundSampler, Samples, chunks, collate, until_eos
 from .checkpoints import keep_random_state
 from .checks import check_prompt
 from .completions import Verdict
@@ -61,11 +61,15 @@ class SamplingMixin:
 
     def get_train_dataloader(self):
         # As in TRL's GRPO: a batch is a whole round of this rank, repeated for each of its micro-steps.
-        dataset = self.train_dataset
-        if isinstance(dataset, IterableDataset):
+        if isinstance(self.train_dataset, IterableDataset):
             dataset = repeat_iterable_dataset(
-                dataset, 1, batch_size=self.args.prompts_per_round, repeat_count=self.args.micro_steps_per_round
+                self.train_dataset,
+                1,
+                batch_size=self.args.prompts_per_round,
+                repeat_count=self.args.micro_steps_per_round,
             )
+        else:
+            dataset = Positions(self.train_dataset)
         return self._get_dataloader(
             dataset=dataset,
             description="Training",
