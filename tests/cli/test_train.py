@@ -102,7 +102,8 @@ def test_a_mixture_of_judges_in_a_config_file(tmp_path, capsys, monkeypatch, opt
         "def judge(prompts, first, second, *, better=0.5):\n    return [better] * len(first)\n"
     )
     (tmp_path / "run.yaml").write_text(
-        "judge: [{judge: random, seed: 1}, {judge: 'half_judge:judge', better: 0.75}]\njudge_kwargs: {weights: [1, 3]}\n"
+        "judge: [{judge: random, seed: 1}, {judge: 'half_judge:judge', better: 0.75}]\n"
+        "judge_kwargs: {weights: [1, 3]}\n"
     )
     assert train.main(["comal", *options, "--config=run.yaml", "--dry_run"]) == 0
     assert "judge    random and half_judge:judge" in capsys.readouterr().out

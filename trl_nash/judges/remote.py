@@ -178,7 +178,7 @@ class RemoteJudge(PairwiseJudge):
     def judge_each(self, prompts, first, second, **columns) -> Iterator[tuple[int, float]]:
         """
         Answers in the order in which they arrive. What is under way when the judge meets an end (a [`JudgeError`],
-        Ctrl-C) is waited for and yielded before the error is raised: it is paid for. After Ctrl-C that is not for long.
+        Ctrl-C) is waited for and yielded before the error is raised: it is paid for. After Ctrl-C not for long.
         """
         stop = threading.Event()
         attempt = functools.partial(self._attempt, stop)
