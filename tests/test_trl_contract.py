@@ -690,3 +690,48 @@ def test_fault_adapter_on_the_head_is_ignored(model):
     with torch.no_grad():
         peft_model.get_output_embeddings().lora_B["default"].weight.copy_(torch.linspace(-1, 1, 21 * 8).view(21, 8))
     assert torch.equal(peft_model(input_ids=ids, labels=ids, fused_lm_head=True).log_probs, before)
+
+
+# ---- The function that `patch_trl` replaces ----
+
+
+def test_fused_head_looks_its_function_up_at_every_call(model, monkeypatch):
+    """A head that exists already calls what now stands in `trl.trainer.utils`, with nine arguments by position."""
+    compat.trainer_utils.add_fused_lm_head(model, temperature=0.7, outputs=("log_probs", "entropy"))
+    seen = []
+
+    def apply(*args):
+        seen.extend(args)
+        rows = torch.zeros(len(args[0]))
+        return rows, rows, None, None, None
+
+    monkeypatch.setattr(compat.trainer_utils, "_ChunkedLogProbFunction", SimpleNamespace(apply=apply))
+    ids = torch.tensor([[5, 6, 7, 8, 9], [6, 5, 8, 8, 0]])
+    labels = torch.tensor([[-100, -100, 7, 8, 9], [-100, -100, -100, 8, -100]])
+    assert not model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs.any()
+    hidden, weight, bias, targets, temperature, chunk_size, softcap, logit_scale, outputs = seen
+    assert hidden.shape == (8, 16) and targets.tolist() == [0, 7, 8, 9, 0, 0, 8, 0]
+    assert weight is model.lm_head.weight and bias is None
+    assert (temperature, softcap, logit_scale, outputs) == (0.7, None, 1.0, ("log_probs", "entropy"))
+    assert chunk_size > 0
+
+
+def test_arguments_of_the_replaced_function():
+    """The function takes these arguments; `patch_trl` refuses to replace one with others."""
+    assert parameters(compat.trainer_utils._ChunkedLogProbFunction.forward) == (
+        "ctx hidden weight bias targets temperature chunk_size final_logit_softcapping logit_scale outputs".split()
+    )
+
+
+def test_only_the_entropy_and_the_log_probs_have_a_gradient():
+    """Of the five results the first two have a gradient, so that `patch_trl` has to give one to the entropy."""
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4)
+    found = compat.trainer_utils._ChunkedLogProbFunction.apply(hidden, weight, None, torch.arange(3), 1.0, 8)
+    assert [x.requires_grad for x in found] == [True, True, False, False, False]
+
+
+def test_gathering_of_the_head_does_nothing_without_zero3(model):
+    """`maybe_gather_lm_head_ctx` takes parameters, None among them, and leaves them alone where they are whole."""
+    weight = model.lm_head.weight
+    with compat.maybe_gather_lm_head_ctx(weight, None):
+        assert model.lm_head.weight is weight and weight.numel() == 21 * 16

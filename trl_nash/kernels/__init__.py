@@ -5,6 +5,7 @@
 
 from .logprob import LoRA, linear_logprob
 from .logratio import Head, LogRatioOutput, linear_logratio
+from .patch import patch_trl
 
 
-__all__ = ["Head", "LoRA", "LogRatioOutput", "linear_logprob", "linear_logratio"]
+__all__ = ["Head", "LoRA", "LogRatioOutput", "linear_logprob", "linear_logratio", "patch_trl"]

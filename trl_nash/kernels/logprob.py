@@ -5,6 +5,7 @@
 
 import importlib.util
 import math
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -81,7 +82,8 @@ def linear_logprob(
             Size of a tile of logits. The default is 32 MiB on CUDA and 8 MiB elsewhere.
         outputs (`Sequence[str]`, *optional*, defaults to `("log_probs",)`):
             Names out of `"log_probs"`, `"entropy"`, `"mean_logits"` (of z) and `"is_top1"` (whether the target is the
-            first of the largest logits). Only the log-probs have a gradient.
+            first of the largest logits; of logits that differ by fp32's rounding either may be). Only the log-probs
+            have a gradient.
         backend (`str`, *optional*, defaults to `"auto"`):
             `"torch"`, `"triton"`, or `"auto"`: Triton for CUDA tensors if it is installed.
 
@@ -108,7 +110,6 @@ def linear_logprob(
     """
     lora = None if lora is None else LoRA(*lora)
     _check(hidden, weight, targets, bias, lora, mask, temperature, softcap, outputs)
-    triton = _uses_triton(backend, hidden)
     if head_grad is False:
         weight, bias = weight.detach(), None if bias is None else bias.detach()
     elif head_grad not in (True, "auto"):
@@ -117,6 +118,7 @@ def linear_logprob(
     device = hidden.device.type
     autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else torch.promote_types(hidden.dtype, weight.dtype)
+    triton = _uses_triton(backend, hidden, dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     # Positions that do not count never reach a matrix product.
     index = None if mask is None else mask.reshape(-1).nonzero()[:, 0]
@@ -125,9 +127,12 @@ def linear_logprob(
         rows, flat_targets = rows[index], flat_targets[index]
     hiddens, weights = [rows], [weight]
     if lora is not None:
-        for part in _in_parts(lora.scale * (rows.to(wide) @ lora.a.to(wide).T), dtype):
-            hiddens.append(part)
-            weights.append(lora.b)
+        with torch.autocast(device, enabled=False):
+            inner, *inner_rest = _in_parts(lora.scale * (rows.to(wide) @ lora.a.to(wide).T), dtype)
+            outer, *outer_rest = _in_parts(lora.b, dtype)
+        # (inner + inner_rest) @ (outer + outer_rest).T without the product of both rests.
+        hiddens += [inner, *inner_rest, *[inner.detach()] * len(outer_rest)]
+        weights += [outer, *[outer] * len(inner_rest), *outer_rest]
 
     trains = torch.is_grad_enabled()
     gradient = trains and any(h.requires_grad for h in hiddens)
@@ -161,8 +166,8 @@ def linear_logprob(
 def _in_parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """`x` as a sum of what `dtype` can hold: in 16 bits two parts, so that an adapter's few columns stay exact."""
     rounded = x.to(dtype)
-    if rounded.dtype == x.dtype:
-        return [x]
+    if x.dtype.itemsize <= dtype.itemsize:
+        return [rounded]
     return [rounded, (x - rounded).to(dtype).detach()]  # the gradient of x is that of the first
 
 
@@ -191,23 +196,29 @@ def _check(hidden, weight, targets, bias, lora, mask, temperature, softcap, outp
             f"`lora` has shapes {tuple(lora.a.shape)} and {tuple(lora.b.shape)}; they are (r, {weight.size(1)}) and "
             f"({len(weight)}, r)."
         )
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if not 0 < temperature < math.inf:
         raise ValueError(f"`temperature` is positive, got {temperature}.")
-    if softcap is not None and not softcap > 0:
+    if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"`softcap` is positive, or None for no bound, got {softcap}.")
     for name in outputs:
         if name not in OUTPUTS:
             raise ValueError(f"`outputs` has {name!r}; it is made of {', '.join(map(repr, OUTPUTS))}.")
 
 
-def _uses_triton(backend: str, hidden: Tensor) -> bool:
+def _uses_triton(backend: str, hidden: Tensor, dtype: torch.dtype) -> bool:
     if backend not in BACKENDS:
         raise ValueError(f"`backend` is one of {', '.join(map(repr, BACKENDS))}, got {backend!r}.")
     installed = importlib.util.find_spec("triton") is not None
+    runs = hidden.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
     if backend == "auto":
-        return installed and hidden.is_cuda and hidden.dtype != torch.float64
-    if backend == "triton" and not installed:
-        raise ImportError('`backend="triton"` needs Triton: pip install "trl-nash[kernels]"')
+        return installed and hidden.is_cuda and dtype != torch.float64
+    if backend == "triton":
+        if not installed:
+            raise ImportError('`backend="triton"` needs Triton: pip install "trl-nash[kernels]"')
+        if not runs or dtype == torch.float64:
+            raise ValueError(
+                f'`backend="triton"` computes in fp32 on CUDA, and got {dtype} on {hidden.device}: use "auto".'
+            )
     return backend == "triton"
 
 

@@ -98,7 +98,8 @@ def linear_logratio(
         )
     if reference_logps is None:
         reference_logps = ()
-    anchors = [reference_logps] if isinstance(reference_logps, Tensor) else list(reference_logps)
+    anchors = [reference_logps] if isinstance(reference_logps, Tensor) else reference_logps
+    anchors = [anchor.detach() for anchor in anchors]
     if not anchors and not references:
         raise ValueError("A ratio has two sides: pass `reference_logps` or `references`.")
     for anchor in anchors:

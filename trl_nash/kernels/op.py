@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import folds
-from .schedule import Projection, Scores
+from .schedule import Projection, Scores, new_stash
 
 
 @torch.library.custom_op("trl_nash::linear_logprob", mutates_args=())
@@ -62,17 +62,17 @@ def _(
     row = hidden.new_empty(count, dtype=dtype)
     summary = hidden.new_empty(count if statistics else 0, dtype=dtype)
     width = sum(h.size(1) for h in hiddens) if gradient else 0
-    stash_dtype = torch.bfloat16 if hidden.dtype in (torch.float16, torch.bfloat16) else dtype
+    stash = new_stash(hidden, stash_rows, len(weights[0]), hidden.dtype)
     return (
         row,
         summary,
         torch.empty_like(summary),
         torch.empty_like(summary, dtype=torch.bool),
-        hidden.new_empty((count, width)),
+        hidden.new_empty((count, width), dtype=stash.dtype),
         torch.empty_like(row),
         torch.empty_like(row),
         torch.empty_like(row),
-        hidden.new_empty((stash_rows, len(weights[0])), dtype=stash_dtype),
+        stash,
     )
 
 
@@ -137,6 +137,7 @@ def _setup_context(ctx, inputs, output):
     scores = Scores(*output)
     wanted = [weight.requires_grad for weight in weights] + [bias is not None and bias.requires_grad]
     ctx.wanted = wanted
+    ctx.dtype = hiddens[0].dtype
     ctx.widths = [hidden.size(1) for hidden in hiddens]
     # A frozen head needs nothing but the gradient that is there already.
     again = (
@@ -152,8 +153,10 @@ def _backward(ctx, upstream, *_):
     n = len(ctx.widths)
     hidden_gradients, parameter_gradients = [None] * n, [None] * (n + 1)
     if upstream is not None:
-        if gradient.numel():
-            hidden_gradients = list((upstream[:, None] * gradient).to(gradient.dtype).split(ctx.widths, dim=1))
+        if torch.is_grad_enabled() and upstream.requires_grad:
+            raise RuntimeError("`linear_logprob` has no second derivative: leave out `create_graph=True`.")
+        if gradient.size(1):
+            hidden_gradients = list((upstream[:, None] * gradient).to(ctx.dtype).split(ctx.widths, dim=1))
         if any(ctx.wanted):
             hiddens, weights, (bias, targets, anchor, target_entry, stash) = (
                 again[:n],

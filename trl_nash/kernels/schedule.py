@@ -37,8 +37,8 @@ from torch import Tensor
 from . import folds
 
 
-# Rows with a larger Σ are done again with m = max(z_v - z_y): far from overflow, also of sums of e times W.
-LARGEST_SUM = 1e30
+# Rows with a larger Σ are done again with m = max(z_v - z_y), far from overflow of e and underflow of r.
+LARGEST_SUM = 1e20
 HALVES = (torch.float16, torch.bfloat16)
 _MM_OUT_DTYPE = Version(torch.__version__) >= Version("2.8.0")  # fp32 products of 16-bit matrices, on CUDA
 
@@ -50,7 +50,7 @@ class Scores(NamedTuple):
     entropy: Tensor  # (N,) or, like the next two, (0,) if nobody asked
     mean_logit: Tensor  # (N,)
     is_top1: Tensor  # (N,) bool: the target is the first of the largest logits
-    gradient: Tensor  # (N, ΣD_i) or (N, 0): of log p with respect to the hidden states, in their dtype
+    gradient: Tensor  # (N, ΣD_i) or (N, 0): of log p with respect to the hidden states, in the dtype of `stash`
     row_scale: Tensor  # (N,) r
     anchor: Tensor  # (N,) z_y + m
     target_entry: Tensor  # (N,) E_y
@@ -107,13 +107,13 @@ class Projection:
         z, slope = self._transform(raw)
         shift = torch.zeros_like(z)
 
-        stash = raw.new_empty((stash_rows, self.vocabulary), dtype=self.stash_dtype)
+        stash = new_stash(raw, stash_rows, self.vocabulary, self.dtype)
         sums, stats, products = self._sweep(z, gradient, stash, statistics)
         again = (sums > LARGEST_SUM).nonzero()[:, 0]
         if len(again):
             few = self._select(again)
             shift[again] = few._largest() - z[again]
-            stash_few = stash.new_empty((int((again < stash_rows).sum()), self.vocabulary))
+            stash_few = new_stash(raw, int((again < stash_rows).sum()), self.vocabulary, self.dtype)
             sums[again], stats[:, again], products[again] = few._sweep(
                 (z + shift)[again], gradient, stash_few, statistics
             )
@@ -137,7 +137,7 @@ class Projection:
             summaries[0] = -logps - (d_e + shift * sums) / total
             summaries[1] = z + (d + (columns - 1) * shift) / columns
             summaries[2] = (shift == 0) & (wins == 0)
-        return Scores(logps, *summaries, products.to(self.dtype), row_scale, z + shift, target_entry, stash)
+        return Scores(logps, *summaries, products.to(self.stash_dtype), row_scale, z + shift, target_entry, stash)
 
     def _sweep(self, anchor: Tensor, gradient: bool, stash: Tensor, statistics: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Σ of shape (N,), sums for the statistics (3, N), and E W without the target's part (N, ΣD_i)."""
@@ -150,6 +150,7 @@ class Projection:
         entry_buffer = self._buffer(self.stash_dtype) if gradient and self._multiplies_halves else buffer
         hiddens = self._factors(self.hiddens)
         for tile_index, columns in enumerate(ranges(0, self.vocabulary, self.tile_columns)):
+            targets = self.targets - columns.start
             weights = self._factors([weight[columns].to(self.dtype) for weight in self.weights])
             for rows in [*ranges(0, len(stash), self.tile_rows), *ranges(len(stash), count, self.tile_rows)]:
                 tile = self._logits([hidden[rows] for hidden in hiddens], weights, buffer)
@@ -160,9 +161,9 @@ class Projection:
                     entries = tile if entry_buffer is buffer else entry_buffer[: tile.numel()].view_as(tile)
                 self._fold(
                     tile,
-                    rows,
                     columns,
-                    anchor,
+                    targets[rows],
+                    anchor[rows],
                     sums=sums[tile_index, rows],
                     statistics=stats[tile_index, :, rows] if statistics else None,
                     entries=entries,
@@ -174,7 +175,7 @@ class Projection:
         return sums.sum(0, dtype=torch.float64).to(sums), stats.sum(0, dtype=torch.float64).to(stats), products
 
     def _largest(self) -> Tensor:
-        """The largest logit of each row but for the target's, of shape (N,)."""
+        """The largest logit of each row, of shape (N,)."""
         largest = torch.full_like(self.targets, -torch.inf, dtype=self.accumulator)
         buffer = self._buffer(self.accumulator)
         for columns in ranges(0, self.vocabulary, self.tile_columns):
@@ -183,9 +184,7 @@ class Projection:
                 tile = self._logits(self._factors([hidden[rows] for hidden in self.hiddens]), weights, buffer)
                 if self.bias is not None:
                     tile += self.bias[columns]
-                is_target = torch.arange(columns.start, columns.stop, device=tile.device) == self.targets[rows, None]
-                tile = self._transform(tile)[0].masked_fill_(is_target, -torch.inf)
-                torch.maximum(largest[rows], tile.amax(1), out=largest[rows])
+                torch.maximum(largest[rows], self._transform(tile)[0].amax(1), out=largest[rows])
         return largest
 
     # ---- Backward ----
@@ -215,7 +214,7 @@ class Projection:
                 gradient[columns] if gradient.dtype == self.accumulator else gradient[columns].to(self.accumulator)
                 for gradient in gradients
             ]
-            weights = None
+            weights, targets = None, self.targets - columns.start
             for rows in [*ranges(0, len(stash), len(stash)), *ranges(len(stash), len(anchor), self.tile_rows)]:
                 if rows.start < len(stash):
                     (entries,) = self._factors([stash[rows, columns]])
@@ -223,7 +222,9 @@ class Projection:
                     weights = weights or self._factors([weight[columns].to(self.dtype) for weight in self.weights])
                     tile = self._logits([hidden[rows] for hidden in hiddens], weights, buffer)
                     entries = tile if entry_buffer is buffer else entry_buffer[: tile.numel()].view_as(tile)
-                    self._fold(tile, rows, columns, anchor, target_entry=target_entry, entries=entries)
+                    self._fold(
+                        tile, columns, targets[rows], anchor[rows], target_entry=target_entry[rows], entries=entries
+                    )
                 for total, factor in zip(sums[:-1], scaled, strict=True):
                     if total.numel():
                         multiply(entries.T, factor[rows], total, add=True)
@@ -244,30 +245,20 @@ class Projection:
             multiply(hidden, weight.T, tile, add=index > 0)
         return tile
 
-    def _fold(
-        self,
-        tile: Tensor,
-        rows: slice,
-        columns: slice,
-        anchor: Tensor,
-        *,
-        target_entry: Tensor | None = None,
-        sums: Tensor | None = None,
-        statistics: Tensor | None = None,
-        entries: Tensor | None = None,
-    ) -> None:
+    def _fold(self, tile: Tensor, columns: slice, targets: Tensor, anchor: Tensor, **results: Tensor | None) -> None:
+        """Folds a tile of some rows; `targets` are counted from its first column."""
         self.folds.fold(
             tile,
             None if self.bias is None else self.bias[columns],
-            self.targets[rows] - columns.start,
-            anchor[rows],
-            None if target_entry is None else target_entry[rows],
+            targets,
+            anchor,
+            results.get("target_entry"),
             self.logit_scale,
             self.softcap,
             self.temperature,
-            sums,
-            statistics,
-            entries,
+            results.get("sums"),
+            results.get("statistics"),
+            results.get("entries"),
         )
 
     def _transform(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,6 +295,12 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
         b = b.to(a.dtype)  # bf16 E, fp16 W
         out_dtype = out.dtype
         torch.addmm(out, a, b, out_dtype=out_dtype, out=out) if add else torch.mm(a, b, out_dtype=out_dtype, out=out)
+
+
+def new_stash(like: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Room for E of some rows, which begin where loads and stores are wide whatever the vocabulary's size."""
+    dtype = torch.bfloat16 if dtype in HALVES else dtype  # fp16 lacks the exponents
+    return like.new_empty((rows, -(-columns // 64) * 64 if rows else columns), dtype=dtype)[:, :columns]
 
 
 def ranges(start: int, stop: int, size: int) -> Iterator[slice]:

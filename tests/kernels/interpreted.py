@@ -1,0 +1,299 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+The Triton kernels in Triton's interpreter. `test_triton.py` runs these tests in a process of their own, because the
+interpreter has to be chosen before Triton is imported. It cuts floats off to bf16 where a GPU rounds them.
+"""
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from oracle import (
+    compare,
+    differentiate,
+    kernel_logps,
+    logits_of,
+    make_problem,
+    make_upstream,
+    relative_error,
+    true_logps,
+)
+
+from trl_nash.kernels import folds, triton_folds
+
+
+BF16_CUT = 2**-7  # of a number, at most; half of it if rounded
+FP32_CLOSE = {"rtol": 2e-6, "atol": 2e-6}
+
+
+def randn(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.fixture
+def narrow_blocks(monkeypatch):
+    """Blocks of 64 columns, so that small matrices have several and a rest."""
+    shape = triton_folds._shape
+    monkeypatch.setattr(triton_folds, "_shape", lambda rows: {**shape(rows), "block": 64})
+
+
+# ---- Each function against its twin ----
+
+
+def fold_arguments(rows, columns, *, bias, softcap, target_entry, spread):
+    targets = torch.arange(rows) * 37 % (3 * columns) - columns  # a third of them in the tile
+    targets[: min(rows, 4)] = torch.tensor([0, columns - 1, columns, -1])[: min(rows, 4)]
+    return {
+        "tile": spread * randn(rows, columns, seed=1),
+        "bias": None if bias is None else randn(columns, seed=2, dtype=bias),
+        "targets": targets,
+        "anchor": randn(rows, seed=3),
+        "target_entry": randn(rows, seed=4) if target_entry else None,
+        "logit_scale": 0.6,
+        "softcap": softcap,
+        "temperature": 1.0 if softcap is None else 0.8,
+        "sums": None,
+        "statistics": None,
+        "entries": None,
+    }
+
+
+def fold_with(module, arguments, *, sums, statistics, entries):
+    """What one of the modules makes, in views that are strided and do not begin where their memory does."""
+    rows, columns = arguments["tile"].shape
+    arguments = {**arguments, "tile": arguments["tile"].clone()}
+    if sums:
+        arguments["sums"] = torch.full((rows, 3), 7.0)[:, 1]
+    if statistics:
+        arguments["statistics"] = torch.full((2, 3, rows + 5), 7.0)[1, :, 2 : rows + 2]
+    stash = None
+    if entries == "tile":
+        arguments["entries"] = arguments["tile"]
+    elif entries is not None:
+        stash = torch.full((rows + 1, columns + 9), 7.0, dtype=entries)
+        arguments["entries"] = stash[1:, 3 : columns + 3]
+    module.fold(**arguments)
+    return arguments["sums"], arguments["statistics"], arguments["entries"], stash
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 64), (7, 200)])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize(
+    "bias, target_entry, sums, statistics, entries",
+    [
+        (None, False, True, False, None),
+        (None, False, True, False, torch.bfloat16),
+        (torch.bfloat16, False, True, True, torch.bfloat16),
+        (torch.float32, False, True, True, "tile"),
+        (torch.float16, True, False, False, torch.float32),
+        (None, True, False, False, torch.bfloat16),
+        (None, True, True, True, "tile"),
+    ],
+)
+def test_fold_is_its_twin(narrow_blocks, rows, columns, softcap, bias, target_entry, sums, statistics, entries):
+    arguments = fold_arguments(rows, columns, bias=bias, softcap=softcap, target_entry=target_entry, spread=2.0)
+    outputs = {"sums": sums, "statistics": statistics, "entries": entries}
+    found = fold_with(triton_folds, arguments, **outputs)
+    true = fold_with(folds, arguments, **outputs)
+    tolerance = {"rtol": BF16_CUT, "atol": 0} if entries == torch.bfloat16 else FP32_CLOSE
+    if sums:
+        torch.testing.assert_close(found[0], true[0], **FP32_CLOSE)
+    if statistics:
+        torch.testing.assert_close(found[1], true[1], rtol=1e-5, atol=1e-5)
+        assert torch.equal(found[1][2], true[1][2])  # who wins is counted
+    if entries is not None:
+        torch.testing.assert_close(found[2], true[2], **tolerance)
+    if found[3] is not None:
+        found[2].zero_()
+        true[2].zero_()
+        assert torch.equal(found[3], true[3])  # nothing is written around the entries
+
+
+def test_fold_of_many_rows_takes_another_launch():
+    arguments = fold_arguments(512, 2, bias=None, softcap=None, target_entry=False, spread=1.0)
+    assert triton_folds._shape(512) != triton_folds._shape(511)
+    found = fold_with(triton_folds, arguments, sums=True, statistics=False, entries="tile")
+    true = fold_with(folds, arguments, sums=True, statistics=False, entries="tile")
+    for one, other in zip(found[::2], true[::2], strict=True):
+        torch.testing.assert_close(one, other, **FP32_CLOSE)
+
+
+def test_entries_may_lie_over_two_billion_further():
+    memory = torch.empty(2**31 + 8, dtype=torch.bfloat16)  # of which nearly all is never touched
+    entries = memory.as_strided((3, 8), (2**30, 1))
+    arguments = fold_arguments(3, 8, bias=None, softcap=None, target_entry=False, spread=1.0)
+    expected = fold_with(folds, arguments, sums=False, statistics=False, entries=torch.bfloat16)[2]
+    triton_folds.fold(**{**arguments, "entries": entries})
+    torch.testing.assert_close(entries, expected, rtol=BF16_CUT, atol=0)
+
+
+def test_equal_logits_win_only_before_the_target():
+    tile, targets = torch.full((4, 5), 0.1), torch.tensor([0, 2, 4, 9])
+    statistics = torch.empty(3, 4)
+    anchor = torch.full((4,), 0.1) * 0.7
+    triton_folds.fold(tile, None, targets, anchor, None, 0.7, None, 1.0, None, statistics, None)
+    assert statistics[2].tolist() == [0, 2, 4, 5]
+
+
+@pytest.mark.parametrize("hidden_dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_target_logits_and_rows_are_their_twins(narrow_blocks, hidden_dtype, transposed):
+    rows, size, vocabulary = 7, 135, 11
+    # Of few bits: what is rounded to 16 is not what this test is about.
+    hidden = (8 * randn(rows, size + 2)).round().div(8).to(hidden_dtype)[:, 1:-1]
+    weight = (8 * randn(vocabulary, size, seed=1)).round().div(8)
+    weight = weight.T.contiguous().T if transposed else weight
+    targets = torch.randint(vocabulary, (2 * rows,), generator=torch.Generator().manual_seed(2))[::2]
+    scale = randn(2 * rows, seed=3)[::2]
+    found, true = (torch.ones(rows, 2) for _ in range(2))
+    found_gradient, true_gradient = (torch.ones(rows, size + 4) for _ in range(2))
+    for module, logits, gradient in [(triton_folds, found, found_gradient), (folds, true, true_gradient)]:
+        module.target_logits(hidden, weight, targets, logits[:, 1])
+        module.add_target_rows(gradient[:, 2:-2], weight, targets, scale, hidden_dtype)
+    torch.testing.assert_close(found, true, rtol=2e-6, atol=1e-5)
+    torch.testing.assert_close(found_gradient, true_gradient, rtol=1e-6, atol=1e-6)
+
+
+def test_nothing_is_launched_for_no_rows():
+    empty, weight, none = torch.empty(0, 4), torch.ones(3, 4), torch.empty(0, dtype=torch.int64)
+    triton_folds.target_logits(empty, weight, none, torch.empty(0))
+    triton_folds.add_target_rows(empty, weight, none, torch.empty(0), torch.float32)
+    triton_folds.fold(empty, None, none, torch.empty(0), None, 1.0, None, 1.0, torch.empty(0), None, None)
+
+
+@triton.jit
+def tanh_of(x, out, block: tl.constexpr):
+    index = tl.program_id(0) * block + tl.arange(0, block)
+    tl.store(out + index, triton_folds._tanh(tl.load(x + index)))
+
+
+def test_tanh_keeps_its_digits():
+    x = torch.cat([torch.logspace(-30, 1.5, 2**15), torch.linspace(0, 8, 2**15 - 1), torch.tensor([torch.inf])])
+    x = torch.cat([x, -x])
+    found, true = torch.empty_like(x), torch.tanh(x.double())
+    tanh_of[(len(x) // 2**12,)](x, found, block=2**12)
+    error = (found - true).abs()
+    assert error.max() <= 1e-7
+    assert (error / true.abs())[true != 0].max() <= 1.5e-7
+
+
+# ---- Through `linear_logprob`, against autograd in fp64 ----
+
+
+TILED = {"backend": "triton", "workspace_bytes": 4 * 128 * 129}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 127, 129])
+def test_any_number_of_rows(rows):
+    problem = make_problem(rows, 24, 130)
+    if rows:
+        compare(problem, torch.ones(rows) if rows == 1 else None, **TILED)
+    else:
+        assert kernel_logps(problem, **TILED).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "kinds, options",
+    [
+        ({"spread": 3.0}, {"stash_bytes": 0}),
+        ({"spread": 3.0}, {"stash_bytes": 2**30}),
+        ({"spread": 3.0, "bias": True}, {"stash_bytes": 4 * 300 * 6}),  # six rows are kept
+        ({"rank": 3, "bias": True}, {"temperature": 0.7, "logit_scale": 0.4}),
+        ({"spread": 8.0, "bias": True}, {"softcap": 5.0}),
+        ({"spread": 8.0, "rank": 3}, {"softcap": 5.0, "temperature": 0.7, "logit_scale": 1.7, "stash_bytes": 2**30}),
+    ],
+)
+def test_trained_head(kinds, options):
+    problem = make_problem(17, 25, 300, **kinds)
+    plain = {name: value for name, value in options.items() if name != "stash_bytes"}
+    upstream = make_upstream(17)
+    logps, gradients = differentiate(kernel_logps, problem, upstream, **options, **TILED)
+    true, true_gradients = differentiate(
+        lambda parts: true_logps({**parts, **plain}), problem, upstream, dtype=torch.float64
+    )
+    assert (logps - true).abs().max() <= 2e-5
+    for name, gradient in gradients.items():
+        assert relative_error(gradient, true_gradients[name]) <= 1e-5, name
+
+
+def test_frozen_head():
+    problem = make_problem(17, 25, 300, bias=True)
+    upstream, frozen = make_upstream(17), ("weight", "bias")
+    logps, gradients = differentiate(kernel_logps, problem, upstream, frozen=frozen, **TILED)
+    true, true_gradients = differentiate(true_logps, problem, upstream, frozen=frozen, dtype=torch.float64)
+    assert (logps - true).abs().max() <= 2e-5
+    assert relative_error(gradients["hidden"], true_gradients["hidden"]) <= 1e-5
+    assert gradients["weight"] is None and gradients["bias"] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits(dtype):
+    problem = make_problem(17, 25, 300, spread=3.0, bias=True, dtype=dtype)
+    upstream = make_upstream(17)
+    logps, gradients = differentiate(kernel_logps, problem, upstream, stash_bytes=2**30, **TILED)
+    true, true_gradients = differentiate(true_logps, problem, upstream, dtype=torch.float64)
+    assert (logps - true).abs().max() <= 5e-5
+    for name, gradient in gradients.items():
+        assert relative_error(gradient, true_gradients[name]) <= 8e-3, name  # twice that of rounded entries
+
+
+@pytest.mark.parametrize("stash_bytes", [0, 2**30])
+def test_very_unlikely_targets(stash_bytes):
+    """A bias of -100 or -200 at the target: its log-prob is that or less, and rows with a sum over 1e30 are redone."""
+    problem = make_problem(6, 25, 300, bias=True)
+    problem["targets"] = torch.tensor([0, 1, 2, 3, 0, 1])
+    problem["bias"][:3] = torch.tensor([-60.0, -100.0, -200.0])
+    logps, gradients = differentiate(kernel_logps, problem, torch.ones(6), stash_bytes=stash_bytes, **TILED)
+    true, true_gradients = differentiate(true_logps, problem, torch.ones(6), dtype=torch.float64)
+    assert true.min() < -200
+    assert ((logps - true) / true).abs().max() <= 1e-6
+    for name, gradient in gradients.items():
+        assert relative_error(gradient, true_gradients[name]) <= 1e-5, name
+
+
+def test_statistics():
+    problem = make_problem(9, 25, 300, spread=3.0, bias=True)
+    problem["targets"][:3] = logits_of(**problem)[:3].argmax(-1)
+    names = ("log_probs", "entropy", "mean_logits", "is_top1")
+    options = {"temperature": 0.7, "softcap": 20.0}
+    found = dict(zip(names, kernel_logps(problem, outputs=names, **options, **TILED), strict=True))
+    logits = logits_of(**problem, **options)
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(found["entropy"].double(), entropy, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found["mean_logits"].double(), logits.mean(-1), rtol=0, atol=2e-5)
+    assert torch.equal(found["is_top1"], logits.argmax(-1) == problem["targets"])
+    assert found["is_top1"].any() and not found["is_top1"].all()
+
+
+def test_rows_out_of_the_mask_do_not_matter():
+    problem = make_problem(9, 25, 300)
+    mask = torch.arange(9) % 3 != 1
+    upstream = make_upstream(9)
+    true, true_gradients = differentiate(true_logps, problem, upstream * mask, dtype=torch.float64)
+    problem["hidden"][~mask] = torch.nan
+    problem["targets"][~mask] = -100
+    logps, gradients = differentiate(kernel_logps, problem, upstream, mask=mask, **TILED)
+    torch.testing.assert_close(logps.double(), true * mask, rtol=0, atol=2e-5)
+    for name, gradient in gradients.items():
+        assert relative_error(gradient, true_gradients[name]) <= 1e-5, name
+
+
+def test_layouts_of_the_callers():
+    """A transposed weight, transposed hidden states and every second target."""
+    problem = make_problem(18, 25, 300)
+    problem = {
+        "hidden": problem["hidden"][:9].T.contiguous().T,
+        "weight": problem["weight"].T.contiguous().T,
+        "targets": problem["targets"][::2],
+    }
+    compare(problem, **TILED)
+
+
+def test_twice_is_bitwise_the_same():
+    problem, upstream = make_problem(9, 25, 300, bias=True), make_upstream(9)
+    first, second = (differentiate(kernel_logps, problem, upstream, **TILED) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    for name in first[1]:
+        assert torch.equal(first[1][name], second[1][name])
