@@ -91,6 +91,10 @@ class FrozenPolicies:
         """Keeps the live policy, as it stands, under `name`."""
         self._weights[name] = {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._local()}
 
+    def fingerprint(self) -> list[float]:
+        """Numbers that change whenever this rank's part of the live policy does."""
+        return [tensor.detach().sum(dtype=torch.float64).item() for _, tensor in self._local()]
+
     def remember(self, depth: int) -> None:
         """
         Freezes the live policy as `previous`; the one that was becomes `previous_2`, and so on, `depth` policies in

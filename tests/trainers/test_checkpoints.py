@@ -173,8 +173,8 @@ def test_resuming_from_a_stream(stop, shuffle, tmp_path):
         dataset = dataset.shuffle(seed=1, buffer_size=8) if shuffle else dataset
         trainer = build("comal", folder, dataset=dataset, max_steps=8, beta=[0.1, 0.2, 0.3], save_steps=stop)
         sampled = []
-        sample = trainer.sample_pairs
-        trainer.sample_pairs = lambda prompts: sampled.extend(prompts) or sample(prompts)
+        sample = trainer._sample_and_judge
+        trainer._sample_and_judge = lambda rows: sampled.extend(row["prompt"] for row in rows) or sample(rows)
         trainer.train(**kwargs)
         return trainer, sampled
 
@@ -264,13 +264,13 @@ def test_resuming_after_the_judge_gave_up(tmp_path):
     snapshots = []  # the live policy at the start of rounds 1, 2, 3 ...
 
     class Watch(ALGORITHMS["onpo-one"][0]):
-        def sample_pairs(self, prompts):
+        def _sample_and_judge(self, rows):
             nonlocal broken
             now = {name: p.detach().clone() for name, p in self.model.named_parameters()}
             if not snapshots or not equal(snapshots[-1], now):
                 snapshots.append(now)
             broken = self.round == 2 and not self.resumed
-            return super().sample_pairs(prompts)
+            return super()._sample_and_judge(rows)
 
     def run(**kwargs):
         trainer = build("onpo-one", tmp_path, judge=judge, trainer_class=Watch, save_steps=100)

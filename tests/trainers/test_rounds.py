@@ -47,12 +47,19 @@ def completions_of(trainer, batch) -> list[str]:
 
 
 def recording(base):
-    """A trainer class that keeps the prompts of every call of `sample_pairs` and every micro-batch that is fitted."""
+    """
+    A trainer class that keeps the prompts of its rounds, in order, those of every call of `sample_pairs` (of a round
+    the longest first), and every micro-batch that is fitted.
+    """
 
     class Recorder(base):
         def __init__(self, *args, **kwargs):
-            self.sampled, self.fitted = [], []
+            self.prompts, self.sampled, self.fitted = [], [], []
             super().__init__(*args, **kwargs)
+
+        def _sample_and_judge(self, rows):
+            self.prompts += [row["prompt"] for row in rows]
+            return super()._sample_and_judge(rows)
 
         def sample_pairs(self, prompts):
             samples = super().sample_pairs(prompts)
@@ -221,7 +228,7 @@ def test_the_schedule_of_a_round(accumulation, steps_per_generation, iterations,
     assert len(trainer.fitted) == rounds * micro_steps * iterations
 
     # Sampled in chunks of per_device_train_batch_size: every prompt once an epoch, in an order of its own.
-    sampled = [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+    sampled = trainer.prompts
     assert sorted(sampled[:8]) == sorted(sampled[8:]) == sorted(PROMPTS)
     assert sampled[:8] != sampled[8:]
     for r in range(rounds):
@@ -274,7 +281,7 @@ def test_generation_and_judging_in_chunks(size, chunks, tmp_path):
 def test_prompts_that_do_not_fill_a_round_are_left_for_another_epoch(tmp_path):
     """7 prompts are one round of 4 an epoch; the 3 left over differ from epoch to epoch."""
     trainer = record("ipo", tmp_path, dataset=prompt_dataset(PROMPTS[:7]), steps_per_generation=2, num_train_epochs=3)
-    sampled = [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+    sampled = trainer.prompts
     assert trainer.state.global_step == 3 * 2 and len(sampled) == 3 * 4
     epochs = [set(sampled[4 * e : 4 * e + 4]) for e in range(3)]
     assert all(len(epoch) == 4 for epoch in epochs) and len(set.union(*epochs)) > 4
@@ -306,7 +313,7 @@ def test_iterable_dataset_is_read_in_order(algorithm, tmp_path):
         num_iterations=iterations,
         max_steps=rounds * micro_steps * iterations * fits // accumulation,
     )
-    sampled = [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+    sampled = trainer.prompts
     assert sampled == PROMPTS + PROMPTS[:4]
     for r in range(rounds):
         own = trainer.fitted[r * micro_steps * iterations * fits :][: micro_steps * iterations * fits]
@@ -551,7 +558,7 @@ def test_every_completion_goes_to_its_prompt(count, chunk, tmp_path, monkeypatch
         per_device_generation_batch_size=chunk,
         max_steps=2,
     )
-    rounds = [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+    rounds = trainer.prompts
     last = {prompt: prompt.split()[-1] for prompt in PROMPTS}
     for b, batch in enumerate(trainer.fitted):
         expected = [
@@ -561,10 +568,14 @@ def test_every_completion_goes_to_its_prompt(count, chunk, tmp_path, monkeypatch
     asked = [row for call in judge.calls for row in zip(call["prompts"], call["first"], call["second"], strict=True)]
     assert asked == [
         (prompt, f"{last[prompt]} {numbers[i]}", f"{last[prompt]} {numbers[j]}")
-        for prompt in rounds
+        for prompts, _ in trainer.sampled
+        for prompt in prompts
         for i in range(count)
         for j in range(i + 1, count)
     ]
+    # A round of 6 prompts is sampled in the order of their lengths, so that a chunk needs little padding.
+    lengths = [len(prompt) for prompts, _ in trainer.sampled for prompt in prompts]
+    assert chunk == 6 or lengths == sorted(lengths[:6], reverse=True) + sorted(lengths[6:], reverse=True)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -713,7 +724,7 @@ def test_data_seed_orders_the_prompts_alone(tmp_path):
 
     def order(**seeds):
         trainer = record("ipo", tmp_path, num_train_epochs=1, **seeds)
-        return [prompt for prompts, _ in trainer.sampled for prompt in prompts]
+        return trainer.prompts
 
     assert order(seed=1, data_seed=5) == order(seed=2, data_seed=5) == order(seed=5)
     assert order(seed=1) != order(seed=2)
@@ -811,6 +822,7 @@ def test_restart_each_round(restart, algorithm, tmp_path):
         max_grad_norm=0.0,
         learning_rate=1e-2,
         max_steps=12,
+        num_generations=4,  # so that no batch is without a gradient
     ).train()
     steps, fresh, rates = zip(*seen, strict=True)
     if restart:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import is_peft_model, set_seed
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from ..compat import (
@@ -27,13 +28,14 @@ from ..objectives import pair_loss, pair_margin, pair_target
 from ..policies import PREVIOUS, FrozenPolicies
 from . import checks
 from .batch import PairBatch, Samples
-from .checkpoints import CheckpointMixin
+from .checkpoints import CheckpointMixin, StopWhenAsked
 from .completions import Verdict
 from .config import NashConfig, PairConfig, scheduled
 from .metrics import Metrics
 from .prompts import PromptRenderer
 from .reporting import ReportingMixin
 from .restarts import RestartMixin
+from .round_log import RoundLog
 from .sampling import EpochCounter, SamplingMixin
 from .scoring import ScoringMixin
 
@@ -195,9 +197,13 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         self._verdicts: list[Verdict] = []
         self._metrics = {"train": Metrics(self.accelerator), "eval": Metrics(self.accelerator)}
         self._judge_failure: str | None = None  # why the judge cannot go on
+        self._stop_reason: str | None = None  # why the run was asked to stop
+        self._round_log: RoundLog | None = None
+        self._progress = tqdm(disable=True)
         self._said: set[str] = set()
         self._epochs = EpochCounter()
         self.add_callback(self._epochs)
+        self.add_callback(StopWhenAsked(self))
 
     @staticmethod
     def _load_policy(path: str, args: NashConfig) -> torch.nn.Module:
@@ -278,9 +284,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
                 self._fits_begun = fits
             if position == 0:
                 rows = [self.train_dataset[row] if isinstance(row, int) else row for row in inputs]
-                samples, preference = self._sample_and_judge(rows)
-                self._stop_if_abstained(preference)
-                self._buffer = self._micro_batches(samples, preference)
+                self._buffer = self._sample_round(rows)
             self._buffer = self._score_anchor(self._buffer)
         self._micro_step += 1
         return self._buffer[position % self.args.steps_per_generation].to(self.accelerator.device)

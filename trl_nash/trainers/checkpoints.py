@@ -4,27 +4,59 @@
 """Stopping with nothing lost, and going on as if nothing had happened."""
 
 import json
-import random
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import IterableDataset
-from transformers import TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..judges.base import JudgeError
 from .batch import IGNORED, PairBatch, load_batches, save_batches
+from .round_log import random_state, set_random_state
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
 
 
+class Stopped(RuntimeError):
+    """The run was asked to stop, in the middle of a round, and has saved a checkpoint."""
+
+
+class StopWhenAsked(TrainerCallback):
+    """Ends a run at the end of a step, with a checkpoint, after [`~CheckpointMixin.request_stop`]."""
+
+    def __init__(self, trainer: "CheckpointMixin"):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trainer._stop_is_requested():
+            control.should_save = control.should_training_stop = True
+
+
 class CheckpointMixin:
     """Checkpoints that hold a round. Part of [`NashTrainer`]."""
+
+    def request_stop(self, reason: str) -> None:
+        """
+        Asks the run to save a checkpoint and stop, at the end of a step, or between two generations of a round with
+        [`Stopped`]. A signal handler may call this, on any rank.
+        """
+        self._stop_reason = reason
+
+    def _stop_is_requested(self) -> bool:
+        """Whether any rank was asked to stop. All ranks call this together."""
+        if self.accelerator.num_processes == 1:
+            return self._stop_reason is not None
+        asked = torch.tensor(float(self._stop_reason is not None), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum").item())
+
+    def _stop_if_requested(self) -> None:
+        if self._stop_is_requested():
+            set_random_state(self._random_state)
+            self._stop(f"{self._stop_reason or 'Another process was asked to stop'}: stopped in a round.", Stopped)
 
     def _stop(self, reason: str, error: type[Exception] = RuntimeError) -> None:
         """Saves a checkpoint and raises. All ranks call it together."""
@@ -52,14 +84,14 @@ class CheckpointMixin:
         failures = gather_object([self._judge_failure])
         self._judge_failure = None
         if any(failures):
-            self._restore_random_state()
+            set_random_state(self._random_state)
             self._stop(next(filter(None, failures)), JudgeError)
 
     def _stop_if_abstained(self, preference: torch.Tensor) -> None:
         counts = torch.tensor([preference.isnan().sum(), preference.numel()], device=self.accelerator.device)
         abstained, total = self.accelerator.reduce(counts, "sum").tolist()
         if abstained > self.args.max_nan_rate * total:
-            self._restore_random_state()
+            set_random_state(self._random_state)
             self._stop(
                 f"The judge abstained on {abstained} of the {total} pairs of round {self.round + 1}, more than "
                 f"`max_nan_rate` ({self.args.max_nan_rate:g}) allows. See why it gives no verdict, then resume."
@@ -67,7 +99,7 @@ class CheckpointMixin:
 
     def _load_rng_state(self, checkpoint):
         super()._load_rng_state(checkpoint)
-        self._epochs.restore_random_state = keep_random_state()
+        self._epochs.random_state = random_state()
 
     def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial):
         epochs, batches = super()._init_training_state(
@@ -136,20 +168,3 @@ class CheckpointMixin:
             self._buffer = load_batches(file)
         state = json.loads((folder / "round.json").read_text())
         self._round_epoch, self._fits_begun = state["epoch"], state["fits"]
-
-
-def keep_random_state() -> Callable[[], None]:
-    """Keeps the state of the generators that sampling draws from. Returns a function that goes back to it."""
-    states = [
-        (random.setstate, random.getstate()),
-        (np.random.set_state, np.random.get_state()),
-        (torch.set_rng_state, torch.get_rng_state()),
-    ]
-    if torch.cuda.is_available():
-        states.append((torch.cuda.set_rng_state, torch.cuda.get_rng_state()))
-
-    def restore() -> None:
-        for set_state, state in states:
-            set_state(state)
-
-    return restore

@@ -17,6 +17,7 @@ from ..policies import INITIAL
 from .batch import Samples
 from .card import append_settings
 from .completions import log_verdicts
+from .round_log import random_state
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -91,6 +92,7 @@ class ReportingMixin:
     def prediction_step(self, model, inputs: list[dict], prediction_loss_only, ignore_keys=None):
         self.policies.ensure_initial()
         self.fit = 0  # the loss is that of a fit that would begin now
+        self._random_state = random_state()
         samples, preference = self._sample_and_judge(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             batches = self._score_anchor(self._micro_batches(samples, preference))

@@ -3,25 +3,40 @@
 
 """The first half of a round: prompts, completions from the policy, verdicts from the judge, micro-batches to fit."""
 
+import hashlib
+import json
 import logging
 import math
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from datasets import IterableDataset
+from tqdm.auto import tqdm
 from transformers import GenerationConfig, TrainerCallback
 
 from ..compat import repeat_iterable_dataset
 from ..judges.base import JudgeError
 from ..objectives import best_and_worst, hard_label
 from .batch import PairBatch, Positions, RoundSampler, Samples, chunks, collate, until_eos
-from .checkpoints import keep_random_state
 from .checks import check_prompt
 from .completions import Verdict
 from .prompts import strip_thinking
+from .round_log import RoundLog, random_state
 from .tournament import best_and_worst_by_tournament
+
+
+CHUNKS_AT_ONCE = 8  # generation chunks whose samples are kept as lists before they become micro-batches
+ROUND_FOLDER = "round"  # in the output folder, while a round is sampled
+# What a sample depends on beside prompts, policy and random numbers.
+_SAMPLING_OPTIONS = (
+    "num_generations temperature top_p top_k min_p repetition_penalty generation_kwargs max_new_tokens max_length "
+    "chat_template_kwargs use_vllm per_device_generation_batch_size per_device_train_batch_size"
+).split()
 
 
 class EpochCounter(TrainerCallback):
@@ -29,21 +44,21 @@ class EpochCounter(TrainerCallback):
     The epoch that runs. `state.epoch` is of the last step: when an iterable dataset starts anew, it is still a
     fraction of the epoch before.
 
-    Until its first step, an epoch can be begun again from `restore_random_state`: its dataloader draws a number.
+    Until its first step, an epoch can be begun again from `random_state`: its dataloader draws a number.
     """
 
     epoch = 0
-    restore_random_state = None
+    random_state = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.epoch = int(state.epoch or 0) - 1
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.epoch += 1
-        self.restore_random_state = keep_random_state()
+        self.random_state = random_state()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.restore_random_state = None
+        self.random_state = None
 
 
 class SamplingMixin:
@@ -51,6 +66,8 @@ class SamplingMixin:
 
     def train(self, *args, **kwargs):
         output = super().train(*args, **kwargs)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(Path(self.args.output_dir) / ROUND_FOLDER, ignore_errors=True)
         if self.state.global_step == 0 and isinstance(self.train_dataset, IterableDataset):
             raise ValueError(
                 f"`train_dataset` ended before the first round of {self.args.prompts_per_round} prompts "
@@ -87,17 +104,58 @@ class SamplingMixin:
             epoch=lambda: int(self.state.epoch or 0),
         )
 
+    def _sample_round(self, rows: list[dict]) -> list[PairBatch]:
+        """
+        A round of this rank in micro-batches, sampled and judged a few generation chunks at a time, so that lists of
+        tokens are never kept for more than these.
+        """
+        # Resumed from a stop in this round, a run samples the same completions: the judge's cache knows them.
+        self._random_state = self._epochs.random_state or random_state()
+        size, micro = self._generation_size, self._train_batch_size
+        long = len(rows) > size
+        self._round_log = self._open_round_log(rows) if long else None
+        batches, preferences = [], []
+        with tqdm(
+            total=len(rows),
+            desc=f"Round {self.round + 1}: sampling and judging",
+            unit="prompt",
+            leave=False,
+            disable=self.args.disable_tqdm or not long or not self.accelerator.is_main_process,
+        ) as self._progress:
+            for part in chunks(rows, math.ceil(CHUNKS_AT_ONCE * size / micro) * micro):
+                samples, preference = self._sample_and_judge(part)
+                batches += self._micro_batches(samples, preference)
+                preferences.append(preference)
+        self._round_log = None
+        self._stop_if_abstained(torch.cat(preferences))
+        return batches
+
+    @property
+    def _generation_size(self) -> int:
+        return self.args.per_device_generation_batch_size or self.args.per_device_train_batch_size
+
+    def _open_round_log(self, rows: list[dict]) -> RoundLog:
+        settings = [getattr(self.args, name) for name in _SAMPLING_OPTIONS]
+        parts = [self.round, rows, settings, self.policies.fingerprint(), self._random_state]
+        return RoundLog(
+            Path(self.args.output_dir) / ROUND_FOLDER / f"{self.accelerator.process_index:05d}.jsonl",
+            hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest(),
+            lambda count: min(gather_object([count])),
+        )
+
     def _sample_and_judge(self, rows: list[dict]) -> tuple[Samples, torch.Tensor]:
         """Completions of the rows' prompts and P(first ≻ second) of their pairs, of shape (len(rows), M)."""
-        size = self.args.per_device_generation_batch_size or self.args.per_device_train_batch_size
+        # Prompts of one length are sampled together, the longest first: less padding, and what fails fails early.
+        order = list(range(len(rows)))
+        if len(rows) > self._generation_size:
+            order.sort(key=lambda index: -len(str(rows[index].get("prompt"))))
         prompt_ids, completion_ids, preference = [], [], []
-        # Resumed from a stop in this round, a run samples the same completions: the judge's cache knows them.
-        self._restore_random_state = self._epochs.restore_random_state or keep_random_state()
-        for chunk in chunks(rows, size):
+        for chunk in chunks([rows[index] for index in order], self._generation_size):
+            self._stop_if_requested()
             for row in chunk:
                 check_prompt(row.get("prompt"), f"the row {row}")
             with self._metrics[self._mode].phase("generate"):
-                samples = self._sample([row["prompt"] for row in chunk])
+                samples = self._draw([row["prompt"] for row in chunk])
             if self.args.pair_selection == "tournament":
                 samples, verdicts = self._tournament(chunk, samples)
             else:
@@ -105,11 +163,18 @@ class SamplingMixin:
             prompt_ids += samples.prompt_ids
             completion_ids += samples.completion_ids
             preference.append(verdicts)
+            self._progress.update(len(chunk))
         self._stop_if_judge_failed()
-        samples = Samples(prompt_ids, completion_ids, samples.pairs)
-        preference = torch.cat(preference)
+        place = sorted(range(len(rows)), key=order.__getitem__)  # where each row has gone
+        samples = Samples([prompt_ids[k] for k in place], [completion_ids[k] for k in place], samples.pairs)
+        preference = torch.cat(preference)[place]
         self._record_round(samples, preference)
         return samples, preference
+
+    def _draw(self, prompts: list) -> Samples:
+        if self._round_log is None or self._mode != "train":
+            return self._sample(prompts)
+        return self._round_log.draw(lambda: self._sample(prompts))
 
     def _sample(self, prompts: list) -> Samples:
         try:
