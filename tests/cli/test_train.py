@@ -1,12 +1,14 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
+import os
 import signal
 from types import SimpleNamespace
 
 import pytest
 
 from trl_nash.cli import train
+from trl_nash.cli.stop_signals import StopSignals
 from trl_nash.cli.summary import result_text
 
 
@@ -14,9 +16,10 @@ from trl_nash.cli.summary import result_text
 def one_process(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGINT, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -157,8 +160,50 @@ def test_a_fault_in_the_users_judge_keeps_its_traceback(tmp_path, monkeypatch, o
         train.main(["comal", *options, "--judge=faulty_judge:judge"])
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+@pytest.mark.parametrize("where", ["fit", "round"])
+def test_a_signal_ends_a_run_with_a_checkpoint(where, number, code, name, capsys, monkeypatch, options):
+    """The step, or the samples that are under way, are finished; resumed, the run goes on to its end."""
+    from trl_nash import COMALTrainer
+
+    method = {"fit": "compute_loss", "round": "sample_pairs"}[where]
+    original, calls = getattr(COMALTrainer, method), []
+
+    def signalled(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(number)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(COMALTrainer, method, signalled)
+    rounds = ["--steps_per_generation", "2", "--max_steps", "5"]
+    assert train.main(["comal", *options, *rounds, "--judge=random"]) == code
+    error = capsys.readouterr().err
+    assert f"{name}: stopping at the next step, with a checkpoint." in error
+    step = 2 if where == "fit" else 1
+    assert f"Add --resume_from_checkpoint out/checkpoint-{step} to the same command" in error
+    assert "Traceback" not in error and not os.path.exists("out/model.safetensors")
+    resume = ["--resume_from_checkpoint", f"out/checkpoint-{step}"]
+    assert train.main(["comal", *options, *rounds, "--judge=random", *resume]) == 0
+    assert "Trained 5 steps" in capsys.readouterr().out
+
+
+def test_a_second_ctrl_c_does_not_wait(capsys):
+    signals = StopSignals()
+    signals.trainer = SimpleNamespace(request_stop=lambda reason: None)
+    signals(signal.SIGINT, None)
+    signals(signal.SIGINT, None)  # the same Ctrl-C, from the launcher
+    signals._since -= 2
+    with pytest.raises(KeyboardInterrupt):
+        signals(signal.SIGINT, None)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a third one must not break the farewell
+    assert capsys.readouterr().err.count("Ctrl-C again") == 1
+
+
 def test_interrupting_says_how_to_resume(tmp_path, capsys, monkeypatch, options):
-    def interrupted(trainer, arguments):
+    def interrupted(trainer, arguments, signals):
         (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
         raise KeyboardInterrupt
 
@@ -169,13 +214,10 @@ def test_interrupting_says_how_to_resume(tmp_path, capsys, monkeypatch, options)
 
 
 def test_interrupting_before_training(capsys, monkeypatch, options):
-    def interrupted(algorithm, argv):
-        train._interrupt_once(signal.SIGINT, None)
-
-    monkeypatch.setattr(train, "read_arguments", interrupted)
+    monkeypatch.setattr(train, "read_arguments", lambda *args: signal.raise_signal(signal.SIGINT))
     assert train.main(["comal", *options]) == 130
     assert "interrupted. Nothing was trained yet." in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a second Ctrl-C must not break the farewell
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_result_text_without_evaluation():

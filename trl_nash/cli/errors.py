@@ -56,6 +56,11 @@ def report(error: BaseException, program: str = "trl-nash") -> int:
     return 2 if isinstance(error, UsageError) else 1
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks for all of a run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _raised_by_package(error: BaseException) -> bool:
     """Whether a `raise` of this package made it, not a library or an operation that failed in a line of ours."""
     traceback = error.__traceback__

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import trl_nash
 
-from .errors import is_user_error, report
+from .errors import is_first_process, is_user_error, report
 from .options import ALGORITHMS, apply_config, read_config, split_options, take_option
+from .stop_signals import StopSignals
 from .summary import plan_text, result_text
 
 
@@ -42,23 +43,29 @@ def main(argv: list[str] | None = None) -> int:
         `int`: The exit code, see [`trl_nash.cli.main.main`].
     """
     algorithm, *argv = sys.argv[1:] if argv is None else argv
-    signal.signal(signal.SIGINT, _interrupt_once)
-    trainer = None
+    signals, trainer = StopSignals(), None
+    signals.install()
     try:
         arguments = read_arguments(algorithm, argv)
         trainer = build_trainer(algorithm, arguments)
         if trainer is not None:
-            train(trainer, arguments)
+            train(trainer, arguments, signals)
     except KeyboardInterrupt:
-        if _is_first_process():
+        if is_first_process():
             print(f"\ntrl-nash {algorithm}: interrupted. {_how_to_resume(trainer)}", file=sys.stderr, flush=True)
-        return 130
+        return 128 + (signals.number or signal.SIGINT)
     except Exception as error:
+        if trainer is not None and trainer.stopped:
+            return _report_stop(algorithm, trainer, str(error), signals)
         if not is_user_error(error, starting=trainer is None):
             raise
         return report(error, f"trl-nash {algorithm}")
+    code = 0
+    if trainer is not None and trainer.stopped:
+        how = f"{signals.name}: stopped at step {trainer.state.global_step}."
+        code = _report_stop(algorithm, trainer, how, signals)
     _leave_process_group()
-    return 0
+    return code
 
 
 def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
@@ -91,7 +98,7 @@ def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
     arguments = parser.parse_args(argv)
     check_arguments(arguments)
     options, sentence = hardware_options(arguments)
-    if _is_first_process():
+    if is_first_process():
         print(sentence, flush=True)
     return Arguments(*parser.parse_args_into_dataclasses([*argv, *options], look_for_args_file=False))
 
@@ -123,12 +130,12 @@ def build_trainer(algorithm: str, arguments: Arguments):
     )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if arguments.mixture.datasets and script.dataset_name and _is_first_process():
+    if arguments.mixture.datasets and script.dataset_name and is_first_process():
         print("Note: the `datasets` section is used, so --dataset_name is ignored.", flush=True)
     evaluate = training.eval_strategy != "no" or arguments.mixture.test_split_size is not None
     with training.main_process_first(desc="reading prompts"):
         prompts = load_prompts(script, arguments.mixture, tokenizer, evaluate=evaluate, seed=training.seed)
-    if _is_first_process():
+    if is_first_process():
         print(plan_text(algorithm, arguments, tokenizer, prompts), flush=True)
     judge = _load_judge(arguments.judge, training.device, dry_run=script.dry_run)
     if script.dry_run:
@@ -158,20 +165,27 @@ def build_trainer(algorithm: str, arguments: Arguments):
     return trainer
 
 
-def train(trainer, arguments: Arguments) -> None:
+def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
     """
-    Trains, evaluates if there are prompts for it, saves the model with its card, and says how it went.
+    Trains, evaluates if there are prompts for it, saves the model with its card, and says how it went. A run that was
+    asked to stop only trains.
 
     Args:
         trainer ([`NashTrainer`]):
             What [`build_trainer`] returned.
         arguments ([`Arguments`]):
             What [`read_arguments`] returned.
+        signals ([`StopSignals`]):
+            Who asks.
     """
     start = time.monotonic()
     resume = trainer.args.resume_from_checkpoint
     # Typed as text: "true" means the last checkpoint, as True does in Python.
+    signals.trainer = trainer
     trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    signals.trainer = None
+    if trainer.stopped:
+        return
     seconds = time.monotonic() - start
     if trainer.eval_dataset is not None and not _evaluated_last(trainer.state):
         trainer.evaluate()
@@ -180,7 +194,7 @@ def train(trainer, arguments: Arguments) -> None:
     on_hub = name if name and not arguments.mixture.datasets and not os.path.exists(name) else None
     trainer.save_model(trainer.args.output_dir)
     trainer.create_model_card(dataset_name=on_hub)
-    if _is_first_process():
+    if is_first_process():
         print(result_text(trainer.state, trainer.args.output_dir, seconds), flush=True)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=on_hub)
@@ -201,14 +215,10 @@ def _evaluated_last(state) -> bool:
     return any("eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history)
 
 
-def _is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _interrupt_once(number: int, frame: Any) -> None:
-    """One Ctrl-C reaches a process from the terminal and again from its launcher; only the first one counts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _report_stop(algorithm: str, trainer, how: str, signals: StopSignals) -> int:
+    if is_first_process():
+        print(f"trl-nash {algorithm}: {how} {_how_to_resume(trainer)}", file=sys.stderr, flush=True)
+    return 128 + (signals.number or signal.SIGTERM)
 
 
 def _how_to_resume(trainer) -> str:

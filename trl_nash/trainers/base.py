@@ -198,6 +198,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         self._metrics = {"train": Metrics(self.accelerator), "eval": Metrics(self.accelerator)}
         self._judge_failure: str | None = None  # why the judge cannot go on
         self._stop_reason: str | None = None  # why the run was asked to stop
+        self.stopped = False  # whether it did
         self._round_log: RoundLog | None = None
         self._progress = tqdm(disable=True)
         self._said: set[str] = set()

@@ -33,7 +33,7 @@ class StopWhenAsked(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.trainer._stop_is_requested():
-            control.should_save = control.should_training_stop = True
+            self.trainer.stopped = control.should_save = control.should_training_stop = True
 
 
 class CheckpointMixin:
@@ -55,6 +55,7 @@ class CheckpointMixin:
 
     def _stop_if_requested(self) -> None:
         if self._stop_is_requested():
+            self.stopped = True
             set_random_state(self._random_state)
             self._stop(f"{self._stop_reason or 'Another process was asked to stop'}: stopped in a round.", Stopped)
 

@@ -151,7 +151,8 @@ class SamplingMixin:
             order.sort(key=lambda index: -len(str(rows[index].get("prompt"))))
         prompt_ids, completion_ids, preference = [], [], []
         for chunk in chunks([rows[index] for index in order], self._generation_size):
-            self._stop_if_requested()
+            if self._mode == "train":
+                self._stop_if_requested()
             for row in chunk:
                 check_prompt(row.get("prompt"), f"the row {row}")
             with self._metrics[self._mode].phase("generate"):
