@@ -151,6 +151,7 @@ class Projection:
         hiddens = self._factors(self.hiddens)
         for tile_index, columns in enumerate(ranges(0, self.vocabulary, self.tile_columns)):
             targets = self.targets - columns.start
+            weights = None  # so that there are never two of them, where they are wider than the weights themselves
             weights = self._factors([weight[columns].to(self.dtype) for weight in self.weights])
             for rows in [*ranges(0, len(stash), self.tile_rows), *ranges(len(stash), count, self.tile_rows)]:
                 tile = self._logits([hidden[rows] for hidden in hiddens], weights, buffer)

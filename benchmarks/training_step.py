@@ -1,0 +1,212 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+A training step of `NashTrainer` beside one of TRL's `OnlineDPOTrainer`, on the same model and the same completions.
+
+Both score the completions under the policy and one frozen policy, the initial one, and run loss and backward.
+Generation, judging and the optimizer are left out: they are the same. Peak memory is that of the process, each step in
+one of its own; the times are from one process in which the two take turns, so that a busy machine slows both. Nothing
+is downloaded.
+
+    python benchmarks/training_step.py --threads 2 --docs docs/kernels.md
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from measuring import alone, clock, fill, machine, peak, reset_peak
+from mixture_generation import VOCABULARY, build_model, build_tokenizer
+from peft import LoraConfig
+from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+from trl_nash import NashTrainer, PairConfig, RandomJudge
+from trl_nash.policies import INITIAL
+from trl_nash.trainers.batch import collate
+
+
+TRAINERS = ("trl-nash", "OnlineDPOTrainer")
+SLOWEST, LARGEST = 1.0, 0.55  # of OnlineDPOTrainer's time and memory
+MARKER = "training step benchmark"
+
+
+def build_step(trainer: str, lora: bool, prompts: int, prompt_tokens: int, new_tokens: int, folder: str) -> Callable:
+    """A function that runs one step on random completions and returns its loss."""
+    generator = torch.Generator().manual_seed(0)
+    prompt_ids = torch.randint(3, VOCABULARY, (prompts, prompt_tokens), generator=generator)
+    completion_ids = torch.randint(3, VOCABULARY, (prompts, 2, new_tokens), generator=generator)
+    common = {
+        "output_dir": folder,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "per_device_train_batch_size": prompts,
+        "max_new_tokens": new_tokens,
+        "max_length": prompt_tokens + new_tokens,
+    }
+    tokenizer = build_tokenizer()
+    arguments = {
+        "model": build_model(seed=0),
+        "processing_class": tokenizer,
+        "train_dataset": Dataset.from_dict({"prompt": tokenizer.batch_decode(prompt_ids)}),
+        "peft_config": LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None,
+    }
+    if trainer == "OnlineDPOTrainer":
+        online_dpo = OnlineDPOTrainer(
+            args=OnlineDPOConfig(**common, temperature=1.0), reward_funcs=_first_is_better, **arguments
+        )
+        ids = prompt_ids.repeat(2, 1), completion_ids.transpose(0, 1).reshape(2 * prompts, new_tokens)
+        generated = (ids[0], torch.ones_like(ids[0]), ids[1], torch.ones_like(ids[1]), None)
+        online_dpo._generate = lambda *_: generated
+        inputs = {"prompt": list(arguments["train_dataset"]["prompt"])}
+        return lambda: _forget(online_dpo.model, online_dpo.training_step(online_dpo.model, inputs))
+
+    nash = NashTrainer(args=PairConfig(**common, temperature=1.0), judge=RandomJudge(), **arguments)
+    nash.policies.ensure_initial()
+    nash.anchor_weights = lambda: {INITIAL: 1.0}
+    batch = collate(
+        prompt_ids.tolist(),
+        completion_ids.tolist(),
+        pairs=torch.tensor([[[0, 1]]] * prompts),
+        preference=torch.ones(prompts, 1),
+        pad_token_id=0,
+    )
+    nash.fit = 1  # the KL metrics of a round's first fit may score another policy
+    nash.current_gradient_accumulation_steps = 1  # which `train` sets
+
+    def step():
+        (scored,) = nash._score_anchor([batch])
+        return _forget(nash.model, nash.training_step(nash.model, scored))
+
+    return step
+
+
+def _first_is_better(prompts, completions, **_) -> list[float]:
+    half = len(completions) // 2
+    return [1.0] * half + [0.0] * half
+
+
+def _forget(model: torch.nn.Module, loss: torch.Tensor) -> float:
+    model.zero_grad()
+    return float(loss)
+
+
+def memory(threads: int, *what) -> dict:
+    """Peak memory of a step, after one on a single prompt of a few tokens."""
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, lora, *_ = what
+        build_step(trainer, lora, 1, 4, 4, folder)()
+        step = build_step(*what, folder)
+        before = reset_peak()
+        step()
+        return {"before_mib": before / 2**20, "peak_mib": peak() / 2**20}
+
+
+def times(threads: int, lora: bool, repeats: int, *sizes: int) -> dict[str, list[float]]:
+    """Seconds of each trainer's step, in turn, after one each to warm up."""
+    torch.set_num_threads(threads)
+    now, _ = clock(threads)
+    seconds = {trainer: [] for trainer in TRAINERS}
+    with tempfile.TemporaryDirectory() as folder:
+        steps = {trainer: build_step(trainer, lora, *sizes, folder) for trainer in TRAINERS}
+        for _ in range(repeats + 1):
+            for trainer, step in steps.items():
+                start = now()
+                step()
+                seconds[trainer].append(now() - start)
+    return {trainer: found[1:] for trainer, found in seconds.items()}
+
+
+def measure(lora: bool, options: argparse.Namespace) -> dict:
+    """One row of the table."""
+    sizes = options.prompts, options.prompt_tokens, options.new_tokens
+    memories = {trainer: alone(memory, options.threads, trainer, lora, *sizes) for trainer in TRAINERS}
+    seconds = alone(times, options.threads, lora, options.repeats, *sizes)
+    ratios = [ours / theirs for ours, theirs in zip(*(seconds[trainer] for trainer in TRAINERS), strict=True)]
+    peaks = [memories[trainer]["peak_mib"] for trainer in TRAINERS]
+    own = [found["peak_mib"] - found["before_mib"] for found in memories.values()]
+    return {
+        "training": "LoRA" if lora else "full",
+        "seconds": {trainer: round(statistics.median(found), 3) for trainer, found in seconds.items()},
+        "time_ratio": round(statistics.median(ratios), 3),
+        "time_ratios": [round(ratio, 3) for ratio in ratios],
+        "peak_mib": {trainer: round(found["peak_mib"]) for trainer, found in memories.items()},
+        "peak_ratio": round(peaks[0] / peaks[1], 3),
+        "step_mib": dict(zip(TRAINERS, map(round, own), strict=True)),
+        "step_ratio": round(own[0] / own[1], 3),
+    }
+
+
+def table(results: list[dict], options: argparse.Namespace) -> str:
+    """The results in Markdown."""
+    lines = [
+        f"{options.prompts} prompts x 2 completions of {options.new_tokens} tokens behind {options.prompt_tokens} of "
+        f"the prompt, V = {VOCABULARY:,}, fp32, on a CPU: `NashTrainer` beside "
+        f"`OnlineDPOTrainer`, {clock(options.threads)[1]} time.",
+        "",
+        "| training | time, ratio (smallest to largest) | peak of the process, MiB | ratio | of the step alone, MiB | "
+        "ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        ratios, peaks, own = result["time_ratios"], result["peak_mib"].values(), result["step_mib"].values()
+        lines.append(
+            f"| {result['training']} | {result['time_ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | "
+            f"{' : '.join(f'{value:,}' for value in peaks)} | {result['peak_ratio']:.2f} | "
+            f"{' : '.join(f'{value:,}' for value in own)} | {result['step_ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--training", nargs="+", choices=["full", "LoRA"], default=["full", "LoRA"])
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--prompt_tokens", type=int, default=32)
+    parser.add_argument("--new_tokens", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "training_step.json", help="JSON file"
+    )
+    parser.add_argument("--docs", type=Path, help="page whose table is replaced")
+    options = parser.parse_args()
+    logging.getLogger("trl_nash").setLevel(logging.ERROR)
+    torch.set_num_threads(1)  # in this process, which is forked
+    found = machine(threads=options.threads)
+    results = [measure(training == "LoRA", options) for training in options.training]
+    report = {
+        "benchmark": "training_step",
+        **{name: getattr(options, name) for name in ("prompts", "prompt_tokens", "new_tokens", "repeats")},
+        "vocabulary": VOCABULARY,
+        "time": f"{clock(options.threads)[1]} time",
+        "memory": "resident set of a process of its own, its peak reset before the step",
+        "limits": {"time_ratio": SLOWEST, "peak_ratio": LARGEST},
+        "machine": found,
+        "results": results,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    text = table(results, options)
+    print(text)
+    if options.docs:
+        fill(options.docs, MARKER, text)
+    missed = [r for r in results if r["time_ratio"] > SLOWEST or r["peak_ratio"] > LARGEST]
+    for result in missed:
+        print(f"{result['training']} training is slower or takes more memory than it may.", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
