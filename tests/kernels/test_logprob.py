@@ -270,6 +270,7 @@ def test_nan_stays_in_its_row(bad, logp):
         ({"softcap": 0.0}, r"`softcap` is positive, or None for no bound, got 0.0"),
         ({"softcap": math.inf}, r"`softcap` is .*, or None for no bound, got inf"),  # would be NaN everywhere
         ({"outputs": ("log_probs", "logits")}, r"`outputs` has 'logits'; it is made of 'log_probs', 'entropy'"),
+        ({"head_grad": True}, "`head_grad=True`, but `weight` requires no gradient"),
         ({"head_grad": "yes"}, r"`head_grad` is True, False or \"auto\", got 'yes'"),
         ({"backend": "cuda"}, r"`backend` is one of 'auto', 'torch', 'triton', got 'cuda'"),
     ],

@@ -110,10 +110,12 @@ def linear_logprob(
     """
     lora = None if lora is None else LoRA(*lora)
     _check(hidden, weight, targets, bias, lora, mask, temperature, softcap, outputs)
+    if head_grad not in (True, False, "auto"):
+        raise ValueError(f'`head_grad` is True, False or "auto", got {head_grad!r}.')
+    if head_grad is True and not weight.requires_grad:
+        raise ValueError('`head_grad=True`, but `weight` requires no gradient: set its `requires_grad`.')
     if head_grad is False:
         weight, bias = weight.detach(), None if bias is None else bias.detach()
-    elif head_grad not in (True, "auto"):
-        raise ValueError(f'`head_grad` is True, False or "auto", got {head_grad!r}.')
 
     device = hidden.device.type
     autocast = torch.is_autocast_enabled(device)
@@ -122,9 +124,10 @@ def linear_logprob(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     # Positions that do not count never reach a matrix product.
     index = None if mask is None else mask.reshape(-1).nonzero()[:, 0]
-    rows, flat_targets = hidden.reshape(-1, hidden.size(-1)).to(dtype), targets.reshape(-1)
+    rows, flat_targets = hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1)
     if index is not None:
         rows, flat_targets = rows[index], flat_targets[index]
+    rows = rows.to(dtype)
     hiddens, weights = [rows], [weight]
     if lora is not None:
         with torch.autocast(device, enabled=False):
