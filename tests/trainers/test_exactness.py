@@ -87,7 +87,8 @@ def test_margin_is_exactly_0_where_the_anchor_is_the_policy(algorithm, kind, run
     margins, targets = history(trainer, "fit/margin"), history(trainer, "fit/target")
     assert margins[0] == 0.0 and targets[0] > 0.0
     assert all(margin != 0.0 for margin in margins[1 : steps // trainer.args.fits_per_round])
-    assert (margins[steps] == 0.0) == (algorithm == "ipo")
+    if targets[steps] > 0.0:  # else the judge was undecided on the whole step, which then has no direction
+        assert (margins[steps] == 0.0) == (algorithm == "ipo")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -4,14 +4,18 @@
 """Stopping with nothing lost, and going on as if nothing had happened."""
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import IterableDataset
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..judges.base import JudgeError
 from .batch import IGNORED, PairBatch, load_batches, save_batches
@@ -23,6 +27,41 @@ logger = get_logger("trl_nash")  # speaks on the main process only
 
 class Stopped(RuntimeError):
     """The run was asked to stop, in the middle of a round, and has saved a checkpoint."""
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """
+    Why nothing can be resumed from a checkpoint: its state, which is written when all other files are there, or a file
+    that was cut since, by a copy or a power failure. `None` if it is complete.
+    """
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{TRAINER_STATE_NAME}, which is written last, is missing or cut"
+    for file in sorted(checkpoint.rglob("*")):
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, "pt"):
+                    continue
+            except SafetensorError:
+                return f"{file.relative_to(checkpoint)} is cut"
+        if file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file):
+            return f"{file.relative_to(checkpoint)} is cut"
+    return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def complete_checkpoints(folder: str | Path) -> tuple[list[Path], dict[Path, str]]:
+    """The complete checkpoints in an output folder, oldest first, and the fault of each of the others."""
+    found = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+    found = sorted((path for path in found if path.name.rpartition("-")[2].isdecimal()), key=_step_of)
+    faults = {path: fault for path in found if (fault := fault_of(path)) is not None}
+    return [path for path in found if path not in faults], faults
 
 
 class StopWhenAsked(TrainerCallback):
@@ -38,6 +77,37 @@ class StopWhenAsked(TrainerCallback):
 
 class CheckpointMixin:
     """Checkpoints that hold a round. Part of [`NashTrainer`]."""
+
+    _saved: Path | None = None  # the last checkpoint of this run
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._last_checkpoint()
+        elif resume_from_checkpoint:
+            checkpoint = Path(resume_from_checkpoint)
+            if (fault := fault_of(checkpoint)) is not None:
+                complete, _ = complete_checkpoints(checkpoint.parent)
+                raise ValueError(
+                    f"`resume_from_checkpoint={str(checkpoint)!r}` is not a complete checkpoint: {fault}. "
+                    + (f"Resume from {complete[-1]}." if complete else "Start a new run without it.")
+                )
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _last_checkpoint(self) -> str:
+        """The last checkpoint that is complete on all ranks. Later ones are left alone, and named."""
+        complete, faults = complete_checkpoints(self.args.output_dir)
+        common = set.intersection(*map(set, gather_object([[path.name for path in complete]])))
+        complete = [path for path in complete if path.name in common]
+        why = " ".join(f"{path} is not complete: {fault}." for path, fault in faults.items())
+        if not complete:
+            raise ValueError(
+                f"`resume_from_checkpoint=True` finds no complete checkpoint in {self.args.output_dir}. {why} Start "
+                "without it."
+            )
+        later = [f"{path} ({fault})" for path, fault in faults.items() if _step_of(path) > _step_of(complete[-1])]
+        if later:
+            logger.warning("Resuming from %s. Not complete, and left alone: %s.", complete[-1], ", ".join(later))
+        return str(complete[-1])
 
     def request_stop(self, reason: str) -> None:
         """
@@ -115,6 +185,9 @@ class CheckpointMixin:
         return epochs, batches
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        self._saved = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
+        if self._saved is not None:
+            self._check_rounds(self._saved)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         args = self.args
         self._micro_step = self.state.global_step * args.gradient_accumulation_steps
@@ -122,8 +195,8 @@ class CheckpointMixin:
         self._last_logged_step = self.state.global_step
         self._fits_begun = 0
         self._buffer = []
-        if resume_from_checkpoint is not None:
-            self._load_rounds(Path(resume_from_checkpoint))
+        if self._saved is not None:
+            self._load_rounds(self._saved)
         logger.info(
             "%s: %d prompts a round (generation_batch_size), %d a micro-step and device "
             "(per_device_train_batch_size), %d a generation call (per_device_generation_batch_size); "
@@ -142,8 +215,34 @@ class CheckpointMixin:
             )
         return prepared
 
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self._saved is not None and folder.resolve() == self._saved.resolve():
+            return  # a kill while it is written again would take what there is
+        if self.args.should_save:
+            # What an earlier run has left here must not pass for a part of this one.
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            shutil.rmtree(folder / "nash", ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise  # not torch.save's way of saying that the disk is full
+            complete, _ = complete_checkpoints(folder.parent)
+            raise RuntimeError(
+                f"The checkpoint {folder} could not be written ({error}). "
+                + (f"{complete[-1]} is complete: make space" if complete else "No earlier one is complete: make space")
+                + " and resume."
+            ) from error
+        self._saved = folder
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Trainer now writes its state: whoever finds it finds the files of all ranks.
+        self.accelerator.wait_for_everyone()
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        # Trainer writes its state last, so a checkpoint that has a state also has these.
         super()._save_optimizer_and_scheduler(output_dir)
         folder, rank = Path(output_dir) / "nash", self.accelerator.process_index
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,21 +250,44 @@ class CheckpointMixin:
         if self.state.global_step * self.args.gradient_accumulation_steps % self.args.micro_steps_per_round:
             save_batches(self._buffer, folder / f"round-{rank:05d}.safetensors")
         if self.args.should_save:
-            (folder / "round.json").write_text(json.dumps({"epoch": self._round_epoch, "fits": self._fits_begun}))
+            state = {"epoch": self._round_epoch, "fits": self._fits_begun, "processes": self.args.world_size}
+            (folder / "round.json").write_text(json.dumps(state))
 
-    def _load_rounds(self, checkpoint: Path) -> None:
-        """Frozen policies, and the round that the checkpoint was saved in the middle of."""
-        folder, rank = checkpoint / "nash", self.accelerator.process_index
-        if not folder.is_dir():
+    def _check_rounds(self, checkpoint: Path) -> None:
+        """Raises a `ValueError` if these processes cannot go on from a checkpoint."""
+        if not (checkpoint / "nash").is_dir():
             raise ValueError(
                 f"{checkpoint} has no folder `nash`: it was not saved by trl-nash, or with `save_only_model`. Give "
                 "its path as the model to start a new run from it."
             )
-        self.policies.load(folder / "policies", rank)
+        saved, now = json.loads((checkpoint / "nash" / "round.json").read_text())["processes"], self.args.world_size
+        if saved == now:
+            return
+        if self.is_deepspeed_enabled:
+            raise ValueError(
+                f"{checkpoint} was saved by {saved} processes, and DeepSpeed cannot share its optimizer's state out "
+                f"among {now}: resume with {saved}, or give its path as the model to start a new run from it."
+            )
+        steps = self.args.optimizer_steps_per_round
+        if TrainerState.load_from_json(checkpoint / TRAINER_STATE_NAME).global_step % steps:
+            raise ValueError(
+                f"{checkpoint} was saved by {saved} processes in the middle of a round, which cannot be shared out "
+                f"among {now}: resume with {saved}, or from a checkpoint between rounds, whose step is a multiple of "
+                f"{steps}."
+            )
+        self._say_once(
+            f"{checkpoint} was saved by {saved} processes and is resumed by {now}: random numbers will not be those "
+            "of the run that was stopped."
+        )
+
+    def _load_rounds(self, checkpoint: Path) -> None:
+        """Frozen policies, and the round that the checkpoint was saved in the middle of."""
+        folder, rank = checkpoint / "nash", self.accelerator.process_index
+        self.policies.load(folder / "policies", rank, self.args.world_size)
         if self._micro_step % self.args.micro_steps_per_round:
             file = folder / f"round-{rank:05d}.safetensors"
             if not file.is_file():
-                raise ValueError(f"{file} is missing: resume with as many processes as the checkpoint was saved with.")
+                raise ValueError(f"{file} is missing: copy the whole checkpoint, or resume from another one.")
             self._buffer = load_batches(file)
         state = json.loads((folder / "round.json").read_text())
         self._round_epoch, self._fits_begun = state["epoch"], state["fits"]

@@ -112,16 +112,9 @@ class SamplingMixin:
         # Resumed from a stop in this round, a run samples the same completions: the judge's cache knows them.
         self._random_state = self._epochs.random_state or random_state()
         size, micro = self._generation_size, self._train_batch_size
-        long = len(rows) > size
-        self._round_log = self._open_round_log(rows) if long else None
+        self._round_log = self._open_round_log(rows) if len(rows) > size else None
         batches, preferences = [], []
-        with tqdm(
-            total=len(rows),
-            desc=f"Round {self.round + 1}: sampling and judging",
-            unit="prompt",
-            leave=False,
-            disable=self.args.disable_tqdm or not long or not self.accelerator.is_main_process,
-        ) as self._progress:
+        with self._bar("sampling and judging", len(rows), "prompt", prompts=len(rows)) as self._progress:
             for part in chunks(rows, math.ceil(CHUNKS_AT_ONCE * size / micro) * micro):
                 samples, preference = self._sample_and_judge(part)
                 batches += self._micro_batches(samples, preference)
@@ -129,6 +122,17 @@ class SamplingMixin:
         self._round_log = None
         self._stop_if_abstained(torch.cat(preferences))
         return batches
+
+    def _bar(self, what: str, total: int, unit: str, prompts: int) -> tqdm:
+        """A progress bar of a part of a round of so many prompts; one generation chunk is over too soon to show it."""
+        shown = self._mode == "train" and prompts > self._generation_size and self.accelerator.is_main_process
+        return tqdm(
+            total=total,
+            desc=f"Round {self.round + 1}: {what}",
+            unit=unit,
+            leave=False,
+            disable=self.args.disable_tqdm or not shown,
+        )
 
     @property
     def _generation_size(self) -> int:
@@ -155,8 +159,10 @@ class SamplingMixin:
                 self._stop_if_requested()
             for row in chunk:
                 check_prompt(row.get("prompt"), f"the row {row}")
+            self._progress.set_postfix_str("sampling")
             with self._metrics[self._mode].phase("generate"):
                 samples = self._draw([row["prompt"] for row in chunk])
+            self._progress.set_postfix_str("judging")
             if self.args.pair_selection == "tournament":
                 samples, verdicts = self._tournament(chunk, samples)
             else:

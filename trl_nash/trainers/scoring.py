@@ -41,7 +41,8 @@ class ScoringMixin:
         # In fp64, so that weights that add up to 1 return a policy's own log-probs bitwise.
         anchors: list[torch.Tensor | float] = [0.0] * len(batches)
         sums: dict[str, torch.Tensor] = {}
-        with self._metrics[self._mode].phase("score"), self.compute_loss_context_manager():
+        bar = self._bar("scoring", len(weights) * len(batches), "micro-batch", prompts=sum(map(len, batches)))
+        with self._metrics[self._mode].phase("score"), self.compute_loss_context_manager(), bar as self._progress:
             for name, weight in weights.items():
                 scores = self._score_under(name, batches)
                 anchors = [a + weight * s.double() if weight else a for a, s in zip(anchors, scores, strict=True)]
@@ -55,5 +56,9 @@ class ScoringMixin:
 
     def _score_under(self, name: str, batches: list[PairBatch]) -> list[torch.Tensor]:
         policy = nullcontext(self.model_wrapped) if name == PREVIOUS else self.policies.active(name)
+        scores = []
         with policy as model:
-            return [self.score(model, batch.to(self.accelerator.device)).float().cpu() for batch in batches]
+            for batch in batches:
+                scores.append(self.score(model, batch.to(self.accelerator.device)).float().cpu())
+                self._progress.update()
+        return scores
