@@ -39,7 +39,7 @@ from trl_nash.cli.options import ALGORITHMS
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *DOCS]}
-COMMANDS = [*ALGORITHMS, "demo", "simulate", "judge", "env"]
+COMMANDS = [*ALGORITHMS, "demo", "simulate", "judge", "plan", "env"]
 CONFIGS = {
     "docs/comal.md": "COMALConfig",
     "docs/iterative_ipo.md": "PairConfig",
@@ -206,6 +206,7 @@ def plan(monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
     from trl_nash.cli import demo, demo_game, judge, simulate
+    from trl_nash.cli import plan as plan_command
 
     monkeypatch.chdir(tmp_path)  # `check` makes output directories
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
@@ -224,6 +225,9 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
                     simulate.check(simulate._parse(options))
                 case ["trl-nash", "judge", *options]:
                     judge.check(judge._parse(options))
+                case ["trl-nash", "plan", *options]:
+                    if "--config" not in options:
+                        plan_command.check(plan_command._parse(options))
                 case ["trl-nash", "demo", *options]:
                     parsed = demo._parse(options)
                     if parsed.game:
@@ -257,7 +261,7 @@ def test_options_and_commands_in_the_text_exist(page, capsys):
 
     parsers = [launch_parser(), *map(NashParser, ALGORITHMS)]
     known = {name.lstrip("-") for parser in parsers for name in parser._option_string_actions}
-    for command in ("demo", "simulate", "judge"):
+    for command in ("demo", "simulate", "judge", "plan"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         known |= set(re.findall(r"--([a-z]\w+)", capsys.readouterr().out))

@@ -12,7 +12,7 @@ from trl_nash.cli.main import main
 from trl_nash.cli.options import take_option
 
 
-COMMANDS = ("onpo", "comal", "nash-md", "demo", "simulate", "judge", "env")
+COMMANDS = ("onpo", "comal", "nash-md", "demo", "simulate", "judge", "plan", "env")
 
 
 def test_help_lists_every_command(capsys):

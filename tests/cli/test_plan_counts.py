@@ -1,0 +1,329 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What `trl-nash plan` counts, against transformers, the trainers and PyTorch's counter."""
+
+import dataclasses
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+import trl_nash
+from trl_nash.cli import plan, plan_memory, plan_time
+from trl_nash.cli.main import main
+from trl_nash.cli.plan_costs import Plan
+from trl_nash.cli.plan_model import sizes_by_hand, sizes_from_config
+from trl_nash.cli.plan_options import OWN
+from trl_nash.cli.plan_run import Run, tournament_games
+from trl_nash.cli.plan_time import DEVICES, Speed
+from trl_nash.compat import ModelConfig
+from trl_nash.kernels.schedule import Projection
+from trl_nash.trainers.tournament import best_and_worst_by_tournament
+
+
+SMALL = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+LLAMA = SMALL | {"intermediate_size": 160, "num_key_value_heads": 2}
+CONFIGS = {
+    "llama": LlamaConfig(**LLAMA),
+    "llama, tied": LlamaConfig(**LLAMA, tie_word_embeddings=True),
+    "llama, biases, wide heads": LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True, head_dim=32),
+    "qwen2": Qwen2Config(**LLAMA),
+    "qwen3": Qwen3Config(**LLAMA, head_dim=16),
+    "phi": PhiConfig(**SMALL, intermediate_size=160),
+    "mixtral": MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=2),
+    "gpt2": GPT2Config(vocab_size=500, n_embd=64, n_layer=3, n_head=4),
+}
+SEVEN_B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32}
+
+
+def planned(*argv: str, capsys) -> list[dict]:
+    assert main(["plan", *argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+# ---- The model ----
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_those_of_the_model(name):
+    model = AutoModelForCausalLM.from_config(CONFIGS[name])
+    sizes = sizes_from_config(CONFIGS[name], name)
+    assert sizes.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert sorted(sizes.tensors) == sorted(parameter.numel() for parameter in model.parameters())
+
+
+def test_sizes_by_hand_are_those_of_a_llama():
+    by_hand = sizes_by_hand(None, **LLAMA)
+    counted = sizes_from_config(CONFIGS["llama"], by_hand.name)
+    order = sorted(counted.linears)
+    assert replace(counted, linears=tuple(order), others=by_hand.others) == replace(
+        by_hand, linears=tuple(sorted(by_hand.linears))
+    )
+    assert sorted(counted.others) == sorted(by_hand.others)
+    llama_2 = sizes_by_hand(None, **SEVEN_B, intermediate_size=11008, vocab_size=32000)
+    assert llama_2.parameters == 6_738_415_616  # Llama-2-7B
+    eight = {**SEVEN_B, "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}
+    assert sizes_by_hand(None, **eight).parameters == 8_030_261_248  # Llama-3.1-8B
+
+
+@pytest.mark.parametrize("parameters", [5e8, 1e9, 7e9, 13e9, 70e9, 405e9])
+def test_a_number_of_parameters_is_enough(parameters):
+    assert sizes_by_hand(int(parameters)).parameters == pytest.approx(parameters, rel=1e-2)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["all-linear"]])
+def test_adapters_are_those_of_peft(targets):
+    model = AutoModelForCausalLM.from_config(CONFIGS["qwen2"])
+    names = "all-linear" if targets == ["all-linear"] else targets
+    adapter = get_peft_model(model, LoraConfig(r=4, target_modules=names, task_type="CAUSAL_LM"))
+    trained = sorted(p.numel() for p in adapter.parameters() if p.requires_grad)
+    run = Run(use_peft=True, lora_r=4, lora_target_modules=tuple(targets))
+    assert sorted(plan_memory.adapter_tensors(sizes_from_config(CONFIGS["qwen2"], "x"), run)) == trained
+
+
+# ---- The run ----
+
+
+@pytest.mark.parametrize("algorithm", ["onpo", "comal", "nash-md", "iterative-ipo"])
+def test_defaults_are_the_training_commands(algorithm):
+    name = "PairConfig" if algorithm == "iterative-ipo" else trl_nash.cli.options.ALGORITHMS[algorithm].config
+    config = getattr(trl_nash, name)
+    theirs = {}
+    for field in [*dataclasses.fields(ModelConfig), *dataclasses.fields(config)]:
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        theirs[field.name] = default[0] if isinstance(default, list) and default else default
+    options = plan._parse([algorithm, "--parameters", "1B"])
+    (run,) = plan.check(options)
+    ours = {**vars(options), **dataclasses.asdict(run)}
+    ours["steps_per_generation"] = ours["bf16"] = ours["max_steps"] = None  # resolved, or by hardware
+    theirs["max_steps"] = None  # -1: by epochs
+    shared = theirs.keys() & vars(options).keys() - {"judge", "dtype"}
+    assert len(shared) > 25
+    own = {option for option, users in OWN.items() if algorithm not in users}
+    assert {name: ours[name] for name in shared - own} == {name: theirs[name] for name in shared - own}
+    assert ours["dtype"] == theirs["dtype"]
+
+
+def test_tournament_has_as_many_games_as_the_trainers():
+    for count in range(3, 20):
+        games = 0
+
+        def compare(players, pairs):
+            nonlocal games
+            games += len(pairs)
+            return np.full((len(players), len(pairs)), 0.7)
+
+        best_and_worst_by_tournament(compare, 1, count)
+        assert tournament_games(count) == games
+    assert tournament_games(8) == 11
+
+
+@pytest.mark.parametrize(
+    ("options", "calls"),
+    [
+        (["comal"], 5 * 4 // 2 * 2),
+        (["comal", "--judge", "reward:org/model"], 5),
+        (["comal", "--judge", "openai:m", "--judge_kwargs", '{"order": "random"}'], 10),
+        (["onpo", "--num_generations", "8", "--pair_selection", "tournament"], 22),
+        (["onpo", "--num_generations", "7", "--pair_selection", "iid"], 6),
+        (["onpo", "--num_generations", "4", "--pair_selection", "best_worst"], 12),
+        (["nash-md", "--num_generations", "3"], 18),
+        (["nash-md", "--num_generations", "3", "--reward_model_path", "org/model"], 6),
+    ],
+)
+def test_judge_calls(options, calls, capsys):
+    (found,) = planned(*options, "--parameters", "1B", "--rounds", "3", capsys=capsys)
+    assert found["a_round"]["judge_calls"] == calls * 8  # prompts
+    assert found["in_all"]["judge_calls"] == calls * 8 * 3
+
+
+def test_tokens_by_hand(capsys):
+    argv = "comal --parameters 1B --devices 2 --per_device_train_batch_size 4 --generation_batch_size 64 --rounds 8"
+    argv += " --num_iterations 2 --prompt_length 100 --completion_length 50"
+    (found,) = planned(*argv.split(), capsys=capsys)
+    assert found["a_round"]["prompts"] == 64
+    assert found["a_round"]["tokens_generated"] == 64 * 6 * 50  # K = 5 is sampled in twos
+    rows = 64 * 5 * 150
+    assert found["a_round"]["tokens_trained"] == 2 * rows
+    # Live and initial policy, and from the seventh round on the reference, which has moved.
+    assert found["in_all"]["tokens_scored"] == rows * (6 * 2 + 2 * 3)
+
+
+@pytest.mark.parametrize(
+    ("run", "kept"),
+    [
+        (Run(algorithm="iterative-ipo"), 1),
+        (Run(algorithm="comal", rounds=6, reference_rounds=6), 1),  # the reference has not moved
+        (Run(algorithm="comal", rounds=7, reference_rounds=6), 2),
+        (Run(algorithm="comal", rounds=7, reference_rounds=6, use_peft=True), 1),
+        (Run(rounds=2), 3),
+        (Run(rounds=20, anchor_history=3), 4),
+        (Run(rounds=20, fits="two"), 2),
+        (Run(algorithm="nash-md", use_peft=True), 0),
+        (Run(algorithm="nash-md", opponent="ema"), 2),
+    ],
+)
+def test_frozen_policies_that_are_kept(run, kept):
+    assert run.kept() == kept
+
+
+# ---- FLOP ----
+
+
+def counted(function) -> int:
+    in_place = {torch.ops.aten.addmm_: lambda _, a, b, **kwargs: 2 * a[0] * a[1] * b[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "phi"])
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_flop_of_a_step_is_near_pytorchs_count(name, lora, checkpoints):
+    config = CONFIGS[name]
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    sizes = sizes_from_config(config, name)
+    run = Run(use_peft=lora, lora_r=4, lora_target_modules=("all-linear",), gradient_checkpointing=checkpoints)
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model.enable_input_require_grads()
+    if checkpoints:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    trunk, ids = model.get_base_model().model if lora else model.model, torch.randint(0, 500, (4, 96))
+    head = plan_time.head_flop(sizes, 4 * 32, plan_time.head_products(sizes, run))
+    expected = plan_time.fit_flop(sizes, run, rows=4, prompt=64, completion=32) - head
+    # Eager attention keeps its matrix; fused kernels make it again, two products of the forward once more.
+    expected -= plan_time.attention_flop(sizes, 4, 96) / 2
+    found = counted(lambda: trunk(input_ids=ids, use_cache=False).last_hidden_state.sum().backward())
+    assert expected == pytest.approx(found, rel=0.01)
+
+
+def test_flop_of_the_head_is_pytorchs_count():
+    sizes = sizes_from_config(CONFIGS["llama"], "llama")
+    hidden, weight = torch.ones(32, 64), torch.full((500, 64), 0.01)  # no token so improbable that it is done again
+    head = Projection([hidden], [weight], None, torch.randint(0, 500, (32,)), 1.0, None, 1.0, 16, 128)
+
+    def step(stash_rows: int):
+        scores = head.forward(gradient=True, stash_rows=stash_rows, statistics=False)
+        head.weight_gradients(torch.ones(32), scores.anchor, scores.target_entry, scores.stash, [True, False])
+
+    frozen = Run(use_peft=True)
+    on_cpu = Run(strategy="cpu")
+    for function, products in (
+        (lambda: head.forward(gradient=False, stash_rows=0, statistics=False), 1),
+        (lambda: head.forward(gradient=True, stash_rows=0, statistics=False), plan_time.head_products(sizes, frozen)),
+        (lambda: step(32), plan_time.head_products(sizes, Run())),
+        (lambda: step(0), plan_time.head_products(sizes, on_cpu)),
+    ):
+        assert counted(function) == plan_time.head_flop(sizes, 32, products)
+
+
+def test_flop_of_generation_is_near_pytorchs_count():
+    config = CONFIGS["llama"]
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    sizes = sizes_from_config(config, "llama")
+    run = Run(max_length=80, max_new_tokens=32)
+    ids = torch.randint(3, 500, (4, 48))
+    found = counted(lambda: model.generate(ids, max_new_tokens=32, min_new_tokens=32, do_sample=False))
+    print(plan_time.generation_flop(sizes, run, rows=4) / found)
+    assert plan_time.generation_flop(sizes, run, rows=4) == pytest.approx(found, rel=0.04)
+
+
+def test_time_by_hand():
+    """One device, 4 prompts of 2 completions, decoded in one call: everything from the numbers of a data sheet."""
+    model = sizes_by_hand(None, **SEVEN_B, intermediate_size=11008, vocab_size=32000)
+    run = Run(per_device_train_batch_size=4, max_length=300, max_new_tokens=100, dtype="bfloat16")
+    device, speed = DEVICES["H100"], Speed(layer_overhead=0.0)
+    read = 2 * 6_738_415_616 + 8 * 250 * (2 * 32 * 4096 * 2)  # weights, and keys and values of 8 rows half-way
+    prefill = (2 * 8 * 200 * model.trunk + 4 * 32 * 8 * 200 * 200 * 4096) / (989e12 * 0.45)
+    seconds = plan_time.generation_seconds(model, run, device, speed)
+    assert seconds == pytest.approx(prefill + 100 * read / (3350e9 * 0.6))
+    slow = plan_time.generation_seconds(model, run, device, Speed())
+    assert slow == pytest.approx(prefill + 100 * 32 * 0.8e-3)
+    parts = plan_time.round_seconds(model, run, device, speed, scorings=2)
+    flop = plan_time.round_flop(model, run, 2)
+    assert parts["fit"] == pytest.approx(flop["fit"] / (989e12 * 0.35))
+    assert parts["scoring"] == pytest.approx(flop["scoring"] / (989e12 * 0.45))
+    asked = plan_time.round_seconds(model, replace(run, judge="openai"), device, speed, 2)
+    assert asked["judge"] == pytest.approx(4 * 2 / 10)
+
+
+# ---- Memory ----
+
+
+def test_strategies_divide_what_they_say():
+    """7B in bf16: 2 bytes a weight and a gradient, under ZeRO 4 + 4 + 8 for the optimizer, FSDP2 4 + 4 + 8."""
+    model = sizes_by_hand(int(7e9))
+    count = model.parameters
+
+    def parts(strategy, **options):
+        run = Run(strategy=strategy, num_processes=4, **options)
+        kept = (plan_memory.weights, plan_memory.gradients, plan_memory.optimizer_states)
+        return [part(model, run) / count for part in kept]
+
+    assert parts("ddp") == pytest.approx([4, 4, 8])
+    assert parts("ddp", dtype="bfloat16") == pytest.approx([2, 2, 4])
+    assert parts("zero1") == pytest.approx([2, 2, 4])
+    assert parts("zero2") == pytest.approx([2, 0.5, 4])
+    assert parts("zero3") == pytest.approx([0.5, 0.5, 4])
+    assert parts("fsdp2") == pytest.approx([1, 1, 2])
+    quantised = parts("ddp", use_peft=True, load_in_4bit=True)
+    assert 0.5625 < quantised[0] < 0.9  # NF4 with a scale for 64 weights, and embeddings in bf16
+
+
+def test_only_the_mixture_puts_a_frozen_policy_on_the_device():
+    model = sizes_by_hand(int(1e9))
+    full = plan_memory.memory(model, Run(algorithm="nash-md")).sampling
+    assert full["frozen policy beside it"] == 4 * model.parameters
+    for run in (
+        Run(algorithm="nash-md", use_peft=True),
+        Run(algorithm="nash-md", mixture_coef=0.0),
+        Run(algorithm="nash-md", opponent="ema"),
+        Run(algorithm="comal", rounds=50),
+    ):
+        assert "frozen policy beside it" not in plan_memory.memory(model, run).sampling
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        Run(),
+        Run(num_processes=8, strategy="ddp"),
+        Run(algorithm="nash-md", num_processes=4),
+        Run(use_peft=True, max_length=8192, max_new_tokens=4096, gradient_checkpointing=False),
+    ],
+)
+@pytest.mark.parametrize("parameters", [1e9, 8e9, 70e9])
+def test_advice_makes_it_fit(run, parameters, capsys):
+    made = Plan(sizes_by_hand(int(parameters)), run, DEVICES["A100-40GB"], Speed())
+    advice = made.advice()
+    assert (advice is None) == made.fits
+    if advice is not None and "up to 64" not in advice:
+        words = advice.removeprefix("It does not fit: use ").removesuffix(".").split()
+        values = {"num_processes": run.num_processes}
+        for word, after in zip(words, [*words[1:], ""], strict=True):
+            if word == "over":
+                values["num_processes"] = int(after)
+            elif word.startswith("--"):
+                values[word[2:]] = {"": True, "and": True}.get(after, int(after) if after.isdigit() else after)
+        values.pop("gradient_accumulation_steps", None)
+        for name in ("use_peft", "load_in_4bit", "gradient_checkpointing"):
+            if name in values:
+                values[name] = True
+        assert replace(made, run=replace(run, **values)).fits

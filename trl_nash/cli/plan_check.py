@@ -1,0 +1,161 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""From the options of `trl-nash plan` to the runs that they describe."""
+
+import argparse
+import json
+import math
+
+from .errors import UsageError
+from .plan_options import OWN, STRATEGY_OF
+from .plan_run import SHARDED, STRATEGIES, Run
+
+
+def check(options: argparse.Namespace) -> list[Run]:
+    """
+    The runs that the options describe, one for each strategy. What had to be assumed goes to `options.notes`.
+
+    Raises:
+        UsageError: In one sentence.
+    """
+    options.notes = []
+    for name, algorithms in OWN.items():
+        if getattr(options, name) is not None and options.algorithm not in algorithms:
+            raise UsageError(f"--{name} means nothing to {options.algorithm}: it is an option of {algorithms[0]}.")
+    for name in ("rounds", "num_iterations", "num_generations", "per_device_train_batch_size", "num_processes"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UsageError(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    if options.max_new_tokens >= options.max_length:
+        raise UsageError(
+            f"--max_length {options.max_length} counts prompt and completion: it must exceed --max_new_tokens "
+            f"{options.max_new_tokens}."
+        )
+    for name, most in (
+        ("prompt_length", options.max_length - options.max_new_tokens),
+        ("completion_length", options.max_new_tokens),
+    ):
+        if getattr(options, name) is not None and not 1 <= getattr(options, name) <= most:
+            raise UsageError(f"--{name} {getattr(options, name)} must be between 1 and {most}, as prompts are cut.")
+    if (options.load_in_4bit or options.load_in_8bit) and not options.use_peft:
+        raise UsageError("--load_in_4bit and --load_in_8bit cannot train all weights: add --use_peft.")
+    if "adam" not in options.optim:
+        raise UsageError(f"--optim {options.optim}: only AdamW and its 8-bit and paged kinds can be planned.")
+    if options.dtype == "auto":
+        options.dtype = "bfloat16"
+        options.notes.append("dtype auto is bfloat16")
+    strategies = _strategies(options)
+    steps = _steps_per_generation(options)
+    kind, orders = _judge(options)
+    names = {name for name in Run.__dataclass_fields__ if getattr(options, name, None) is not None}
+    values = {name: getattr(options, name) for name in names} | {
+        "steps_per_generation": steps,
+        "judge": kind,
+        "judge_orders": orders,
+        "num_generations": options.num_generations or (5 if options.algorithm == "comal" else 2),
+    }
+    if options.lora_target_modules is not None:
+        values["lora_target_modules"] = tuple(options.lora_target_modules)
+    if options.mixture_coef is not None:
+        values["mixture_coef"] = max(options.mixture_coef)
+    if options.pair_selection == "tournament" and values["num_generations"] < 3:
+        raise UsageError("--pair_selection tournament needs --num_generations of at least 3.")
+    values["rounds"] = _rounds(options, steps)
+    runs = []
+    for strategy in strategies:
+        half = strategy != "cpu" if options.bf16 is None and not options.fp16 else bool(options.bf16)
+        precision = "fp16" if options.fp16 else "bf16" if half else "fp32"
+        run = Run(**values | {"strategy": strategy, "precision": precision})
+        if strategy in SHARDED and run.plays_mixture and not run.use_peft:
+            raise UsageError(
+                f"nash-md cannot run two policies at once under {strategy}: add --use_peft or --mixture_coef 0."
+            )
+        if strategy == "zero3" and (run.load_in_4bit or run.load_in_8bit):
+            raise UsageError("transformers cannot take quantised weights apart under zero3: plan zero2 or ddp.")
+        runs.append(run)
+    return runs
+
+
+def _strategies(options: argparse.Namespace) -> list[str]:
+    on_cpu = options.device.lower() == "cpu"
+    if options.strategy is None and options.accelerate_config is not None:
+        if options.accelerate_config not in STRATEGY_OF:
+            raise UsageError(
+                f"--accelerate_config {options.accelerate_config}: say with --strategy which of "
+                f"{', '.join(STRATEGIES)} it is."
+            )
+        options.strategy = [STRATEGY_OF[options.accelerate_config]]
+    strategies = list(dict.fromkeys(options.strategy or (["cpu"] if on_cpu else ["ddp"])))
+    if "cpu" in strategies and (len(strategies) > 1 or not on_cpu):
+        if options.device_typed or len(strategies) > 1:
+            raise UsageError("--strategy cpu trains on the CPU: leave out --device and the other strategies.")
+        options.device = "cpu"
+    return strategies
+
+
+def _steps_per_generation(options: argparse.Namespace) -> int:
+    accumulation = options.gradient_accumulation_steps
+    steps = options.steps_per_generation or accumulation
+    if options.generation_batch_size is not None:
+        per_step = options.per_device_train_batch_size * options.num_processes
+        steps, left = divmod(options.generation_batch_size, per_step)
+        if steps == 0 or left:
+            raise UsageError(
+                f"--generation_batch_size {options.generation_batch_size} must be a multiple of "
+                f"--per_device_train_batch_size times the devices, {per_step}."
+            )
+    if steps * options.num_iterations % accumulation:
+        raise UsageError(
+            f"micro-steps of a round ({steps} times --num_iterations {options.num_iterations}) must be a multiple of "
+            f"--gradient_accumulation_steps {accumulation}."
+        )
+    if options.algorithm == "nash-md" and steps * options.num_iterations != accumulation:
+        raise UsageError(
+            "nash-md is on-policy, a round is one optimizer step: leave --num_iterations at 1 and the round at "
+            f"--gradient_accumulation_steps, got {steps} micro-steps for {accumulation}."
+        )
+    return steps
+
+
+def _rounds(options: argparse.Namespace, steps: int) -> int:
+    fits = 2 if options.fits == "two" else 1
+    if options.rounds is not None:
+        return options.rounds
+    if options.max_steps is not None and options.max_steps > 0:
+        optimizer_steps = steps * options.num_iterations * fits // options.gradient_accumulation_steps
+        return math.ceil(options.max_steps / optimizer_steps)
+    prompts = options.per_device_train_batch_size * steps * options.num_processes
+    if options.dataset_size is not None:
+        rounds = math.ceil(options.dataset_size // prompts * options.num_train_epochs)
+        if rounds < 1:
+            raise UsageError(f"--dataset_size {options.dataset_size} is less than a round of {prompts:,} prompts.")
+        return rounds
+    options.notes.append("10 rounds: no --rounds, --max_steps or --dataset_size was given")
+    return 10
+
+
+def _judge(options: argparse.Namespace) -> tuple[str | None, int]:
+    """The kind of judge and how many orders it is asked in."""
+    specs = [spec for spec in options.judge or [] if spec]
+    if options.reward_model_path:
+        specs = [f"reward:{options.reward_model_path}"]
+    names = [spec.get("judge") if isinstance(spec, dict) else spec for spec in specs]
+    if len(names) > 1:
+        options.notes.append(f"judge calls are those of each of the {len(names)} judges")
+    kwargs = options.judge_kwargs or {}
+    if isinstance(kwargs, str):
+        try:
+            kwargs = json.loads(kwargs)
+        except ValueError as error:
+            raise UsageError(f"--judge_kwargs must be JSON: {error} in {kwargs!r}.") from None
+    orders = 1 if isinstance(kwargs, dict) and kwargs.get("order") in ("random", "fixed") else 2
+    if not names:
+        options.notes.append("no --judge: calls are those of one that sees each pair in both orders, and take no time")
+        return None, orders
+    key = str(names[0]).partition(":")[0]
+    kind = "function" if "." in key else key
+    if kind == "none":
+        return None, orders
+    if kind in ("reward", "gpm", "pairwise-lm", "pairrm") and not options.judge_parameters:
+        options.notes.append(f"the model of the judge {names[0]} is not counted: give --judge_parameters")
+    return kind, orders

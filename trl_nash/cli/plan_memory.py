@@ -1,0 +1,297 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+Bytes of a run, for one device and for the process that drives it.
+
+Weights, gradients, optimizer states, frozen policies, the KV cache and a round's buffer are counted tensor by tensor.
+Activations are those of a Llama: what its layers save for the backward, at the longest rows.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from .plan_model import Linear, ModelSizes
+from .plan_run import DEEPSPEED, SHARDED, Run
+
+
+GIB = 2**30
+STASH = 4 * GIB  # the most that the head keeps for its gradient, and a quarter of what is free
+TILE = {"cuda": 2**25 + 2**24, "cpu": 2**23}  # of logits, on CUDA with their 16-bit copy
+BUCKET = 500_000_000  # elements: DeepSpeed's `reduce_bucket_size`
+LIVE = 1_000_000_000  # elements: ZeRO-3's `stage3_max_live_parameters`
+_SMALL = 4096  # below it the 8-bit optimizers keep 32 bits
+_STEP = 4  # bytes of Adam's step counter of each tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by what they are for."""
+
+    sampling: dict[str, int] = field(default_factory=dict)  # on the device, while completions are sampled
+    fit: dict[str, int] = field(default_factory=dict)  # on the device, in a training step
+    host: dict[str, int] = field(default_factory=dict)  # of the CPU, for each process
+
+    @property
+    def peak(self) -> int:
+        return max(sum(self.sampling.values()), sum(self.fit.values()))
+
+
+def memory(model: ModelSizes, run: Run, limit: int | None = None) -> Memory:
+    """
+    What a run needs.
+
+    Args:
+        model ([`ModelSizes`]): the policy.
+        run ([`Run`]): the run.
+        limit (`int`, *optional*): bytes that a device may use; what is free of them bounds the head's stash.
+    """
+    always = {
+        "weights": weights(model, run),
+        "optimizer states": optimizer_states(model, run),
+        "judge": 2 * run.judge_parameters,  # in 16 bits, a whole one on each device
+        "vLLM engine": vllm_share(run, limit),
+    }
+    sampling = always | {
+        "frozen policy beside it": trained_bytes(model, run) if run.plays_mixture and not run.use_peft else 0,
+        "gathered weights": gathered(model, run, whole=True),
+        "KV cache": 0 if run.use_vllm else kv_cache(model, run),
+    }
+    fit = always | {
+        "gradients": gradients(model, run),
+        "communication": communication(model, run),
+        "gathered weights": gathered(model, run, whole=False),
+        "16-bit copies of weights": autocast_copies(model, run),
+        "activations": activations(model, run),
+        "output head": head(model, run),
+    }
+    fit["output head's stash"] = stash(model, run, None if limit is None else limit - sum(fit.values()))
+    host = {
+        "frozen policies": run.kept() * trained_bytes(model, run),
+        "round's buffer": round_buffer(run),
+        "its scoring": scoring_buffer(run),
+    }
+    return Memory(*({name: int(size) for name, size in part.items() if size} for part in (sampling, fit, host)))
+
+
+# ---- What a precision and a strategy make of a parameter ----
+
+
+def loaded_bytes(run: Run) -> int:
+    """Bytes of a weight that is neither quantised nor an adapter's."""
+    half = run.precision != "fp32"
+    if run.strategy in DEEPSPEED and half:
+        return 2
+    if quantised(run) and run.strategy != "cpu":
+        # PEFT's preparation makes fp32 of them, and TRL bf16 of that for 4-bit models.
+        return 2 if run.load_in_4bit and run.precision == "bf16" else 4
+    if run.strategy == "fsdp2" and half and not run.use_peft:
+        return 4  # accelerate's master weights
+    return 4 if run.dtype == "float32" else 2
+
+
+def trained_size(run: Run) -> int:
+    """Bytes of a weight that is trained."""
+    if not run.use_peft or (run.strategy in DEEPSPEED and run.precision != "fp32"):
+        return loaded_bytes(run)
+    if run.load_in_4bit and run.strategy != "fsdp2":
+        return loaded_bytes(run)
+    return 4  # PEFT keeps adapters of 16-bit models in fp32
+
+
+def quantised(run: Run) -> bool:
+    return run.load_in_4bit or run.load_in_8bit
+
+
+def compute_bytes(run: Run) -> int:
+    """Bytes of what a linear layer takes and returns in a training step."""
+    return 2 if run.precision != "fp32" or run.dtype != "float32" else 4
+
+
+def stream_bytes(run: Run) -> int:
+    """Bytes of the residual stream, and of the KV cache: both have the dtype that the embeddings are used in."""
+    return 2 if run.strategy == "fsdp2" and run.precision != "fp32" else loaded_bytes(run)
+
+
+def shard(run: Run, size: float, *strategies: str) -> int:
+    """What one process holds of `size` where `strategies` take it apart."""
+    return math.ceil(size / run.num_processes) if run.strategy in strategies else int(size)
+
+
+def adapter_tensors(model: ModelSizes, run: Run) -> list[int]:
+    """The elements of each tensor of the adapter."""
+    adapted = model.adapted(run.lora_target_modules)
+    return [
+        run.lora_r * side for layer in adapted for side in (layer.inputs, layer.outputs) for _ in range(layer.count)
+    ]
+
+
+def trained_tensors(model: ModelSizes, run: Run) -> list[int]:
+    return adapter_tensors(model, run) if run.use_peft else model.tensors
+
+
+def trained_bytes(model: ModelSizes, run: Run) -> int:
+    """The trained weights that one process holds: the size of a frozen policy."""
+    return shard(run, trained_size(run) * sum(trained_tensors(model, run)), *SHARDED)
+
+
+# ---- What lasts ----
+
+
+def weights(model: ModelSizes, run: Run) -> int:
+    rest = model.parameters - (model.trunk if quantised(run) else 0)
+    size = loaded_bytes(run) * rest + sum(quantised_bytes(layer, run) for layer in model.linears if quantised(run))
+    if run.use_peft:
+        size += trained_size(run) * sum(adapter_tensors(model, run))
+    return shard(run, size, *SHARDED)
+
+
+def quantised_bytes(layer: Linear, run: Run) -> int:
+    """Codes and scales of bitsandbytes."""
+    elements = layer.inputs * layer.outputs
+    if run.load_in_8bit:
+        return layer.count * (elements + 4 * layer.outputs)  # a scale for each row
+    blocks, code = math.ceil(elements / 64), 4 * 16
+    scales = 4 * blocks + code
+    if run.use_bnb_nested_quant:  # scales in 8 bits, of which each 256 share one, and a mean
+        scales = blocks + 4 * math.ceil(blocks / 256) + 4 * 256 + 4 + code
+    return layer.count * (math.ceil(elements / 2) + scales)
+
+
+def gradients(model: ModelSizes, run: Run) -> int:
+    return shard(run, trained_size(run) * sum(trained_tensors(model, run)), "zero2", *SHARDED)
+
+
+def optimizer_states(model: ModelSizes, run: Run) -> int:
+    """Adam's two moments; under DeepSpeed also the fp32 weights, and their gradients while it steps."""
+    tensors = trained_tensors(model, run)
+    if run.strategy in DEEPSPEED:
+        states = 2 if "8bit" in run.optim else 8
+        return shard(run, (4 + 4 + states) * sum(tensors), *DEEPSPEED)
+    if "8bit" in run.optim:
+        wide = [] if run.use_peft else list(model.embeddings)  # transformers keeps these in 32 bits
+        narrow = list(tensors)
+        for size in wide:
+            narrow.remove(size)
+        wide += [size for size in narrow if size < _SMALL]
+        narrow = [size for size in narrow if size >= _SMALL]
+        tables = 2 * 4 * 256 if narrow else 0
+        return shard(run, 8 * sum(wide) + sum(2 * (n + 4 * math.ceil(n / 256)) for n in narrow) + tables, *SHARDED)
+    if "bnb" in run.optim or "paged" in run.optim:
+        return shard(run, 8 * sum(tensors), *SHARDED)
+    return shard(run, 2 * trained_size(run) * sum(tensors), *SHARDED) + _STEP * len(tensors)
+
+
+# ---- What a training step adds ----
+
+
+def communication(model: ModelSizes, run: Run) -> int:
+    """Buffers in which gradients travel."""
+    trained = sum(trained_tensors(model, run))
+    if run.strategy in DEEPSPEED:
+        return loaded_bytes(run) * min(BUCKET, trained)
+    return trained_size(run) * trained if run.strategy in ("ddp", "cpu") and run.num_processes > 1 else 0
+
+
+def gathered(model: ModelSizes, run: Run, whole: bool) -> int:
+    """Weights that are together for a moment: under ZeRO-3 all of them to sample, else some layers."""
+    if run.strategy not in SHARDED or run.num_processes == 1:
+        return 0
+    size = 2 if run.precision != "fp32" else loaded_bytes(run)
+    if run.strategy == "zero3":
+        return size * (model.parameters if whole else min(LIVE, model.parameters))
+    layer = (model.trunk + sum(model.experts)) / model.layers
+    return int(size * (2 * layer + sum(model.embeddings) + model.head))
+
+
+def autocast_copies(model: ModelSizes, run: Run) -> int:
+    """fp32 weights are multiplied in 16 bits: autocast keeps the copies of trained ones through the forward."""
+    if run.precision == "fp32" or loaded_bytes(run) == 2 or run.strategy == "fsdp2" or quantised(run):
+        return 0
+    copies = 2 * (model.trunk + sum(model.experts))
+    return copies // model.layers if run.use_peft and run.gradient_checkpointing else copies
+
+
+def activations(model: ModelSizes, run: Run) -> int:
+    """What is saved for the backward of a micro-step. With checkpoints: the input of each layer, and one layer."""
+    tokens = run.rows * run.max_length
+    layer, last = layer_activations(model, run), last_activations(model, run)
+    if run.gradient_checkpointing:
+        return tokens * (model.layers * model.hidden_size * stream_bytes(run) + layer + last)
+    return tokens * (model.layers * layer + last)
+
+
+def layer_activations(model: ModelSizes, run: Run) -> int:
+    """Bytes that a decoder layer saves for a token: norms in fp32, attention without its matrix, a gated MLP."""
+    hidden, inner, size = model.hidden_size, model.intermediate_size, compute_bytes(run)
+    full = not run.use_peft
+    adapted = {layer.name for layer in model.adapted(run.lora_target_modules)} if run.use_peft else set()
+
+    def trains(*names: str) -> bool:
+        return full or bool(adapted & set(names))
+
+    saved = 2 * hidden * 4 + (2 * hidden * stream_bytes(run) if full else 0)
+    saved += size * hidden * trains("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn")
+    saved += size * 2 * (model.attention + model.key_value)
+    saved += size * hidden * trains("gate_proj", "up_proj", "gate_up_proj")
+    return saved + size * inner * (3 + trains("down_proj"))
+
+
+def last_activations(model: ModelSizes, run: Run) -> int:
+    """Bytes that the last norm saves for a token."""
+    return model.hidden_size * (4 + (0 if run.use_peft else stream_bytes(run)))
+
+
+def head(model: ModelSizes, run: Run) -> int:
+    """The kernel's tile, its rows and their gradient, and the gradient of the head's weight before it is added."""
+    rows, hidden, size = run.rows * run.max_new_tokens, model.hidden_size, compute_bytes(run)
+    weight = 0 if run.use_peft else size * model.vocabulary * hidden
+    return TILE["cpu" if run.strategy == "cpu" else "cuda"] + rows * hidden * (4 + 2 * size) + weight
+
+
+def stash(model: ModelSizes, run: Run, free: int | None = None) -> int:
+    """What the head of a fully trained model keeps, so that its logits are made once."""
+    if run.use_peft or run.strategy == "cpu":
+        return 0
+    most = STASH if free is None else min(STASH, max(0, free) // 4)
+    return min(most, max(2, compute_bytes(run)) * run.rows * run.max_new_tokens * model.vocabulary)
+
+
+# ---- What sampling adds ----
+
+
+def kv_bytes(model: ModelSizes, run: Run) -> int:
+    """Bytes of a token in the KV cache: transformers generates in the dtype of the weights, without autocast."""
+    size = compute_bytes(run) if run.use_vllm else stream_bytes(run)
+    return 2 * model.layers * model.key_value * size
+
+
+def kv_cache(model: ModelSizes, run: Run) -> int:
+    """The KV cache of a call of the generator. The last token is sampled and never fed."""
+    rows = run.generation_prompts * run.sampled
+    if run.plays_mixture:
+        rows = max(rows, 2 * run.generation_prompts * run.num_generations)  # a cache for each policy
+    return rows * (run.max_length - 1) * kv_bytes(model, run)
+
+
+def vllm_share(run: Run, limit: int | None) -> int:
+    """What a vLLM engine takes of the device for its weights and its cache; one on a server takes nothing."""
+    colocated = run.use_vllm and run.vllm_mode == "colocate"
+    return int(run.vllm_gpu_memory_utilization * (limit or 0)) if colocated else 0
+
+
+# ---- On the CPU ----
+
+
+def round_buffer(run: Run) -> int:
+    """A round's micro-batches: three int64 tensors and one fp32 of log-probs for each token, pairs and preferences."""
+    batches, prompts = run.steps_per_generation, run.per_device_train_batch_size
+    tokens = run.rows * (3 * 8 * run.max_length + 4 * (run.max_length - 1))
+    # Where all prompts have the same pairs they share them.
+    copies = batches * prompts if run.pair_selection == "best_worst" else 1
+    return batches * (tokens + 4 * prompts * run.trained_pairs) + 2 * 8 * run.trained_pairs * copies
+
+
+def scoring_buffer(run: Run) -> int:
+    """While a round is scored: the anchor in fp64, before and after a policy is added, and that policy's log-probs."""
+    return run.steps_per_generation * run.rows * (run.max_length - 1) * (8 + 8 + 4)

@@ -1,0 +1,187 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The options of `trl-nash plan`. Defaults of training options are the training commands' own."""
+
+import argparse
+
+from .plan_run import STRATEGIES
+
+
+ALGORITHMS = ("onpo", "comal", "nash-md", "iterative-ipo")
+# Options of some algorithms only.
+OWN = {
+    "fits": ("onpo",),
+    "anchor_history": ("onpo",),
+    "reference_rounds": ("comal",),
+    "opponent": ("nash-md",),
+    "mixture_coef": ("nash-md",),
+    "pair_selection": ("onpo", "comal", "iterative-ipo"),
+}
+# The profiles of --accelerate_config.
+STRATEGY_OF = {"multi_gpu": "ddp", "single_gpu": "ddp", **{name: name for name in STRATEGIES if name != "ddp"}}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+def number_of(text: str) -> int:
+    """`7B` is 7,000,000,000."""
+    text = text.strip().upper()
+    unit = text[-1:] if text[-1:] in _UNITS else ""
+    return int(float(text.removesuffix(unit) if unit else text) * _UNITS[unit])
+
+
+def gibibytes(text: str) -> float:
+    """`80`, `80GB` and `80GiB` are the same: what vendors call GB of memory are GiB."""
+    return float(text.strip().lower().removesuffix("gib").removesuffix("gb"))
+
+
+def boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError(text)
+    return text.lower() in ("true", "1", "yes")
+
+
+class _Typed(argparse.Action):
+    """Remembers that the option was typed."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values)
+        setattr(namespace, f"{self.dest}_typed", True)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds all options, in groups."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file of a training command; what is typed goes first")
+    parser.set_defaults(device_typed=False)
+    parser.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
+    _add_model(parser.add_argument_group("the model: by name, or by hand"))
+    _add_training(parser.add_argument_group("training, as in the training commands"))
+    _add_judge(parser.add_argument_group("the judge"))
+    _add_hardware(parser.add_argument_group("hardware"))
+    speeds = parser.add_argument_group("assumed speeds: shares of the device's peak")
+    speeds.add_argument("--training_mfu", type=float, default=0.35, metavar="X", help="default: %(default)s")
+    speeds.add_argument(
+        "--scoring_mfu", type=float, default=0.45, metavar="X", help="forward passes only (default: %(default)s)"
+    )
+    speeds.add_argument(
+        "--bandwidth_use", type=float, default=0.6, metavar="X", help="of memory, in decoding (default: %(default)s)"
+    )
+    speeds.add_argument(
+        "--layer_overhead_ms",
+        type=float,
+        default=0.8,
+        metavar="X",
+        help="transformers' time to start a layer for a token, 0 with vLLM (default: %(default)s)",
+    )
+
+
+def _add_model(group) -> None:
+    group.add_argument("--model_name_or_path", metavar="MODEL", help="directory, config.json, or hub id in the cache")
+    group.add_argument("--parameters", type=number_of, metavar="N", help="7B: a Llama of about that size")
+    for name in (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "vocab_size",
+    ):
+        group.add_argument(f"--{name}", type=int, metavar="N")
+    _flag(group, "tie_word_embeddings", None, "the output head is the embedding")
+
+
+def _add_training(group) -> None:
+    def whole(name: str, default: int | None, text: str) -> None:
+        said = "" if default is None else " (default: %(default)s)"
+        group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text + said)
+
+    group.add_argument("--fits", choices=("one", "two"), help="ONPO's fits in a round")
+    whole("anchor_history", None, "past policies in ONPO's anchor (default: 5)")
+    whole("reference_rounds", None, "rounds until COMAL's reference moves (default: 6)")
+    group.add_argument("--opponent", choices=("mixture", "ema"), help="Nash-MD's")
+    group.add_argument("--mixture_coef", type=float, nargs="+", metavar="X", help="Nash-MD's; 0 is self-play")
+    group.add_argument("--pair_selection", choices=("all", "iid", "best_worst", "tournament"), help="default: all")
+    whole("num_generations", None, "K, completions per prompt (default: 2; comal 5)")
+    whole("per_device_train_batch_size", 8, "prompts in a micro-step")
+    whole("gradient_accumulation_steps", 1, "micro-steps of an optimizer step")
+    whole("generation_batch_size", None, "prompts in a round over all devices")
+    whole("steps_per_generation", None, "or micro-steps in a round")
+    whole("per_device_generation_batch_size", None, "prompts in a call of the generator")
+    whole("num_iterations", 1, "passes over a round")
+    whole("rounds", None, "rounds of the run")
+    whole("max_steps", None, "or its optimizer steps")
+    whole("dataset_size", None, "or the prompts of the data set, with --num_train_epochs")
+    group.add_argument("--num_train_epochs", type=float, default=3.0, metavar="X", help="default: %(default)s")
+    whole("max_length", 512, "longest prompt with its completion; memory is planned for it")
+    whole("max_new_tokens", 64, "longest completion")
+    whole("prompt_length", None, "mean, for tokens and time (default: the longest)")
+    whole("completion_length", None, "mean, for tokens and time (default: the longest)")
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        default="float32",
+        help="of the weights (default: %(default)s)",
+    )
+    _flag(group, "bf16", None, "16-bit arithmetic (default on GPUs)")
+    _flag(group, "fp16", False, "the same in fp16")
+    _flag(group, "gradient_checkpointing", True, "default: %(default)s")
+    group.add_argument("--optim", default="adamw_torch_fused", metavar="NAME", help="any AdamW (default: %(default)s)")
+    _flag(group, "use_peft", False, "train a LoRA adapter")
+    whole("lora_r", 16, "its rank")
+    group.add_argument("--lora_target_modules", nargs="+", metavar="NAME", help="default: PEFT's, q_proj and v_proj")
+    _flag(group, "load_in_4bit", False, "QLoRA: the other weights in NF4")
+    _flag(group, "load_in_8bit", False, "or in int8")
+    _flag(group, "use_bnb_nested_quant", False, "their scales quantised too")
+    _flag(group, "use_vllm", False, "sample with vLLM")
+    group.add_argument("--vllm_mode", choices=("colocate", "server"), default="colocate", help="default: %(default)s")
+    group.add_argument(
+        "--vllm_gpu_memory_utilization", type=float, default=0.55, metavar="X", help="default: %(default)s"
+    )
+
+
+def _add_judge(group) -> None:
+    group.add_argument("--judge", nargs="+", metavar="SPEC", help="as in training: reward:org/model, openai:model ...")
+    group.add_argument("--judge_kwargs", metavar="JSON", help="its arguments, of which `order` counts")
+    group.add_argument("--reward_model_path", metavar="MODEL", help="or a reward model")
+    group.add_argument(
+        "--judge_parameters", type=number_of, default=0, metavar="N", help="size of a local judge, 8B (in 16 bits)"
+    )
+    group.add_argument(
+        "--judge_rate",
+        type=float,
+        default=10.0,
+        metavar="X",
+        help="calls a second of a remote one (default: %(default)s)",
+    )
+
+
+def _add_hardware(group) -> None:
+    group.add_argument(
+        "--devices",
+        "--num_processes",
+        dest="num_processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many there are (default: %(default)s)",
+    )
+    group.add_argument(
+        "--device",
+        default="H100",
+        action=_Typed,
+        metavar="NAME",
+        help="B200, H200, H100, H100-PCIe, A100-80GB, A100-40GB, L40S, L4, A10, MI300X, RTX-4090, RTX-3090, T4, cpu "
+        "(default: %(default)s). Peak rates are those of public data sheets",
+    )
+    group.add_argument("--memory", type=gibibytes, metavar="GB", help="of a device, 80GB (of the machine with cpu)")
+    group.add_argument("--tflops", type=float, metavar="X", help="its dense 16-bit TFLOP/s")
+    group.add_argument("--bandwidth", type=float, metavar="X", help="of its memory, in GB/s")
+    group.add_argument(
+        "--strategy", nargs="+", choices=STRATEGIES, help="how to distribute (default: ddp); several are compared"
+    )
+    group.add_argument("--accelerate_config", metavar="NAME", help="the same, as the training commands call it")
+
+
+def _flag(group, name: str, default: bool | None, text: str) -> None:
+    group.add_argument(f"--{name}", type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=text)

@@ -1,0 +1,199 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tokens, floating-point operations (FLOP) and time of a run, on devices whose peak rates are known."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .plan_memory import STASH, compute_bytes, kv_bytes, loaded_bytes, stream_bytes, trained_tensors, weights
+from .plan_model import ModelSizes
+from .plan_run import Run
+
+
+class Device(NamedTuple):
+    """Peak rates of a device, dense (without sparsity)."""
+
+    memory: float  # GiB
+    tflops: float  # bf16 TFLOP/s; fp16 where there is no bf16
+    fp32_tflops: float
+    bandwidth: float  # GB/s
+
+
+# Vendors' public data sheets; bf16 with fp32 accumulation. B200: of an HGX board.
+DEVICES = {
+    "B200": Device(180, 2250, 75, 8000),
+    "H200": Device(141, 989, 67, 4800),
+    "H100": Device(80, 989, 67, 3350),
+    "H100-PCIe": Device(80, 756, 51, 2000),
+    "A100-80GB": Device(80, 312, 19.5, 2039),
+    "A100-40GB": Device(40, 312, 19.5, 1555),
+    "L40S": Device(48, 362, 91.6, 864),
+    "L4": Device(24, 121, 30.3, 300),
+    "A10": Device(24, 125, 31.2, 600),
+    "MI300X": Device(192, 1307, 163, 5300),
+    "RTX-4090": Device(24, 165, 82.6, 1008),
+    "RTX-3090": Device(24, 71, 35.6, 936),
+    "T4": Device(16, 65, 8.1, 320),
+    "cpu": Device(0, 1, 0.5, 50),  # no data sheet: some server's order of magnitude
+}
+
+
+VLLM_ROWS = 256  # rows that a vLLM engine decodes together
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How much of a device's peak is reached: assumptions, and options of the command."""
+
+    training_mfu: float = 0.35
+    scoring_mfu: float = 0.45  # forward passes, prefills and a local judge
+    bandwidth_use: float = 0.6  # of a decoding step
+    layer_overhead: float = 0.8e-3  # seconds a layer and decoding step that transformers takes to start it
+    judge_rate: float = 10.0  # calls a second of a remote judge
+
+
+class Tokens(NamedTuple):
+    """Tokens of all devices together, at the mean lengths."""
+
+    generated: int
+    scored: int  # prompts and completions that go through a policy without gradient
+    trained: int
+
+
+def machine_memory() -> float:
+    """GiB of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def tokens(run: Run, scorings: int) -> Tokens:
+    """Tokens of a round with that many scorings."""
+    rows = run.prompts_per_round * run.num_generations
+    width = run.mean_prompt + run.mean_completion
+    return Tokens(
+        run.prompts_per_round * run.generated * run.mean_completion,
+        rows * width * scorings,
+        rows * width * run.fit_passes,
+    )
+
+
+# ---- FLOP ----
+
+
+def forward_flop(model: ModelSizes, rows: int, width: int) -> float:
+    """A forward pass of the trunk. Attention is counted in full, as PyTorch's counter does: causal kernels do half."""
+    return 2 * rows * width * model.active + attention_flop(model, rows, width)
+
+
+def attention_flop(model: ModelSizes, rows: int, width: int) -> float:
+    return 4 * model.layers * rows * width * width * model.attention
+
+
+def head_flop(model: ModelSizes, positions: int, products: int = 1) -> float:
+    return 2 * positions * model.hidden_size * model.vocabulary * products
+
+
+def fit_flop(model: ModelSizes, run: Run, rows: int, prompt: int, completion: int) -> float:
+    """Forward and backward of rows, through the trunk and the head."""
+    width = prompt + completion
+    linear, attention = 2 * rows * width * model.active, attention_flop(model, rows, width)
+    passes = 2 if run.use_peft else 3  # forward, gradients of inputs, gradients of weights
+    flop = passes * linear + attention * 3.5  # its backward makes the matrix again: five products for two
+    if run.use_peft:
+        adapter = 2 * rows * width * sum(trained_tensors(model, run))
+        flop += 3 * adapter
+        linear += adapter
+    if run.gradient_checkpointing:
+        flop += linear + attention
+        if not run.use_peft:  # nothing needs what a layer's last product returns
+            flop -= 2 * rows * width * model.layers * model.hidden_size * model.intermediate_size
+    return flop + head_flop(model, rows * completion, head_products(model, run))
+
+
+def head_products(model: ModelSizes, run: Run) -> int:
+    """Matrix products of the head in a training step, see docs/kernels.md."""
+    if run.use_peft:
+        return 2
+    needed = max(2, compute_bytes(run)) * run.rows * run.max_new_tokens * model.vocabulary
+    return 3 if run.strategy != "cpu" and needed <= STASH else 4
+
+
+def scoring_flop(model: ModelSizes, run: Run, rows: int) -> float:
+    """A pass of a round's rows under one policy."""
+    width = run.mean_prompt + run.mean_completion
+    return forward_flop(model, rows, width) + head_flop(model, rows * run.mean_completion)
+
+
+def generation_flop(model: ModelSizes, run: Run, rows: int) -> float:
+    """Prompts at once, then token by token."""
+    prompt, completion = run.mean_prompt, run.mean_completion
+    decoded = completion * (prompt + completion / 2)  # positions that are attended to
+    flop = forward_flop(model, rows, prompt) + 2 * rows * completion * model.active
+    return flop + 4 * model.layers * rows * decoded * model.attention + head_flop(model, rows * completion)
+
+
+def judge_flop(run: Run) -> float:
+    """A round's comparisons by a local model: prompt and answers in a forward pass."""
+    answers = 1 if run.judge_calls == run.completions and run.judge is not None else 2
+    length = run.mean_prompt + answers * run.mean_completion
+    return 2.0 * run.judge_parameters * length * run.judge_calls * run.prompts_per_round
+
+
+def round_flop(model: ModelSizes, run: Run, scorings: float) -> dict[str, float]:
+    """FLOP of a round on all devices, by what they are for."""
+    rows = run.prompts_per_round * run.num_generations
+    sampled = run.generated + (run.num_generations if run.plays_mixture else 0)  # two policies for each of those
+    return {
+        "generation": generation_flop(model, run, run.prompts_per_round * sampled),
+        "judge": judge_flop(run),
+        "scoring": scorings * scoring_flop(model, run, rows),
+        "fit": run.fit_passes * fit_flop(model, run, rows, run.mean_prompt, run.mean_completion),
+    }
+
+
+# ---- Time ----
+
+
+def round_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed, scorings: float) -> dict[str, float]:
+    """Seconds of a round, by what they are for."""
+    flop = round_flop(model, run, scorings)
+    peak = 1e12 * (device.tflops if compute_bytes(run) == 2 else device.fp32_tflops) * run.num_processes
+    judging = flop["judge"] / (peak * speed.scoring_mfu)
+    if not run.judge_parameters and run.judge not in (None, "function", "random", "none"):
+        judging = run.judge_calls * run.prompts_per_round / speed.judge_rate
+    return {
+        "generation": generation_seconds(model, run, device, speed),
+        "judge": judging,
+        "scoring": flop["scoring"] / (peak * speed.scoring_mfu),
+        "fit": flop["fit"] / (peak * speed.training_mfu),
+    }
+
+
+def generation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed) -> float:
+    """Seconds in which each device samples its part of a round, bound by its memory, its arithmetic or its start."""
+    prompts = run.prompts_per_round / run.num_processes
+    per_prompt = run.generated + (run.num_generations if run.plays_mixture else 0)
+    at_once = max(1, VLLM_ROWS // run.sampled) if run.use_vllm else run.generation_prompts
+    calls = math.ceil(prompts / at_once)
+    rows = prompts * per_prompt / calls
+    policies = per_prompt / run.sampled  # decoded one after the other
+    half = stream_bytes(run) == 2 or run.use_vllm
+    peak = 1e12 * (device.tflops if half else device.fp32_tflops)
+    prefill = forward_flop(model, rows, run.mean_prompt) / (peak * speed.scoring_mfu)
+
+    read = whole_weights(model, run) * (1 if run.use_vllm else policies)
+    read += rows * (run.mean_prompt + run.mean_completion / 2) * kv_bytes(model, run)
+    arithmetic = (2 * rows * model.active + head_flop(model, rows)) / (peak * speed.scoring_mfu)
+    step = max(read / (1e9 * device.bandwidth * speed.bandwidth_use), arithmetic)
+    # Kernels are started while others run: the longer of the two counts.
+    step = max(step, 0.0 if run.use_vllm else policies * model.layers * speed.layer_overhead)
+    return calls * (prefill + run.mean_completion * step)
+
+
+def whole_weights(model: ModelSizes, run: Run) -> int:
+    """Bytes of weights that a token is multiplied with."""
+    shards = run.num_processes if run.strategy in ("zero3", "fsdp2") else 1
+    idle = (1 - model.active_experts) * sum(model.experts) * loaded_bytes(run)
+    return max(1, int(shards * weights(model, run) - idle))
