@@ -10,12 +10,14 @@ for something, so the same code serves one device, DDP, ZeRO and FSDP2, and ther
 device.
 """
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 
@@ -69,6 +71,7 @@ class FrozenPolicies:
         self._ref_model = ref_model
         self._fresh_adapter = fresh_adapter
         self._weights: dict[str, dict[str, torch.Tensor]] = {}
+        self._files: list[tuple[dict[str, torch.Tensor], Path]] = []  # which policy was last saved where
 
     def __contains__(self, name: str) -> bool:
         return name in self._weights
@@ -78,6 +81,10 @@ class FrozenPolicies:
         return INITIAL if name == REFERENCE and name not in self else name
 
     def _local(self) -> Iterator[tuple[str, torch.Tensor]]:
+        # FSDP2 keeps what it used last gathered: back to shards, and gathered anew after an exchange.
+        for module in self._unwrapped().modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
         for name, parameter in self._unwrapped().named_parameters():
             if parameter.requires_grad:
                 yield name, _local_tensor(parameter)
@@ -89,7 +96,11 @@ class FrozenPolicies:
 
     def freeze(self, name: str) -> None:
         """Keeps the live policy, as it stands, under `name`."""
-        self._weights[name] = {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._local()}
+        self._weights[name] = {
+            # Pinned, so that a GPU copies to and from it while Python goes on.
+            key: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).copy_(tensor.detach())
+            for key, tensor in self._local()
+        }
 
     def fingerprint(self) -> list[float]:
         """Numbers that change whenever this rank's part of the live policy does."""
@@ -110,6 +121,7 @@ class FrozenPolicies:
         """`weights <- decay * weights + (1 - decay) * live weights`; the first call freezes the live policy."""
         if name not in self:
             return self.freeze(name)
+        self._weights[name] = dict(self._weights[name])  # another policy than the one that was saved
         for key, tensor in self._local():
             self._weights[name][key].lerp_(tensor.detach().cpu(), 1 - decay)
 
@@ -117,9 +129,12 @@ class FrozenPolicies:
         """Swaps live and frozen weights in place, one tensor at a time; a second call undoes the first, bitwise."""
         frozen = self._weights[name]
         for key, tensor in self._local():
-            live = tensor.detach().to("cpu", copy=True)
-            tensor.detach().copy_(frozen[key])
-            frozen[key] = live
+            live = tensor.detach()
+            incoming = frozen[key].to(live.device, non_blocking=True, copy=True)
+            frozen[key].copy_(live, non_blocking=True)
+            live.copy_(incoming)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # what has gone to the CPU may be read there
         # ZeRO-3 keeps small parameters gathered: gather them anew, as its optimizer does after a step.
         gathered = [p for p in self._unwrapped().parameters() if getattr(p, "ds_persist", False)]
         if gathered:
@@ -206,30 +221,60 @@ class FrozenPolicies:
         if rank != 0 and not is_sharded(self._unwrapped()):
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
+        files = []
         for name, weights in self._weights.items():
-            save_file({key: tensor.contiguous() for key, tensor in weights.items()}, self._file(folder, name, rank))
+            file = self._file(folder, name, rank)
+            file.unlink(missing_ok=True)  # it may be a link to another checkpoint's
+            try:
+                # Saved before and unchanged since: one file in several checkpoints, until the last of them is deleted.
+                os.link(next(earlier for kept, earlier in self._files if kept is weights), file)
+            except (StopIteration, OSError):  # new; or deleted, or no links on this file system
+                save_file({key: tensor.contiguous() for key, tensor in weights.items()}, file)
+            files.append((weights, file))
+        self._files = files
 
-    def load(self, folder: str | Path, rank: int) -> None:
+    def load(self, folder: str | Path, rank: int, processes: int | None = None) -> None:
         """
-        Restores what [`save`] wrote.
+        Restores what [`save`] wrote. If `processes` is another number than saved it, FSDP2's shards are cut anew;
+        ZeRO-3's cannot be.
 
         Raises:
             `ValueError`: if the files are not of this model.
         """
         from safetensors.torch import load_file
 
-        if not is_sharded(self._unwrapped()):
-            rank = 0
         expected = {key: tensor.shape for key, tensor in self._local()}
-        self._weights = {}
-        for file in sorted(Path(folder).glob(self._file("", "*", rank).name)):
-            weights = load_file(file)
+        if not is_sharded(self._unwrapped()):
+            rank, processes = 0, 1
+        self._weights, self._files = {}, []
+        for first in sorted(Path(folder).glob(self._file("", "*", 0).name)):
+            name = first.name.rsplit("-", 1)[0]
+            parts = sorted(Path(folder).glob(f"{name}-*.safetensors"))
+            file = self._file(folder, name, rank)
+            as_saved = processes in (None, len(parts))
+            weights = load_file(file) if as_saved else self._rows(parts, rank, processes)
             if {key: tensor.shape for key, tensor in weights.items()} != expected:
                 raise ValueError(
-                    f"{file} does not fit this model: its trainable weights have other names or shapes. Resume with "
-                    "the model, adapter and number of processes that the checkpoint was saved with."
+                    f"{first} does not fit this model: its trainable weights have other names or shapes. Resume with "
+                    "the model, adapter, sharding and number of processes that the checkpoint was saved with."
                 )
-            self._weights[file.name.rsplit("-", 1)[0]] = weights
+            self._weights[name] = weights
+            if as_saved:
+                self._files.append((weights, file))
+
+    @staticmethod
+    def _rows(parts: list[Path], rank: int, processes: int) -> dict[str, torch.Tensor]:
+        """This rank's rows of weights whose rows lie in several files in order, shared out as FSDP2 does."""
+        from safetensors import safe_open
+
+        weights = {}
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(part, "pt")) for part in parts]
+            for key in files[0].keys():  # noqa: SIM118
+                whole = torch.cat([file.get_tensor(key) for file in files])
+                rows = -(-len(whole) // processes)
+                weights[key] = whole[rank * rows : (rank + 1) * rows].clone()
+        return weights
 
     @staticmethod
     def _file(folder: str | Path, name: str, rank: int) -> Path:

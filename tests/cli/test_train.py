@@ -204,13 +204,14 @@ def test_a_second_ctrl_c_does_not_wait(capsys):
 
 def test_interrupting_says_how_to_resume(tmp_path, capsys, monkeypatch, options):
     def interrupted(trainer, arguments, signals):
-        (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
+        trainer.train()
+        (tmp_path / "out" / "checkpoint-7").mkdir()  # which a kill has left half-written
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train", interrupted)
     assert train.main(["comal", *options, "--judge=random"]) == 130
     error = capsys.readouterr().err
-    assert "trl-nash comal: interrupted. Add --resume_from_checkpoint out/checkpoint-7 to the same command" in error
+    assert "trl-nash comal: interrupted. Add --resume_from_checkpoint out/checkpoint-2 to the same command" in error
 
 
 def test_interrupting_before_training(capsys, monkeypatch, options):

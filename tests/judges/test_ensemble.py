@@ -158,14 +158,14 @@ def test_identity():
 @pytest.mark.parametrize(
     "judges, options, message",
     [
-        ([], {}, r"`judges` is a list of judges, with at least one; got \[\]"),
-        ("random", {}, "`judges` is a list of judges, with at least one; got 'random'"),
+        ([], {}, r"`judges` is a list of judges, with at least one; got a list"),
+        ("random", {}, "`judges` is a list of judges, with at least one; got a str"),
         (["random"], {"weights": [1, 2]}, "`weights` has 2 entries for 1 `judges`"),
-        (["random"] * 2, {"weights": [1, -1]}, r"`weights` must not be negative, and not all 0; got \[1, -1\]"),
+        (["random"] * 2, {"weights": [1, -1]}, r"`weights` must not be negative, and not all 0; got \[1.0, -1.0\]"),
         (["random"] * 2, {"weights": [0, 0]}, "`weights` must not be negative, and not all 0"),
         (["random"], {"weights": [math.nan]}, "`weights` must not be negative"),
         (["random"], {"rule": "median"}, "`rule` is 'mean' or 'majority'; got 'median'"),
-        ([{"seed": 1}], {}, "needs its name under the key `judge`"),
+        ([{"seed": 1}], {}, "has its name under the key `judge`"),
         ([{"judge": "random", "sed": 1}], {}, "'random' takes the arguments seed"),
         (["randm"], {}, "Unknown judge 'randm', did you mean 'random'"),
     ],

@@ -125,7 +125,7 @@ def test_target_is_the_first_argument():
         ("my_judges:make_from_three", {"a": 1}, "takes the arguments a, b, c: missing a required argument: 'b'"),
         ("my_judges:ready", {"value": 1}, "'my_judges:ready' is an object and takes no arguments"),
         ("reward", {}, "takes the arguments reward_funcs, .*missing a required argument: 'reward_funcs'"),
-        ({"seed": 1}, {}, "needs its name under the key `judge`"),
+        ({"seed": 1}, {}, "has its name under the key `judge`"),
         (["random"], {"seed": 1}, "takes the arguments judges, weights, rule, device: .*'seed'"),
         (RandomJudge(), {"seed": 1}, r"\['seed'\] only go with a judge given by name"),
     ],

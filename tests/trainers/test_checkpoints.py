@@ -3,22 +3,27 @@
 
 """Checkpoints: a resumed run is the run that was never stopped; what is in them, and what is in a saved model."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 from datasets import IterableDataset
 from helpers import ALGORITHMS, PROMPTS, equal, favours_a, history, lora_config, make_trainer, perturb, prompt_dataset
 from huggingface_hub import ModelCard
 from peft import get_peft_model
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from tiny import build_model, build_tokenizer
-from transformers import BitsAndBytesConfig, LlamaForCausalLM, Trainer, TrainerCallback
+from transformers import BitsAndBytesConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainerState
 
+from trl_nash.policies import FrozenPolicies
 from trl_nash.trainers.batch import load_batches
+from trl_nash.trainers.checkpoints import complete_checkpoints
 
 
 # Two epochs of two rounds of 4 prompts; a round is 2 optimizer steps (4 with two fits, 1 in Nash-MD).
@@ -362,7 +367,7 @@ def test_a_missing_buffer_is_named(tmp_path):
     """In the middle of a round the buffer of this process is needed."""
     build("comal", tmp_path, max_steps=1).train()
     (tmp_path / "checkpoint-1" / "nash" / "round-00000.safetensors").unlink()
-    with pytest.raises(ValueError, match="round-00000.safetensors is missing.*as many processes"):
+    with pytest.raises(ValueError, match="round-00000.safetensors is missing: copy the whole checkpoint"):
         build("comal", tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
@@ -378,6 +383,227 @@ def test_saving_at_the_end_of_epochs(tmp_path):
     folders = sorted(tmp_path.glob("checkpoint-*"))
     assert [folder.name for folder in folders] == ["checkpoint-4", "checkpoint-8"]
     assert not any("round-00000.safetensors" in name for folder in folders for name in names(folder))
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 9)
+
+
+def copy_of(folder: Path, tmp_path: Path, steps: list[int]) -> Path:
+    for step in steps:
+        shutil.copytree(folder / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    return tmp_path
+
+
+DAMAGES = {
+    "no state": (lambda folder: (folder / "trainer_state.json").unlink(), "trainer_state.json"),
+    "cut state": (lambda folder: cut(folder / "trainer_state.json"), "trainer_state.json"),
+    "cut weights": (lambda folder: cut(folder / "model.safetensors"), "model.safetensors is cut"),
+    "cut optimizer": (lambda folder: cut(folder / "optimizer.pt"), "optimizer.pt is cut"),
+    "cut policy": (
+        lambda folder: cut(folder / "nash" / "policies" / "initial-00000.safetensors"),
+        "nash/policies/initial-00000.safetensors is cut",
+    ),
+    "empty": (lambda folder: [shutil.rmtree(folder), folder.mkdir()], "trainer_state.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_incomplete_checkpoint_is_never_resumed_from(damage, whole_run, tmp_path, caplog):
+    """`True` takes the one before and names what it leaves alone; its path is refused, with the reason."""
+    whole, folder = whole_run("comal", "full")
+    copy_of(folder, tmp_path, [1, 5, 6])
+    harm, reason = DAMAGES[damage]
+    harm(tmp_path / "checkpoint-6")
+    left = names(tmp_path / "checkpoint-6")
+    trainer = build("comal", tmp_path, save_strategy="no")
+    with pytest.raises(ValueError, match=rf"checkpoint-6'` is not a complete.*{reason}.*from .*/checkpoint-5\."):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    with caplog.at_level("WARNING"):
+        trainer.train(resume_from_checkpoint=True)
+    (warning,) = [record.getMessage() for record in caplog.records if "left alone" in record.getMessage()]
+    assert "checkpoint-5. Not complete" in warning and "checkpoint-6" in warning and reason in warning
+    assert_same_run(trainer, whole, after=5)
+    assert names(tmp_path / "checkpoint-6") == left
+
+
+def test_no_complete_checkpoint_is_an_error(whole_run, tmp_path):
+    """Asked for, a resume does not silently become a new run."""
+    copy_of(whole_run("comal", "full")[1], tmp_path, [5])
+    cut(tmp_path / "checkpoint-5" / "trainer_state.json")
+    with pytest.raises(ValueError, match="finds no complete checkpoint.*checkpoint-5 is not complete.*without it"):
+        build("comal", tmp_path).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="checkpoint-9'` is not a complete checkpoint: there is no such folder"):
+        build("comal", tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+
+
+def test_leftovers_do_not_come_back(whole_run, tmp_path):
+    """Written over what another run has left half-written, a checkpoint holds its own policies alone."""
+    whole, folder = whole_run("onpo-one", "full")
+    copy_of(folder, tmp_path, [1, 2])
+    (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
+    policies = tmp_path / "checkpoint-2" / "nash" / "policies"
+    (policies / "initial-00000.safetensors").rename(policies / "previous_3-00000.safetensors")
+    build("onpo-one", tmp_path).train(resume_from_checkpoint=True)
+    assert names(policies) == names(folder / "checkpoint-2" / "nash" / "policies")
+
+
+def test_a_checkpoint_of_this_run_is_not_written_again(tmp_path):
+    """A stop at a step that has its checkpoint leaves it alone: a kill in a second writing would take it."""
+    trainer = build("comal", tmp_path, save_steps=4, steps_per_generation=4)
+    state = tmp_path / "checkpoint-4" / "trainer_state.json"
+    sample, times = trainer.sample_pairs, []
+
+    def stop(prompts):
+        if trainer.round == 1:
+            times.append(state.stat().st_mtime_ns)
+            trainer.request_stop("SIGTERM")
+        return sample(prompts)
+
+    trainer.sample_pairs = stop
+    with pytest.raises(RuntimeError, match="A checkpoint of step 4"):
+        trainer.train()
+    assert times == [state.stat().st_mtime_ns]
+
+
+# ---- A full disk ----
+
+
+@pytest.mark.parametrize("write", range(8))
+def test_a_full_disk_keeps_the_last_checkpoint(write, whole_run, tmp_path, monkeypatch):
+    """
+    Whichever write of the checkpoint of step 6 fails, the run stops with a sentence that names the folder and the
+    complete checkpoint, which `save_total_limit=1` has not deleted; resumed, the run is the undisturbed one.
+    """
+    whole, _ = whole_run("comal", "full")
+    trainer = build("comal", tmp_path, save_total_limit=1)
+    full = SimpleNamespace(writes=0)
+
+    def limited(function, message):
+        def write_or_fail(*args, **kwargs):
+            if trainer.state.global_step == 6:
+                full.writes += 1
+                if full.writes == write + 1:
+                    raise message
+            return function(*args, **kwargs)
+
+        return write_or_fail
+
+    no_space = OSError(errno.ENOSPC, "No space left on device")
+    # How torch.save and safetensors say it.
+    torn = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    rust = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(torch, "save", limited(torch.save, torn))
+    monkeypatch.setattr("safetensors.torch.save_file", limited(safetensors.torch.save_file, rust))
+    monkeypatch.setattr(Path, "write_text", limited(Path.write_text, no_space))
+    monkeypatch.setattr(TrainerState, "save_to_json", limited(TrainerState.save_to_json, no_space))
+    monkeypatch.setattr(trainer, "_save", limited(trainer._save, rust))
+    with pytest.raises(RuntimeError, match="checkpoint-6 could not be written .*checkpoint-5 is complete: make space"):
+        trainer.train()
+    monkeypatch.undo()
+    complete, faults = complete_checkpoints(tmp_path)
+    assert [path.name for path in complete] == ["checkpoint-5"]
+    assert {path.name for path in faults} <= {"checkpoint-6"} and full.writes == write + 1
+    resumed = build("comal", tmp_path, save_total_limit=1)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(resumed, whole, after=5)
+
+
+# ---- Frozen policies on disk ----
+
+
+def test_a_frozen_policy_is_written_once(tmp_path, monkeypatch):
+    """
+    Checkpoints of one run share the files of what has not changed: 8 checkpoints, one `initial`, and COMAL's reference
+    once a move. One of them, copied elsewhere, is whole, and the others' deletion takes nothing.
+    """
+    build("comal", tmp_path / "whole").train()
+    file = "nash/policies/{}-00000.safetensors"
+    inode = {
+        name: {
+            step: path.stat().st_ino
+            for step in range(1, 9)
+            if (path := tmp_path / "whole" / f"checkpoint-{step}" / file.format(name)).exists()
+        }
+        for name in ("initial", "reference")
+    }
+    assert len(set(inode["initial"].values())) == 1 and len(inode["initial"]) == 8
+    assert len(set(inode["reference"].values())) == 1 and len(inode["reference"]) == 4
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+    build("comal", tmp_path / "copies").train()
+    for step in (1, 8):
+        for name in names(tmp_path / "whole" / f"checkpoint-{step}" / "nash"):
+            first, second = (tmp_path / run / f"checkpoint-{step}" / "nash" / name for run in ("whole", "copies"))
+            assert first.read_bytes() == second.read_bytes()
+
+
+def test_shared_files_outlive_their_first_checkpoint(whole_run, tmp_path):
+    """With `save_total_limit=1` files pass from checkpoint to checkpoint; a moving average is written every time."""
+    for algorithm in ("comal", "nash-ema"):
+        whole, _ = whole_run(algorithm, "full")
+        folder = tmp_path / algorithm
+        stopped = build(algorithm, folder, save_total_limit=1, extra={"callbacks": [Interrupt(4)]})
+        with pytest.raises(KeyboardInterrupt):
+            stopped.train()
+        resumed = build(algorithm, folder, save_total_limit=1)
+        resumed.train(resume_from_checkpoint=True)
+        for name, kept in whole.policies._weights.items():
+            assert equal(resumed.policies._weights[name], kept)
+        (last,) = folder.glob("checkpoint-*")
+        expected = whole_run(algorithm, "full")[1] / last.name
+        for name in names(last / "nash" / "policies"):
+            parts = (path / "nash" / "policies" / name for path in (last, expected))
+            assert equal(*(safetensors.torch.load_file(part) for part in parts))
+
+
+# ---- Another number of processes ----
+
+
+def say_saved_by(checkpoint: Path, processes: int) -> None:
+    file = checkpoint / "nash" / "round.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"processes": processes}))
+
+
+def test_a_round_in_progress_needs_as_many_processes(whole_run, tmp_path):
+    """The samples of a round lie with the ranks that drew them; between rounds any number of processes goes on."""
+    whole, folder = whole_run("comal", "full")
+    copy_of(folder, tmp_path, [5, 6])
+    say_saved_by(tmp_path / "checkpoint-5", 2)
+    say_saved_by(tmp_path / "checkpoint-6", 2)
+    with pytest.raises(ValueError, match="by 2 processes in the middle of a round.* 1: resume with 2.*multiple of 2"):
+        build("comal", tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    resumed = build("comal", tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert_same_run(resumed, whole, after=6)
+
+
+@pytest.mark.parametrize("saved, now", [(3, 2), (2, 3), (4, 1)])
+def test_shards_are_cut_anew(saved, now, tmp_path):
+    """FSDP2 gives ranks the rows that `torch.chunk` does; the last may have few, or none."""
+    whole = {"matrix": torch.randn(7, 3), "vector": torch.randn(4), "short": torch.randn(2, 5)}
+
+    def shards(processes):
+        parts = {key: tensor.chunk(processes) for key, tensor in whole.items()}
+        none = {key: tensor[:0] for key, tensor in whole.items()}
+        return [
+            {key: (parts[key][rank] if rank < len(parts[key]) else none[key]).clone() for key in whole}
+            for rank in range(processes)
+        ]
+
+    files = [tmp_path / f"initial-{rank:05d}.safetensors" for rank in range(saved)]
+    for file, shard in zip(files, shards(saved), strict=True):
+        safetensors.torch.save_file(shard, file)
+    for rank, expected in enumerate(shards(now)):
+        assert equal(FrozenPolicies._rows(files, rank, now), expected)
+
+
+def test_deepspeed_needs_as_many_processes(whole_run, tmp_path):
+    copy_of(whole_run("comal", "full")[1], tmp_path, [6])
+    say_saved_by(tmp_path / "checkpoint-6", 2)
+    trainer = build("comal", tmp_path)
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(ValueError, match="by 2 processes, and DeepSpeed cannot .* 1: resume with 2, or .* the model"):
+        trainer._check_rounds(tmp_path / "checkpoint-6")
 
 
 # ---- Model cards and the hub ----

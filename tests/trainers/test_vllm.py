@@ -272,7 +272,7 @@ def test_evaluation_with_vllm(mode, vllm, tmp_path):
     trainer.evaluate()
     trainer.train()
     metrics = trainer.evaluate()
-    assert engine_of(trainer).requests[-2:] == [["a", "b c"], ["d"]]  # in chunks of two prompts
+    assert engine_of(trainer).requests[-2:] == [["b c", "a"], ["d"]]  # in chunks of two prompts, the longest first
     assert metrics["eval_completions/mean_length"] == 3  # "p NUMBERS[s] <eos>"
     assert 0 <= metrics["eval_policy/win_rate_reference"] <= 1
     assert metrics["eval_completions/mean_length_reference"] <= 4

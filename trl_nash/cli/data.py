@@ -3,6 +3,7 @@
 
 """From a dataset as people have it to the `prompt` column that the trainers read."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from .options import did_you_mean
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 # In the order in which they are looked for. `chosen` stands for what it shares with `rejected`.
+LAST_ROLES = ("user", "tool", "assistant")  # of a message that a model can go on from
 PROMPT_COLUMNS = ("prompt", "context_messages", "messages", "chosen", "instruction", "question")
 
 
@@ -157,25 +159,45 @@ def read_prompt(example: dict[str, Any], column: str, *, as_turn: bool) -> str |
     Raises:
         ValueError: If the prompt is empty or of another kind.
     """
-    value = example[column]
+    value = example.get(column)
     if column == "chosen" and "rejected" in example:
         value = _shared_start(value, example["rejected"])
-    elif column == "instruction" and isinstance(example.get("input"), str) and example["input"].strip():
+    elif column == "instruction" and _is_text(value) and _is_text(example.get("input")):
         value = f"{value}\n\n{example['input']}"
     if isinstance(value, str):
-        if not value.strip():
+        if not _is_text(value):
             raise ValueError("it is empty")
+        check_characters(value)
         return [{"role": "user", "content": value}] if as_turn else value
     if not isinstance(value, list):
-        raise ValueError(f"it is neither text nor a list of messages but {value!r}")
+        raise ValueError(f"it is neither text nor a list of messages but {value!r:.80}")
     turns = [dict(turn) if isinstance(turn, dict) else {} for turn in value]
     if any("role" not in turn or "content" not in turn for turn in turns):
         raise ValueError('its messages need a "role" and a "content" each')
+    if not all(isinstance(turn["role"], str) and isinstance(turn["content"], str | list | None) for turn in turns):
+        raise ValueError('the "role" and the "content" of its messages must be text')
+    check_characters(turns)
     while turns and column != "prompt" and turns[-1]["role"] == "assistant":
         turns.pop()
-    if not turns or not turns[-1]["content"]:
+    if not turns or not turns[-1]["content"] or not str(turns[-1]["content"]).strip():
         raise ValueError("it is empty")
+    if turns[-1]["role"] not in LAST_ROLES:
+        raise ValueError(f"its last message is of the role {turns[-1]['role']!r:.80}, which nobody answers")
     return turns
+
+
+def check_characters(texts: Any) -> None:
+    """Refuses what JSON can escape but nobody can write, and no tokenizer reads."""
+    try:
+        json.dumps(texts, ensure_ascii=False, default=repr).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"it has half of a surrogate pair, {error.object[error.start]!r}, which is no character"
+        ) from None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() != ""
 
 
 def _with_prompts(dataset, settings: dict[str, Any]):
@@ -225,10 +247,14 @@ def _split(splits, wanted: str, name: str, option: str):
 
 def _shared_start(chosen: Any, rejected: Any) -> Any:
     """What two answers share: the messages before them, or the text up to the word in which they part."""
+    if type(chosen) is not type(rejected):
+        raise ValueError("`chosen` and `rejected` must both be text, or both messages")
     if isinstance(chosen, list):
         pairs = zip(chosen, rejected, strict=False)
         different = next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
         return chosen[:different]
+    if not isinstance(chosen, str):
+        raise ValueError(f"`chosen` is neither text nor a list of messages but {chosen!r:.80}")
     shared = os.path.commonprefix([chosen, rejected])
     marker = "\n\nAssistant:"  # of Anthropic's HH and the sets that follow it
     end = shared.rfind(marker) + len(marker) if marker in shared else shared.rfind(" ") + 1

@@ -146,9 +146,10 @@ def _read_kwargs(name: str, text: str | None) -> dict[str, Any]:
     try:
         kwargs = {} if text is None else json.loads(text)
     except ValueError as error:
-        raise UsageError(f"--{name} must be JSON: {error} in {text!r}.") from None
+        raise UsageError(f"--{name} must be JSON: {error}.") from None
     if not isinstance(kwargs, dict):
-        raise UsageError(f"--{name} must be a JSON object such as '{{\"temperature\": 0.5}}', got {text!r}.")
+        kind = type(kwargs).__name__
+        raise UsageError(f"--{name} must be a JSON object such as '{{\"temperature\": 0.5}}', got a {kind}.")
     return kwargs
 
 

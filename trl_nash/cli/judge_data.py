@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from .data import BUILDERS, read_prompt
+from .data import BUILDERS, check_characters, read_prompt
 from .errors import UsageError
 from .options import did_you_mean
 
@@ -78,7 +78,7 @@ def read_rows(name: str) -> list[Row]:
     for index, row in enumerate(rows):
         try:
             prompt, completions = _read_texts(row, shape)
-            _check_characters([prompt, *completions])
+            check_characters([prompt, *completions])
             label = 1.0 if shape == ("chosen", "rejected") else read_label(row.get("label"))
             if label is not None and len(completions) > 2:
                 raise ValueError(f"`label` says which of two completions wins, and there are {len(completions)}")
@@ -100,7 +100,7 @@ def read_table(name: str) -> list[dict[str, Any]]:
         return READERS[path.suffix](path)
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, csv.Error) as error:  # of json, pyarrow and UTF-8, and of csv
+    except (ValueError, RecursionError, csv.Error) as error:  # of json, pyarrow and UTF-8, and of csv
         raise ValueError(f"{name} cannot be read as {path.suffix[1:]}: {error}") from None
 
 
@@ -118,12 +118,14 @@ def read_label(value: Any) -> float | None:
         return LABELS[value.strip().lower()]
     try:
         number = -1.0 if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
     if math.isnan(number):
         return None
     if not 0 <= number <= 1:
-        raise ValueError(f'`label` must be P(first wins) from 0 to 1, or "first", "second" or "tie"; got {value!r}')
+        raise ValueError(
+            f'`label` must be P(first wins) from 0 to 1, or "first", "second" or "tie"; got {value!r:.80}'
+        )
     return number
 
 
@@ -239,16 +241,6 @@ def _text(value: Any, prompt: str | list[dict], name: str) -> str:
     if len(turns) != 1 or turns[0]["role"] != "assistant" or not isinstance(turns[0].get("content"), str):
         raise ValueError(f"{name} must be the prompt's messages, if any, and one message of an assistant")
     return turns[0]["content"]
-
-
-def _check_characters(texts: list) -> None:
-    """Refuses what JSON can escape but nobody can write: it would fail after it was judged."""
-    try:
-        json.dumps(texts, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"it has half of a surrogate pair, {error.object[error.start]!r}, which is no character"
-        ) from None
 
 
 def _plain(turns: Iterable[dict]) -> list[tuple]:

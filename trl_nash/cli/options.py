@@ -130,25 +130,48 @@ def read_config(path: str) -> dict[str, Any]:
         `dict[str, Any]`: The options, without `env`.
 
     Raises:
-        UsageError: If the file is missing, is not YAML, or holds anything else than a mapping.
+        UsageError: If the file is missing, is not YAML, names an option twice, or holds anything else than a mapping.
     """
     import yaml
 
     try:
         with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+            loader = yaml.SafeLoader(file)
+            node = loader.get_single_node()
+            # Before merge keys (`<<`) are filled in: what they bring may be overridden.
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            names = [key.value for key, _ in pairs if isinstance(key.value, str)]
+            values = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:  # it says where, and shows nothing of the file, which may hold secrets
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not valid YAML: {error}.") from None
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply to be read.") from None
+    except (ValueError, LookupError, AttributeError):  # what the constructors of dates, numbers and tags let through
+        raise UsageError(f"{path} is not valid YAML: a date or number in it cannot be.") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold options as `name: value` lines, not a {type(values).__name__}.")
-    environment = values.pop("env", None) or {}
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"{path} has {twice[0]} twice: remove one of them.")
+    environment = values.pop("env", None)
+    _set_environment(path, {} if environment is None else environment)
+    return values
+
+
+def _set_environment(path: str, environment: Any) -> None:
     if not isinstance(environment, dict):
         raise UsageError(f"{path}: `env` must be a mapping of variable names to values.")
-    os.environ.update({str(name): str(value) for name, value in environment.items()})
-    return values
+    for name, value in environment.items():
+        try:
+            if value is None or isinstance(value, dict | list):
+                raise ValueError
+            os.environ[str(name)] = str(value)
+        except (ValueError, OSError):  # the value may be secret
+            raise UsageError(f"{path}: `env` cannot set {name!r:.80}: it needs a name and a text or number.") from None
 
 
 def apply_config(
@@ -173,17 +196,23 @@ def apply_config(
     Raises:
         UsageError: If a name is unknown or a value is of the wrong kind.
     """
-    script_names = {action.dest for action in parser._actions}
-    launch_actions = {action.dest: action for action in launch_parser._actions}
+    script_names = {action.dest for action in parser._actions} - {"help"}
+    launch_actions = {action.dest: action for action in launch_parser._actions if action.dest != "help"}
     launch_args = []
     for name, value in config.items():
         if name in script_names:
             continue
+        if name in {"accelerate_config", *launch_actions} and isinstance(value, dict | list):
+            raise UsageError(f"{path}: {name} takes one value, not a {type(value).__name__}.")
+        if value is None and name in {"accelerate_config", *launch_actions}:
+            continue  # as if it were not there
         if name == "accelerate_config" or (name in launch_actions and launch_actions[name].nargs != 0):
             launch_args.append(f"--{name}={value}")
         elif name not in launch_actions:
             known = [*_long_names(parser), *_long_names(launch_parser), "accelerate_config", "env"]
             raise UsageError(f"{path}: unknown option {name}{did_you_mean(str(name), known)}")
+        elif not isinstance(value, bool):
+            raise UsageError(f"{path}: {name} is true or false, not {shown(value)}.")
         elif value:
             launch_args.append(f"--{name}")
     try:
@@ -231,6 +260,14 @@ def split_options(
             raise UsageError(f"unexpected argument {argument!r}: options are written --name value.")
         side.append(argument)
     return script_args, launch_args
+
+
+def shown(value: Any) -> str:
+    """A value of the user's in an error message."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _long_names(parser: argparse.ArgumentParser) -> Iterable[str]:

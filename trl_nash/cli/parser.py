@@ -16,7 +16,7 @@ import trl_nash
 
 from ..compat import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from .errors import UsageError
-from .options import ALGORITHMS
+from .options import ALGORITHMS, shown
 
 
 @dataclass
@@ -93,17 +93,24 @@ class JudgeArguments:
             self.judge = self.judge[0]
         for name, judge in zip(self.names, self._judges, strict=True):
             if not isinstance(name, str):
+                known = dict.fromkeys(judge, "...") if isinstance(judge, dict) else judge  # arguments may be secret
                 raise UsageError(
-                    f"judge: {judge!r} names no judge; write a name, or {{judge: NAME, ...}} with its arguments."
+                    f"judge: {shown(known)} names no judge; write a name, or {{judge: NAME, ...}} with its arguments."
+                )
+            if re.search(r"://([^/]*@|.*\?)", name):
+                raise UsageError(
+                    f"judge: the URL in {name.partition('://')[0]}://... holds a password or a query, which would be "
+                    "printed; put it into the environment variable of the judge's key, such as OPENAI_API_KEY."
                 )
         if isinstance(self.judge_kwargs, str):
             try:
                 self.judge_kwargs = json.loads(self.judge_kwargs)
-            except json.JSONDecodeError as error:
-                raise UsageError(f"--judge_kwargs must be JSON: {error} in {self.judge_kwargs!r}.") from None
+            except (ValueError, RecursionError) as error:  # says where, and not what, which may be secret
+                raise UsageError(f"--judge_kwargs must be JSON such as '{{\"temperature\": 0.5}}': {error}.") from None
         if self.judge_kwargs is not None and not isinstance(self.judge_kwargs, dict):
             raise UsageError(
-                f"--judge_kwargs must be a JSON object such as '{{\"temperature\": 0.5}}', got {self.judge_kwargs!r}."
+                "--judge_kwargs must be a JSON object such as '{\"temperature\": 0.5}', got a "
+                f"{type(self.judge_kwargs).__name__}."
             )
 
     @property
@@ -229,16 +236,18 @@ def _convert(action: argparse.Action, value: Any) -> Any:
 
 def _convert_one(action: argparse.Action, value: Any) -> Any:
     numeric = action.type in (int, float)
+    if isinstance(value, dict | list) and (numeric or action.choices is not None):
+        raise UsageError(f"{action.dest}: takes one value, not a {type(value).__name__}.")
     if value is None or isinstance(value, dict | list) or (isinstance(value, bool) and not numeric):
         return value
     try:
         converted = action.type(str(value))
     except (TypeError, ValueError, argparse.ArgumentTypeError):
         kind = getattr(action.type, "__name__", "option")
-        raise UsageError(f"{action.dest}: invalid {kind} value: {value!r}.") from None
+        raise UsageError(f"{action.dest}: invalid {kind} value: {shown(value)}.") from None
     if action.choices is not None and converted not in action.choices:
         choices = ", ".join(map(str, action.choices))
-        raise UsageError(f"{action.dest}: invalid choice: {value!r} (choose from {choices}).")
+        raise UsageError(f"{action.dest}: invalid choice: {shown(value)} (choose from {choices}).")
     return converted
 
 

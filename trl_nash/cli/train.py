@@ -224,13 +224,12 @@ def _report_stop(algorithm: str, trainer, how: str, signals: StopSignals) -> int
 def _how_to_resume(trainer) -> str:
     if trainer is None:
         return "Nothing was trained yet."
-    from transformers.trainer_utils import get_last_checkpoint
+    from ..trainers.checkpoints import complete_checkpoints
 
-    folder = trainer.args.output_dir
-    checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-    if checkpoint is None:
+    complete, _ = complete_checkpoints(trainer.args.output_dir)
+    if not complete:
         return "There is no checkpoint yet (--save_steps says how often one is written)."
-    return f"Add --resume_from_checkpoint {checkpoint} to the same command to continue from its last checkpoint."
+    return f"Add --resume_from_checkpoint {complete[-1]} to the same command to continue from its last checkpoint."
 
 
 def _leave_process_group() -> None:

@@ -8,6 +8,7 @@ A policy π is a distribution over the N answers. Its opponent plays the same ga
 policy is one that no answer beats: `P(y ≻ π*) <= ½` for every y.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,8 +48,8 @@ class MatrixGame:
 
     def __init__(self, preferences: ArrayLike, actions: Sequence[str] | None = None):
         try:
-            matrix = np.array(preferences, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+            matrix = _as_floats(preferences)
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"A game is a square matrix of numbers P(row ≻ column): {error}.") from None
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"A game is a square matrix P(row ≻ column), got shape {matrix.shape}.")
@@ -69,9 +70,12 @@ class MatrixGame:
                 else f"P[{row}, {column}] + P[{column}, {row}] = {total[row, column]:g} must be 1: either the one "
                 "answer is preferred or the other."
             )
-        names = tuple(actions) if actions is not None else default_names(len(matrix))
-        if len(names) != len(matrix) or len(set(names)) != len(names):
-            raise ValueError(f"`actions` must name the {len(matrix)} answers, each once; got {list(names)}.")
+        try:
+            names = tuple(actions) if actions is not None else default_names(len(matrix))
+        except TypeError:
+            names = ()
+        if len(names) != len(matrix) or {str} != set(map(type, names)) or len(set(names)) != len(names):
+            raise ValueError(f"`actions` must name the {len(matrix)} answers, each once; got {actions!r}.")
         # P - ½ is kept too: near an equilibrium win rates differ from ½ by less than P can say.
         self.advantage = (matrix - matrix.T) / 2
         self.preferences = self.advantage + 0.5
@@ -93,8 +97,8 @@ class MatrixGame:
             `ValueError`: If it is none.
         """
         try:
-            policy = np.array(probabilities, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+            policy = _as_floats(probabilities)
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"A policy is a list of {len(self)} probabilities: {error}.") from None
         if policy.shape != (len(self),):
             raise ValueError(f"A policy of this game has {len(self)} probabilities, got shape {policy.shape}.")
@@ -150,9 +154,21 @@ def kl_divergence(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raises `ValueError` unless `value` is a positive finite number."""
-    if not np.isfinite(value) or value <= 0:
+    """Raises `ValueError` unless `value` is a positive number, and finite, as is its inverse."""
+    try:
+        positive = 0 < float(value) < math.inf and 1 / float(value) < math.inf
+    except (TypeError, ValueError, OverflowError):
+        positive = False
+    if not positive or isinstance(value, str):
         raise ValueError(f"`{name}` must be a positive number, got {value}.")
+
+
+def _as_floats(values: ArrayLike) -> np.ndarray:
+    """A copy as float64. Of complex numbers NumPy would drop a part."""
+    values = np.asarray(values)
+    if np.iscomplexobj(values):
+        raise TypeError("they are complex")
+    return np.array(values, dtype=np.float64)
 
 
 def default_names(count: int) -> tuple[str, ...]:

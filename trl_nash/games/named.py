@@ -6,6 +6,8 @@
 import csv
 import difflib
 import json
+import os
+import tokenize
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,10 @@ import numpy as np
 from scipy.special import expit
 
 from .matrix import MatrixGame
+
+
+LONGEST_NUMBER = 100  # digits of a seed
+LARGEST_RANDOM = 10_000  # answers: 800 MB of preferences
 
 
 def comal_cycle() -> MatrixGame:
@@ -88,6 +94,8 @@ def random_game(size: int = 5, seed: int = 0) -> MatrixGame:
     """Preferences drawn uniformly from [0, 1], again until no answer beats all others (no Condorcet winner)."""
     if size < 3:
         raise ValueError(f"`size` must be at least 3, got {size}: of two answers one always beats the other.")
+    if size > LARGEST_RANDOM:
+        raise ValueError(f"`size` must be at most {LARGEST_RANDOM}, got {size}: the matrix would not fit in memory.")
     generator = np.random.default_rng(seed)
     while True:
         upper = np.triu(generator.uniform(-0.5, 0.5, (size, size)), 1)
@@ -108,12 +116,12 @@ GAMES: dict[str, Callable[..., MatrixGame]] = {
 }
 
 
-def load_game(spec: str) -> MatrixGame:
+def load_game(spec: str | os.PathLike) -> MatrixGame:
     """
     The game that `spec` stands for.
 
     Args:
-        spec (`str`):
+        spec (`str` or `os.PathLike`):
             A key of `GAMES`; `random:8` or `random:8:3` (answers, seed); or a file of `P(row ≻ column)`: CSV or TSV,
             whose first row may name the answers, NumPy's `.npy`, or JSON, a list of lists or an object with
             `"preferences"` and maybe `"actions"`.
@@ -121,10 +129,13 @@ def load_game(spec: str) -> MatrixGame:
     Raises:
         `ValueError`: If there is no such game or file, or the file holds no game.
     """
+    spec = str(spec)
     name, *numbers = spec.split(":")
     if name == "random" and numbers:
         if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
             raise ValueError(f"{spec!r} is no random game: write random:SIZE or random:SIZE:SEED, as in random:8:3.")
+        if max(map(len, numbers)) > LONGEST_NUMBER:
+            raise ValueError(f"The numbers of {spec:.80} have at most {LONGEST_NUMBER} digits.")
         return random_game(*map(int, numbers))
     if spec in GAMES:
         return GAMES[spec]()
@@ -150,7 +161,7 @@ def _load_file(path: Path) -> MatrixGame:
         return MatrixGame(preferences, actions)
     except OSError as error:
         raise ValueError(f"The game file {path} cannot be read: {error.strerror or error}.") from None
-    except ValueError as error:
+    except (ValueError, csv.Error, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise ValueError(f"The game file {path} cannot be used: {str(error).rstrip('.')}.") from None
 
 
@@ -177,7 +188,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _read_json(path: Path) -> tuple[list, list[str] | None]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
     if isinstance(content, dict):
         if "preferences" not in content:
             raise ValueError('its object must have "preferences", the matrix')
@@ -189,7 +200,8 @@ def _read_json(path: Path) -> tuple[list, list[str] | None]:
 
 
 def _read_npy(path: Path) -> tuple[np.ndarray, None]:
-    return np.load(path, allow_pickle=False), None
+    with path.open("rb") as file:  # `np.load` would also open archives
+        return np.lib.format.read_array(file, allow_pickle=False), None
 
 
 _READERS = {".csv": _read_table, ".tsv": _read_table, ".json": _read_json, ".npy": _read_npy}

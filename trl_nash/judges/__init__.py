@@ -142,7 +142,7 @@ def load_judge(spec: Any, device: Any = None, **kwargs) -> PairwiseJudge:
         return _build(EnsembleJudge, "ensemble", spec, device=device, **kwargs)
     if isinstance(spec, dict):
         if "judge" not in spec:
-            raise ValueError(f"A judge given as a dictionary needs its name under the key `judge`; got {spec!r}.")
+            raise ValueError(f"A judge given as a dictionary has its name under the key `judge`; got {sorted(spec)}.")
         kwargs = {**spec, **kwargs}
         return load_judge(kwargs.pop("judge"), kwargs.pop("device", device), **kwargs)
     if not isinstance(spec, str):

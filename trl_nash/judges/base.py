@@ -203,6 +203,8 @@ class PairwiseJudge(ABC):
         """Answers from the cache, and the judge's own to the rest, which are cached as they come."""
         keys = self._keys(questions, prompts, columns) if self.cache is not None else {}
         stored = self.cache.get_many(filter(None, keys.values())) if keys else {}
+        # What is no probability was not written by a judge: it is asked again.
+        stored = {key: value for key, value in stored.items() if isinstance(value, float) and 0 <= value <= 1}
         answers = {question: stored[key] for question, key in keys.items() if key in stored}
         asked = [
             (context, a, b)

@@ -5,7 +5,8 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping, Set
 from numbers import Real
 from typing import Any
 
@@ -32,14 +33,26 @@ def as_floats(values: Any, count: int, source: str) -> list[float]:
 
     Raises `ValueError` naming `source` if it is anything else.
     """
-    if not isinstance(values, Iterable):
-        raise ValueError(f"{source} returned {values!r}; expected a list of {count} numbers.")
-    values = [value.item() if hasattr(value, "item") else value for value in values]
+    # Bytes, tables and sets can be iterated over, but not for an answer to each row in its place.
+    unordered = isinstance(values, bytes | Mapping | Set)
+    if not isinstance(values, Iterable) or unordered or getattr(values, "ndim", 1) == 0:
+        raise ValueError(f"{source} returned {values!r:.200}; expected a list of {count} numbers.")
+    values = [_as_number(value) for value in values]
     if len(values) != count:
         raise ValueError(f"{source} returned {len(values)} values; expected {count}, one for each row it was given.")
     for value in values:
         if not isinstance(value, Real | None):
             raise ValueError(
-                f"{source} returned {value!r} ({type(value).__name__}); expected numbers, or nan for no opinion."
+                f"{source} returned {value!r:.200} ({type(value).__name__}); expected numbers, or nan for no opinion."
             )
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ValueError(f"{source} returned a number that is too large to compute with.")
     return [value if isinstance(value, Abstained) else math.nan if value is None else float(value) for value in values]
+
+
+def _as_number(value: Any) -> Any:
+    """The Python number of an array or tensor that holds one; anything else as it is."""
+    try:
+        return value.item() if hasattr(value, "item") else value
+    except (ValueError, RuntimeError):  # of NumPy and torch, where there are several
+        return value

@@ -53,8 +53,11 @@ class EnsembleJudge(PairwiseJudge):
         from . import load_judge
 
         if isinstance(judges, str | dict) or not judges:
-            raise ValueError(f"`judges` is a list of judges, with at least one; got {judges!r}.")
-        weights = [1.0] * len(judges) if weights is None else list(weights)
+            raise ValueError(f"`judges` is a list of judges, with at least one; got a {type(judges).__name__}.")
+        try:
+            weights = [1.0] * len(judges) if weights is None else [float(weight) for weight in weights]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"`weights` is a list of numbers, one for each of `judges`: {error}.") from None
         if len(weights) != len(judges):
             raise ValueError(f"`weights` has {len(weights)} entries for {len(judges)} `judges`.")
         if not all(0 <= weight < math.inf for weight in weights) or sum(weights) == 0:
@@ -62,7 +65,8 @@ class EnsembleJudge(PairwiseJudge):
         if rule not in RULES:
             raise ValueError(f"`rule` is 'mean' or 'majority'; got {rule!r}.")
         self.judges = [load_judge(judge, device=device) for judge in judges]
-        self.weights = np.array(weights) / np.sum(weights)
+        scaled = np.array(weights) / max(weights)  # whose sum is finite
+        self.weights = scaled / scaled.sum()
         self.rule = rule
 
     @property

@@ -35,7 +35,8 @@ class JudgementStore:
 
     def __init__(self, path: str | os.PathLike | None = None):
         folder = os.environ.get("TRL_NASH_CACHE") or "~/.cache/trl-nash"
-        self.path = Path(path if path is not None else Path(folder) / "judgements.sqlite").expanduser()
+        self.path = Path(path if path is not None else Path(folder) / "judgements.sqlite")
+        self.path = Path(os.path.expanduser(self.path))  # a user that does not exist stays a name
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._process = 0  # that opened the connection: it must not be used behind a fork
@@ -57,7 +58,10 @@ class JudgementStore:
                 some = keys[start : start + KEYS_A_QUERY]
                 marks = ",".join("?" * len(some))
                 found.update(connection.execute(f"SELECT key, value FROM judgements WHERE key IN ({marks})", some))
-        return {key: json.loads(value) for key, value in found.items()}
+        try:
+            return {key: json.loads(value) for key, value in found.items()}
+        except (TypeError, ValueError) as error:
+            raise self._unusable(error) from error
 
     def put(self, key: str, value: Any) -> None:
         """Stores a value, in place of an earlier one."""
@@ -82,11 +86,14 @@ class JudgementStore:
                 if self._connection is None or self._process != os.getpid():
                     self._connection, self._process = self._open(), os.getpid()
                 yield self._connection
-            except (sqlite3.Error, OSError) as error:
-                raise ValueError(
-                    f"The judgement cache {self.path} cannot be used ({error}): move the file away, or name another "
-                    "one with `cache`."
-                ) from error
+            except (sqlite3.Error, OSError, ValueError) as error:
+                raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> ValueError:
+        return ValueError(
+            f"The judgement cache {self.path} cannot be used ({error}): move the file away, or name another "
+            "one with `cache`."
+        )
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import IterableDataset
 from safetensors import SafetensorError, safe_open
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -137,6 +138,8 @@ class CheckpointMixin:
         raise error(reason)
 
     def _stop_unless_finite(self, value: torch.Tensor, what: str, batch: PairBatch | None = None) -> None:
+        if isinstance(value, DTensor):  # FSDP2's gradient norm
+            value = value.full_tensor()
         bad = self.accelerator.reduce((~value.isfinite()).float().to(self.accelerator.device), "sum")
         if not bad.item():
             return
@@ -241,6 +244,14 @@ class CheckpointMixin:
         super()._save_rng_state(output_dir)
         # Trainer now writes its state: whoever finds it finds the files of all ranks.
         self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir=None, state_dict=None):
+        # transformers keeps the arguments beside the weights, where a token is no secret any more.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -46,5 +46,10 @@ def _print(verdicts: list[Verdict], step: int) -> None:
     table.add_column("P(first)", justify="right")
     for v in verdicts:
         preference = "none" if v.preference != v.preference else f"{v.preference:.2f}"
-        table.add_row(Text(v.prompt), Text(v.first), Text(v.second), preference)
+        table.add_row(*(Text(printable(text)) for text in (v.prompt, v.first, v.second)), preference)
     Console().print(table)
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey instead of showing it."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
