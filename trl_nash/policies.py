@@ -28,6 +28,11 @@ REFERENCE = "reference"
 PREVIOUS = "previous"
 """The policy at the start of the fit. While that is the live policy it is scored without any copy."""
 
+BESIDE_SHARDS = (
+    "Under ZeRO-3 and FSDP2 a second policy cannot be run beside the live one. Train an adapter (`peft_config=`), "
+    "pass `ref_model=`, or set `mixture_coef=0`."
+)
+
 
 def _local_tensor(parameter: nn.Parameter) -> torch.Tensor:
     """This rank's storage of a parameter: its ZeRO-3 partition, its FSDP2 shard, or the whole of it."""
@@ -89,9 +94,14 @@ class FrozenPolicies:
             if parameter.requires_grad:
                 yield name, _local_tensor(parameter)
 
+    @property
+    def initial_is_a_copy(self) -> bool:
+        """Whether [`INITIAL`] is a copy of weights, and neither `ref_model` nor the model with its adapters off."""
+        return self._ref_model is None and not self._fresh_adapter
+
     def ensure_initial(self) -> None:
         """Freezes [`INITIAL`] unless it is at hand already. Called before the first step."""
-        if self._ref_model is None and not self._fresh_adapter and INITIAL not in self:
+        if self.initial_is_a_copy and INITIAL not in self:
             self.freeze(INITIAL)
 
     def freeze(self, name: str) -> None:
@@ -191,10 +201,7 @@ class FrozenPolicies:
 
         model = self._unwrapped()
         if is_sharded(model):
-            raise ValueError(
-                "Under ZeRO-3 and FSDP2 a second policy cannot be run beside the live one. Train an adapter "
-                "(`peft_config=`), pass `ref_model=`, or set `mixture_coef=0`."
-            )
+            raise ValueError(BESIDE_SHARDS)
         frozen = self._weights[name]
         resident = [(p, frozen[key].to(p.device)) for key, p in model.named_parameters() if key in frozen]
 

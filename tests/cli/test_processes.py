@@ -10,7 +10,7 @@ from trl_nash.cli.errors import UsageError
 from trl_nash.cli.processes import accelerate_config_file, complete_launch_options, launch_parser
 
 
-SHIPPED = ("cpu", "single_gpu", "multi_gpu", "zero1", "zero2", "zero3", "fsdp2")
+SHIPPED = ("cpu", "single_gpu", "multi_gpu", "multi_node", "zero1", "zero2", "zero3", "fsdp2")
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 
 """Rounds that are stopped in the middle: what was sampled is not sampled again, and the run is the undisturbed one."""
 
+import errno
+import os
 import random
 from pathlib import Path
 
@@ -207,3 +209,17 @@ def test_another_key_begins_anew(tmp_path):
     draw(open_log(tmp_path), 0)
     assert open_log(tmp_path, "other")._lines == []
     assert open_log(tmp_path)._lines == []
+
+
+def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
+    log = open_log(tmp_path)
+    first = draw(log, 0)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(RuntimeError, match=r"0.jsonl cannot be written \(No space left on device\). Make room"):
+            draw(log, 1)
+    assert draw(open_log(tmp_path), 0) == first

@@ -113,7 +113,7 @@ def linear_logprob(
     if head_grad not in (True, False, "auto"):
         raise ValueError(f'`head_grad` is True, False or "auto", got {head_grad!r}.')
     if head_grad is True and not weight.requires_grad:
-        raise ValueError('`head_grad=True`, but `weight` requires no gradient: set its `requires_grad`.')
+        raise ValueError("`head_grad=True`, but `weight` requires no gradient: set its `requires_grad`.")
     if head_grad is False:
         weight, bias = weight.detach(), None if bias is None else bias.detach()
 

@@ -8,6 +8,7 @@ An algorithm is a subclass that says what differs: who samples (`sample_pairs`),
 centred (`anchor_weights`), what is minimised (`objective`), and which policies are worth keeping (`on_fit_begin`).
 """
 
+from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
 
@@ -163,6 +164,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
                 optimizers=optimizers,
             )
         checks.check_devices(args)
+        checks.check_sharding(self.accelerator)
         checks.check_prepared_model(self.model)
         # Each rank samples with its own noise; the base has seeded them alike, to build the same model.
         set_seed(args.seed, device_specific=True)
@@ -200,6 +202,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         self._stop_reason: str | None = None  # why the run was asked to stop
         self.stopped = False  # whether it did
         self._round_log: RoundLog | None = None
+        self._gathering = ExitStack()  # what keeps weights gathered while a round is sampled
         self._progress = tqdm(disable=True)
         self._said: set[str] = set()
         self._epochs = EpochCounter()

@@ -132,6 +132,7 @@ class CheckpointMixin:
 
     def _stop(self, reason: str, error: type[Exception] = RuntimeError) -> None:
         """Saves a checkpoint and raises. All ranks call it together."""
+        self._gathering.close()  # shards are saved
         if self.optimizer is not None:
             self._save_checkpoint(self.model_wrapped, trial=None)
             reason += f" A checkpoint of step {self.state.global_step} is in {self.args.output_dir}."

@@ -6,6 +6,7 @@
 from dataclasses import fields
 
 import torch
+from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
 from datasets import Dataset
 from transformers.utils import is_torch_bf16_gpu_available
@@ -180,6 +181,21 @@ def check_prompt(prompt, where: str) -> None:
         f"The prompt in {where} is {repr(prompt)[:80]}: a prompt is a text or a list of messages, and not empty. "
         "Filter such rows out with `dataset.filter`."
     )
+
+
+def check_sharding(accelerator: Accelerator) -> None:
+    """Refuses FSDP1, whose flat parameters cannot be exchanged with those of a frozen policy."""
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError(
+            "FSDP1 is not supported: set `fsdp_version: 2` in accelerate's configuration, or start with "
+            "`--accelerate_config fsdp2`, for FSDP2."
+        )
+
+
+def is_to_be_sharded(accelerator: Accelerator) -> bool:
+    """Whether a rank will hold only a part of each weight (ZeRO-3, FSDP2), asked before the model is taken apart."""
+    plugin = accelerator.state.deepspeed_plugin
+    return accelerator.is_fsdp2 or (plugin is not None and plugin.zero_stage == 3)
 
 
 def check_devices(args: NashConfig) -> None:

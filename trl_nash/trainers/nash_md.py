@@ -9,9 +9,10 @@ from itertools import product
 import torch
 
 from ..objectives import leave_one_out_advantage, policy_gradient_loss
-from ..policies import REFERENCE
+from ..policies import BESIDE_SHARDS, REFERENCE
 from .base import NashTrainer
 from .batch import PairBatch, Samples
+from .checks import is_to_be_sharded
 from .config import NashConfig, check_choice, check_range, scheduled
 from .mixture import generate_mixture
 
@@ -101,6 +102,12 @@ class NashMDTrainer(NashTrainer):
 }""",
     }
     config_class = NashMDConfig
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        mixes = self.args.opponent == "mixture" and self.args.mixture_coef != 0
+        if mixes and self.policies.initial_is_a_copy and is_to_be_sharded(self.accelerator):
+            raise ValueError(BESIDE_SHARDS)
 
     @property
     def mixture_coef(self) -> float:

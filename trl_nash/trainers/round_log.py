@@ -8,6 +8,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,12 @@ class RoundLog:
 
     def __init__(self, file: Path, key: str, agree: Callable[[int], int]):
         lines = self._read(file, key)
-        self._lines = lines[: agree(len(lines))]
-        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file, self._lines = file, lines[: agree(len(lines))]
         fresh = file.with_suffix(".new")
-        fresh.write_text("".join(f"{line}\n" for line in [json.dumps(key), *self._lines]), encoding="utf-8")
-        os.replace(fresh, file)
-        self._file = file
+        with self._writing():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text("".join(f"{line}\n" for line in [json.dumps(key), *self._lines]), encoding="utf-8")
+            os.replace(fresh, file)
 
     @staticmethod
     def _read(file: Path, key: str) -> list[str]:
@@ -57,9 +58,19 @@ class RoundLog:
             pairs = [tuple(pair) for pair in entry["pairs"]]
             return Samples(entry["prompt_ids"], entry["completion_ids"], pairs)
         samples = sample()
-        with self._file.open("a", encoding="utf-8") as file:
+        with self._writing(), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(samples) | {"random": random_state()}) + "\n")
         return samples
+
+    @contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            raise RuntimeError(
+                f"{self._file} cannot be written ({error.strerror or error}). Make room there, then resume from the "
+                "last checkpoint: what is in the file is not sampled again."
+            ) from error
 
 
 def random_state() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import IterableDataset
+from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, TrainerCallback
 
-from ..compat import repeat_iterable_dataset
+from ..compat import repeat_iterable_dataset, unwrap_model_for_generation
 from ..judges.base import JudgeError
 from ..objectives import best_and_worst, hard_label
+from ..policies import is_sharded
 from .batch import PairBatch, Positions, RoundSampler, Samples, chunks, collate, until_eos
 from .checks import check_prompt
 from .completions import Verdict
@@ -114,7 +116,10 @@ class SamplingMixin:
         size, micro = self._generation_size, self._train_batch_size
         self._round_log = self._open_round_log(rows) if len(rows) > size else None
         batches, preferences = [], []
-        with self._bar("sampling and judging", len(rows), "prompt", prompts=len(rows)) as self._progress:
+        bar = self._bar("sampling and judging", len(rows), "prompt", prompts=len(rows))
+        with bar as self._progress, ExitStack() as self._gathering:
+            if not self.use_vllm and is_sharded(self.model):
+                self._gathering.enter_context(self._gathered())
             for part in chunks(rows, math.ceil(CHUNKS_AT_ONCE * size / micro) * micro):
                 samples, preference = self._sample_and_judge(part)
                 batches += self._micro_batches(samples, preference)
@@ -140,7 +145,7 @@ class SamplingMixin:
 
     def _open_round_log(self, rows: list[dict]) -> RoundLog:
         settings = [getattr(self.args, name) for name in _SAMPLING_OPTIONS]
-        parts = [self.round, rows, settings, self.policies.fingerprint(), self._random_state]
+        parts = [self._name, self.round, rows, settings, self.policies.fingerprint(), self._random_state]
         return RoundLog(
             Path(self.args.output_dir) / ROUND_FOLDER / f"{self.accelerator.process_index:05d}.jsonl",
             hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest(),
@@ -177,6 +182,27 @@ class SamplingMixin:
         preference = torch.cat(preference)[place]
         self._record_round(samples, preference)
         return samples, preference
+
+    @contextmanager
+    def _gathered(self):
+        """Within it weights that ZeRO-3 or FSDP2 has taken apart are whole: gathered once for all tokens."""
+        model, gather = self.model_wrapped, self.args.ds3_gather_for_generation
+        shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        with unwrap_model_for_generation(model, self.accelerator, gather_deepspeed3_params=gather):
+            self.args.ds3_gather_for_generation = False  # DeepSpeed refuses to gather what is gathered
+            for module in shards:
+                module.set_reshard_after_forward(False, recurse=False)
+                module.unshard()
+            try:
+                yield
+            finally:
+                self.args.ds3_gather_for_generation = gather
+                for module in shards:
+                    # Layers do again what the profile says; head and embeddings may wait for the backward pass.
+                    if module is not model and any(module.children()):
+                        again = self.accelerator.state.fsdp_plugin.reshard_after_forward
+                        module.set_reshard_after_forward(again, recurse=False)
+                    module.reshard()
 
     def _draw(self, prompts: list) -> Samples:
         if self._round_log is None or self._mode != "train":
@@ -223,6 +249,7 @@ class SamplingMixin:
         prompt_ids = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         texts = list(texts) * repeats
         if policy is not None:
+            self._gathering.close()  # weights are exchanged in shards
             with self.policies.active(policy) as model, self._transformers_settings():
                 rows = self._generate(model, texts)
         elif self.use_vllm:
