@@ -203,7 +203,5 @@ def test_ones_own_judge_is_told_the_device_if_it_asks(my_judges, name, kwargs, e
 
 
 def test_a_judge_function_refuses_unknown_arguments_when_it_is_loaded(my_judges):
-    with pytest.raises(
-        ValueError, match="'my_judges:constant' takes .* value: got an unexpected .*'valu'"
-    ):
+    with pytest.raises(ValueError, match="'my_judges:constant' takes .* value: got an unexpected .*'valu'"):
         load_judge("my_judges:constant", valu=1.0)
