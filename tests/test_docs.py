@@ -28,7 +28,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import build_model, build_tokenizer
+from tiny import build_model, build_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 from transformers.utils import logging as transformers_logging
 

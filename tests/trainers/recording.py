@@ -6,9 +6,9 @@
 from dataclasses import dataclass, field
 
 import torch
-from conftest import build_model, build_tokenizer
 from helpers import lora_config, weights
 from peft import get_peft_model
+from tiny import build_model, build_tokenizer
 
 from trl_nash.trainers.batch import PairBatch, Samples
 

@@ -5,10 +5,10 @@
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from helpers import ALGORITHMS, PAIR_ALGORITHMS, history, lora_config, make_trainer, weights
 from peft import get_peft_model
 from recording import copy_in_fp64, logps_in_fp64, own_rows, record, rows_of
+from tiny import build_model, build_tokenizer
 
 from trl_nash.policies import PREVIOUS
 

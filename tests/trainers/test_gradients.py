@@ -5,9 +5,9 @@
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from helpers import ALGORITHMS, PAIR_ALGORITHMS, favours_a, history, make_trainer, prompt_dataset
 from recording import copy_in_fp64, logps_in_fp64, record
+from tiny import build_model, build_tokenizer
 from transformers import TrainerCallback
 
 from trl_nash.trainers import nash_md

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_model
 from helpers import lora_config, make_trainer, perturb, prompt_dataset, weights
 from peft import get_peft_model
+from tiny import build_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
