@@ -3,6 +3,7 @@
 
 """Nash-MD: policy gradient against an opponent that lies between the policy and its reference."""
 
+import functools
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -103,6 +104,7 @@ class NashMDTrainer(NashTrainer):
     }
     config_class = NashMDConfig
 
+    @functools.wraps(NashTrainer.__init__)
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         mixes = self.args.opponent == "mixture" and self.args.mixture_coef != 0
