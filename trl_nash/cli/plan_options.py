@@ -19,7 +19,8 @@ OWN = {
     "pair_selection": ("onpo", "comal", "iterative-ipo"),
 }
 # The profiles of --accelerate_config.
-STRATEGY_OF = {"multi_gpu": "ddp", "single_gpu": "ddp", **{name: name for name in STRATEGIES if name != "ddp"}}
+PROFILES_OF_DDP = ("multi_gpu", "single_gpu", "multi_node")
+STRATEGY_OF = dict.fromkeys(PROFILES_OF_DDP, "ddp") | {name: name for name in STRATEGIES if name != "ddp"}
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
