@@ -29,7 +29,7 @@ class Cache:
     def __call__(self, module, args, kwargs):
         if kwargs.get("use_cache") is False:
             return  # scoring
-        past = kwargs.get("past_key_values")
+        past = kwargs.get("cache", kwargs.get("past_key_values"))  # its name since transformers 5.24, and before
         rows, given = kwargs["input_ids"].shape
         self.calls.append((rows, given, 0 if past is None else past.get_seq_length()))
 

@@ -109,7 +109,7 @@ def compute_bytes(run: Run) -> int:
 
 
 def stream_bytes(run: Run) -> int:
-    """Bytes of the residual stream, and of the KV cache: both have the dtype that the embeddings are used in."""
+    """Bytes of the residual stream, and of keys: both have the dtype that the embeddings are used in."""
     return 2 if run.strategy == "fsdp2" and run.precision != "fp32" else loaded_bytes(run)
 
 
@@ -261,9 +261,13 @@ def stash(model: ModelSizes, run: Run, free: int | None = None) -> int:
 
 
 def kv_bytes(model: ModelSizes, run: Run) -> int:
-    """Bytes of a token in the KV cache: transformers generates in the dtype of the weights, without autocast."""
-    size = compute_bytes(run) if run.use_vllm else stream_bytes(run)
-    return 2 * model.layers * model.key_value * size
+    """
+    Bytes of a token in the KV cache. Under autocast values are 16-bit, as linear layers return them, unless they have
+    an adapter; keys are rotated in fp32. (Before transformers 5.24 values were kept in the dtype of keys.)
+    """
+    keys = compute_bytes(run) if run.use_vllm else stream_bytes(run)
+    values = keys if run.use_peft else compute_bytes(run)
+    return model.layers * model.key_value * (keys + values)
 
 
 def kv_cache(model: ModelSizes, run: Run) -> int:

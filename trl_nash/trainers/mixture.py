@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils import is_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -45,16 +46,18 @@ class GeometricMixture(LogitsProcessor):
             self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(fresh)], dim=-1)
         positions = (self.attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -fresh.size(1) :]
         with self.reference() as model:
-            accepted = inspect.signature(model.forward).parameters
+            plain = model.get_base_model() if is_peft_model(model) else model
+            accepted = inspect.signature(plain.forward).parameters
+            cache = "cache" if "cache" in accepted else "past_key_values"  # its name before transformers 5.24
             optional = {"position_ids": positions, "logits_to_keep": 1}
             output = model(
                 input_ids=fresh,
                 attention_mask=self.attention_mask,
-                past_key_values=self.cache,
                 use_cache=True,
+                **{cache: self.cache},
                 **{name: value for name, value in optional.items() if name in accepted or "kwargs" in accepted},
             )
-        self.cache = output.past_key_values
+        self.cache = output[cache]
         reference_scores = output.logits[:, -1].to(scores.dtype)
         return (1 - self.coef) * scores + self.coef * reference_scores
 
