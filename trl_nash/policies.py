@@ -5,20 +5,23 @@
 Frozen policies by name, at no cost in accelerator memory between rounds.
 
 A frozen policy is the trainable weights as they stood: adapter tensors under PEFT, all weights in full fine-tuning.
-Each rank keeps *its own shard* on the CPU and exchanges it with the live weights in place while the policy is asked
-for something, so the same code serves one device, DDP, ZeRO and FSDP2, and there is never a second model on the
-device.
+They are kept on the CPU, *one shard for each rank*, or one copy for each machine where every rank has all weights, and
+are exchanged with the live weights in place while the policy is asked for something. So the same code serves one
+device, DDP, ZeRO and FSDP2, and there is never a second model on the device.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+
+from .memory import Copies, MachineMemory, OwnMemory, shared_memory_is_possible
 
 
 INITIAL = "initial"
@@ -27,6 +30,8 @@ REFERENCE = "reference"
 """The centre of the KL term. It is [`INITIAL`] until somebody freezes another one under this name, as COMAL does."""
 PREVIOUS = "previous"
 """The policy at the start of the fit. While that is the live policy it is scored without any copy."""
+
+_PART = 2**26  # bytes that are exchanged at a time, and held twice on the device
 
 BESIDE_SHARDS = (
     "Under ZeRO-3 and FSDP2 a second policy cannot be run beside the live one. Train an adapter (`peft_config=`), "
@@ -75,8 +80,8 @@ class FrozenPolicies:
         self._unwrapped = unwrapped
         self._ref_model = ref_model
         self._fresh_adapter = fresh_adapter
-        self._weights: dict[str, dict[str, torch.Tensor]] = {}
-        self._files: list[tuple[dict[str, torch.Tensor], Path]] = []  # which policy was last saved where
+        self._weights: dict[str, Copies] = {}
+        self._files: list[tuple[Copies, Path]] = []  # which policy was last saved where
 
     def __contains__(self, name: str) -> bool:
         return name in self._weights
@@ -94,6 +99,24 @@ class FrozenPolicies:
             if parameter.requires_grad:
                 yield name, _local_tensor(parameter)
 
+    @cached_property
+    def _memory(self) -> OwnMemory:
+        device = next(tensor.device for _, tensor in self._local())
+        if is_sharded(self._unwrapped()) or not shared_memory_is_possible():
+            return OwnMemory(device)
+        return MachineMemory(device)
+
+    def _parts(self) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        """The live weights, a few at a time."""
+        part, size = [], 0
+        for key, tensor in self._local():
+            part.append((key, tensor.detach()))
+            size += tensor.nbytes
+            if size >= _PART:
+                yield part
+                part, size = [], 0
+        yield part
+
     @property
     def initial_is_a_copy(self) -> bool:
         """Whether [`INITIAL`] is a copy of weights, and neither `ref_model` nor the model with its adapters off."""
@@ -106,11 +129,14 @@ class FrozenPolicies:
 
     def freeze(self, name: str) -> None:
         """Keeps the live policy, as it stands, under `name`."""
-        self._weights[name] = {
-            # Pinned, so that a GPU copies to and from it while Python goes on.
-            key: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).copy_(tensor.detach())
-            for key, tensor in self._local()
-        }
+        self._weights[name] = self._copy(dict(self._local()))
+
+    def _copy(self, weights: dict[str, torch.Tensor]) -> Copies:
+        copies = self._memory.allocate(weights)
+        for key, tensor in self._memory.mine(weights.items()):
+            copies[key].copy_(tensor.detach(), non_blocking=True)
+        self._memory.wait()
+        return copies
 
     def fingerprint(self) -> list[float]:
         """Numbers that change whenever this rank's part of the live policy does."""
@@ -131,20 +157,24 @@ class FrozenPolicies:
         """`weights <- decay * weights + (1 - decay) * live weights`; the first call freezes the live policy."""
         if name not in self:
             return self.freeze(name)
-        self._weights[name] = dict(self._weights[name])  # another policy than the one that was saved
-        for key, tensor in self._local():
-            self._weights[name][key].lerp_(tensor.detach().cpu(), 1 - decay)
+        copies = self._weights[name]
+        self._files = [(kept, file) for kept, file in self._files if kept is not copies]  # another policy from now on
+        self._memory.wait()
+        for key, tensor in self._memory.mine(self._local()):
+            copies[key].lerp_(tensor.detach().cpu(), 1 - decay)
+        self._memory.wait()
 
     def _exchange(self, name: str) -> None:
-        """Swaps live and frozen weights in place, one tensor at a time; a second call undoes the first, bitwise."""
+        """Swaps live and frozen weights in place, a few tensors at a time; a second call undoes the first, bitwise."""
         frozen = self._weights[name]
-        for key, tensor in self._local():
-            live = tensor.detach()
-            incoming = frozen[key].to(live.device, non_blocking=True, copy=True)
-            frozen[key].copy_(live, non_blocking=True)
-            live.copy_(incoming)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # what has gone to the CPU may be read there
+        for part in self._parts():
+            incoming = [frozen[key].to(live.device, non_blocking=True, copy=True) for key, live in part]
+            self._memory.wait()  # who shares it has read it too
+            for key, live in self._memory.mine(part):
+                frozen[key].copy_(live, non_blocking=True)
+            for (_, live), tensor in zip(part, incoming, strict=True):
+                live.copy_(tensor)
+        self._memory.wait()
         # ZeRO-3 keeps small parameters gathered: gather them anew, as its optimizer does after a step.
         gathered = [p for p in self._unwrapped().parameters() if getattr(p, "ds_persist", False)]
         if gathered:
@@ -265,9 +295,9 @@ class FrozenPolicies:
                     f"{first} does not fit this model: its trainable weights have other names or shapes. Resume with "
                     "the model, adapter, sharding and number of processes that the checkpoint was saved with."
                 )
-            self._weights[name] = weights
+            self._weights[name] = copies = self._copy(weights)
             if as_saved:
-                self._files.append((weights, file))
+                self._files.append((copies, file))
 
     @staticmethod
     def _rows(parts: list[Path], rank: int, processes: int) -> dict[str, torch.Tensor]:

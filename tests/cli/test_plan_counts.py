@@ -28,7 +28,7 @@ from trl_nash.cli.main import main
 from trl_nash.cli.plan_costs import Plan
 from trl_nash.cli.plan_model import sizes_by_hand, sizes_from_config
 from trl_nash.cli.plan_options import OWN
-from trl_nash.cli.plan_run import Run, tournament_games
+from trl_nash.cli.plan_run import STRATEGIES, Run, tournament_games
 from trl_nash.cli.plan_time import DEVICES, Speed
 from trl_nash.compat import ModelConfig
 from trl_nash.kernels.schedule import Projection
@@ -285,6 +285,14 @@ def test_strategies_divide_what_they_say():
     assert parts("fsdp2") == pytest.approx([1, 1, 2])
     quantised = parts("ddp", use_peft=True, load_in_4bit=True)
     assert 0.5625 < quantised[0] < 0.9  # NF4 with a scale for 64 weights, and embeddings in bf16
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_processes_of_a_machine_keep_a_frozen_policy_once(strategy):
+    """In shards, or as one copy that they share."""
+    model = sizes_by_hand(int(1e9))
+    host = plan_memory.memory(model, Run(algorithm="comal", num_processes=4, strategy=strategy)).host
+    assert 4 * host["frozen policies"] == pytest.approx(2 * 4 * model.parameters)
 
 
 def test_only_the_mixture_puts_a_frozen_policy_on_the_device():

@@ -9,7 +9,9 @@ prompt and the round only, and on a judge that is a function of the texts. The w
 many processes share it, and losses are means over prompts: losses, metrics and final weights must agree.
 """
 
+import ctypes
 import random
+import re
 import zlib
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,14 +41,20 @@ METHODS = {
     "onpo-one": ("onpo-one", {"anchor_history": 2, "num_iterations": 2}),
     "onpo-two": ("onpo-two", {}),
     "nash-md": ("nash-md", {}),
+    # The average of past policies is changed in place in every round.
+    "nash-ema": ("nash-ema", {}),
 }
 # Judged by a reward model that the trainer loads while the policy is to be sharded.
 REWARD = "full/reward"
 # Whose judge gives up in the second round: the run saves a checkpoint in the middle of sampling.
 STOP = "full/stop"
+# Trains a model whose weights take more memory than what is computed with them, and records the peak.
+MEMORY = "full/memory"
 CELLS = [f"{tuning}/{method}" for tuning in TUNINGS for method in METHODS]
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float32"}
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc
 
 
 def recorded_completions(prompt: str, round_: int, count: int, tokens: list[int], eos: int) -> list[list[int]]:
@@ -76,14 +84,16 @@ def counted_gathering():
 
 
 def save_models(folder: str) -> None:
-    """Writes the policy of all cells, its tokenizer and a reward model."""
+    """Writes the policy of all cells, its tokenizer, a reward model, and a policy of 17 million weights."""
     tokenizer = build_tokenizer()
     policy = build_model(tokenizer)
     labels = {"num_labels": 1, "id2label": None, "label2id": None}
     reward = LlamaForSequenceClassification(LlamaConfig(**policy.config.to_dict() | labels))
     with torch.no_grad():
         reward.score.weight.mul_(100)
-    for model, name in ((policy, ""), (reward, "/reward")):
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 16}
+    large = build_model(tokenizer, **sizes)
+    for model, name in ((policy, ""), (reward, "/reward"), (large, "/large")):
         model.save_pretrained(folder + name)
         tokenizer.save_pretrained(folder + name)
 
@@ -155,7 +165,7 @@ def build(cell: str, model_folder: str, output_dir: Path, processes: int = 1, **
     return make_trainer(
         algorithm,
         output_dir,
-        model=model_folder,
+        model=f"{model_folder}/large" if cell == MEMORY else model_folder,
         tokenizer=AutoTokenizer.from_pretrained(model_folder),
         dataset=prompt_dataset(PROMPTS),
         lora=tuning != "full",
@@ -206,3 +216,20 @@ def run(trainer) -> dict:
         "weights": end,
         "moved": max((end[name] - start[name]).abs().max().item() for name in end),
     }
+
+
+def measure(cell: str, *where) -> tuple:
+    """Builds a trainer and trains it; and the most memory in bytes that this took of the process meanwhile."""
+    status = Path("/proc/self/status")
+
+    def kilobytes(name: str) -> int:
+        return int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1])
+
+    # From now on tensors have pages of their own, which go back to the system with them, ...
+    for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+        ctypes.CDLL(None).mallopt(option, 2**16)
+    Path("/proc/self/clear_refs").write_text("5")  # ... and the peak is that of what follows.
+    before = kilobytes("VmRSS")
+    trainer = build(cell, *where)
+    trainer.train()
+    return trainer, {"peak": 1024 * (kilobytes("VmHWM") - before)}

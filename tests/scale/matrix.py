@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import FullyShardedDataParallelPlugin, gather_object
-from cells import build, run
+from cells import MEMORY, build, measure, run
 from distribute import shard_on_cpu
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
@@ -42,7 +42,14 @@ def facts(trainer) -> dict:
             name: sum(t.numel() * t.element_size() for t in weights.values())
             for name, weights in trainer.policies._weights.items()
         },
+        "shared": shared(),
     }
+
+
+def shared() -> dict[str, int]:
+    """Bytes of the memory in which this process keeps policies together with others, by the memory's number."""
+    fields = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "trl-nash-policy" in line]
+    return {inode: int(span.split("-")[1], 16) - int(span.split("-")[0], 16) for span, _, _, _, inode, *_ in fields}
 
 
 def local_numel(parameter: torch.nn.Parameter) -> int:
@@ -81,9 +88,13 @@ def main(model_folder: str, folder: Path, cells: list[str]) -> None:
         if cell == FSDP1:
             pretend_fsdp1()
         try:
-            trainer = build(cell, model_folder, folder / cell.replace("/", "-"), processes)
-            result = run(trainer)
-            weights = result.pop("weights")
+            where = (model_folder, folder / cell.replace("/", "-"), processes)
+            if cell == MEMORY:
+                trainer, result = measure(cell, *where)
+            else:
+                trainer = build(cell, *where)
+                result = run(trainer)
+                weights = result.pop("weights")
             result["facts"] = facts(trainer)
         except Exception as error:  # both ranks raise alike, or the launch times out
             result = {

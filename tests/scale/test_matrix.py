@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cells import CELLS, METHODS, REWARD, ROUNDS, STOP, build, run, save_models
+from cells import CELLS, MEMORY, METHODS, REWARD, ROUNDS, STOP, build, run, save_models
 from distribute import BACKENDS, build_deepspeed, launch, missing_for_deepspeed
 from matrix import FSDP1
 from safetensors.torch import load_file
@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 SHARDED = ("zero3", "fsdp2")
 FAST = {
-    "ddp": ["full/comal", "full/nash-md", "qlora/onpo-one"],
+    "ddp": ["full/comal", "full/nash-md", "full/nash-ema", "qlora/onpo-one", MEMORY],
     "zero3": ["full/comal", "full/onpo-one", "full/nash-md", "lora/nash-md", REWARD, STOP],
-    "fsdp2": ["full/comal", "full/onpo-two", "full/nash-md", "lora/nash-md", REWARD, STOP, FSDP1],
+    "fsdp2": ["full/comal", "full/onpo-two", "full/nash-md", "lora/nash-md", REWARD, STOP, MEMORY, FSDP1],
 }
 ALL = {backend: [*CELLS, REWARD] for backend in BACKENDS}
 BESIDE = "ValueError: Under ZeRO-3 and FSDP2 a second policy cannot be run beside the live one."
@@ -38,7 +38,7 @@ def grid(selection: dict[str, list[str]], *marks, refused: bool = False) -> list
         pytest.param(backend, cell, tuple(cells), marks=marks, id=f"{backend}-{cell}")
         for backend, cells in selection.items()
         for cell in cells
-        if is_refused(backend, cell) is refused and cell != STOP
+        if is_refused(backend, cell) is refused and cell not in (STOP, MEMORY)
     ]
 
 
@@ -84,11 +84,19 @@ def check_backend(backend: str, cell: str, facts: dict) -> None:
     assert 0.48 < facts["local"] / facts["whole"] < 0.52 if backend in SHARDED else facts["local"] == facts["whole"]
 
 
+def check_memory(backend: str, facts: dict) -> None:
+    """That all frozen policies are in memory that the ranks share, unless they hold different shards."""
+    sizes = [] if backend in SHARDED else [4 * facts["local"]] * len(facts["snapshots"])
+    assert len(facts["shared"]) == len(sizes)
+    # Whole pages, and a few bytes between the tensors.
+    assert sum(sizes) <= sum(facts["shared"].values()) <= 1.1 * sum(sizes) + 4096 * len(sizes)
+
+
 @pytest.mark.parametrize(("backend", "cell", "cells"), grid(FAST) + grid(ALL, pytest.mark.slow))
 def test_as_one_process(backend, cell, cells):
     """
     Losses, metrics, sampled tokens and final weights are those of one process, and a frozen policy costs a rank its
-    shard.
+    shard, or a machine one copy.
 
     The tolerances are the rounding of fp32, in which gradients are summed in another order: some 1e-6 of the weights
     after eight steps, 1e-5 of a loss that is a square of differences of log-probs, 1e-4 of what divides by it (R²).
@@ -100,6 +108,9 @@ def test_as_one_process(backend, cell, cells):
         assert "error" not in rank, rank["traceback"]
         check_backend(backend, cell, rank["facts"])
         assert {*rank["facts"]["snapshots"].values()} <= {4 * rank["facts"]["local"]}
+        check_memory(backend, rank["facts"])
+    # The same memory, not two of the same size.
+    assert ranks[0]["facts"]["shared"] == ranks[1]["facts"]["shared"]
     expected = alone(cell)
     assert expected["moved"] > 1e-2
     final = load_file(output / f"{cell.replace('/', '-')}.safetensors")
@@ -125,6 +136,26 @@ def test_what_cannot_work_is_refused(backend, cell, cells):
         assert rank["error"].startswith("ValueError: FSDP1 is not supported" if cell == FSDP1 else BESIDE)
         assert "`fsdp_version: 2`" in rank["error"] if cell == FSDP1 else "`peft_config=`" in rank["error"]
         assert rank["at"] == "construction", rank["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "models"),
+    [
+        # Weights, gradients, two moments of Adam, a frozen policy; and the buckets in which DDP sends gradients.
+        ("ddp", 5 + 1),
+        # Half of each, and the whole weights of which a round is sampled.
+        ("fsdp2", 5 / 2 + 1),
+    ],
+)
+def test_peak_memory(backend, models):
+    """A rank never has more than policy, optimizer and one frozen policy, or its shard of them."""
+    for rank in launched(backend, tuple(FAST[backend]))[0][MEMORY]:
+        assert "error" not in rank, rank["traceback"]
+        check_backend(backend, MEMORY, rank["facts"])
+        check_memory(backend, rank["facts"])
+        assert list(rank["facts"]["snapshots"]) == ["initial"]
+        # The rest takes less than the least that a second copy of anything would, which is half a model.
+        assert models < rank["peak"] / (4 * rank["facts"]["whole"]) < models + 0.45
 
 
 @pytest.mark.parametrize("backend", SHARDED)

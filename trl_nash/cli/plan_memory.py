@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 
 from .plan_model import Linear, ModelSizes
-from .plan_run import DEEPSPEED, SHARDED, Run
+from .plan_run import DEEPSPEED, SHARDED, STRATEGIES, Run
 
 
 GIB = 2**30
@@ -67,7 +67,8 @@ def memory(model: ModelSizes, run: Run, limit: int | None = None) -> Memory:
     }
     fit["output head's stash"] = stash(model, run, None if limit is None else limit - sum(fit.values()))
     host = {
-        "frozen policies": run.kept() * trained_bytes(model, run),
+        # A shard for each process, or its part of the copy that the processes of a machine share.
+        "frozen policies": run.kept() * shard(run, trained_bytes(model, run), *(set(STRATEGIES) - set(SHARDED))),
         "round's buffer": round_buffer(run),
         "its scoring": scoring_buffer(run),
     }
@@ -131,7 +132,7 @@ def trained_tensors(model: ModelSizes, run: Run) -> list[int]:
 
 
 def trained_bytes(model: ModelSizes, run: Run) -> int:
-    """The trained weights that one process holds: the size of a frozen policy."""
+    """The trained weights that one process holds."""
     return shard(run, trained_size(run) * sum(trained_tensors(model, run)), *SHARDED)
 
 

@@ -60,7 +60,7 @@ def print_plans(console: Console, plans: list[Plan], notes: list[str]) -> None:
         f"{speed.training_mfu:.0%} of the peak in fits, {speed.scoring_mfu:.0%} in forward passes",
         f"a decoding step reads weights and cache at {speed.bandwidth_use:.0%} of the bandwidth, and takes at least "
         f"{0 if run.use_vllm else speed.layer_overhead * 1e3:g} ms a layer",
-        *["nothing for what devices send each other"] * (run.num_processes > 1),
+        *["nothing for what devices send each other", "all processes on one machine"] * (run.num_processes > 1),
         "all prompts and completions of "
         f"{run.mean_prompt} and {run.mean_completion} tokens; memory at {run.max_prompt} and {run.max_new_tokens}",
         f"{1 - USABLE:.0%} of a device's memory for the driver and for what lies in pieces",

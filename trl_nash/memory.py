@@ -1,0 +1,116 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""CPU memory for copies of weights: of one process, or of all processes of a machine together."""
+
+import os
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+
+_ALIGNMENT = 64  # bytes
+
+
+class Copies(dict[str, torch.Tensor]):
+    """Copies of weights by name: a dict that other objects can watch, so that its memory is given back with it."""
+
+
+class OwnMemory:
+    """
+    Memory of this process, which is pinned where the weights are on a GPU: copies run while Python goes on.
+
+    Args:
+        device (`torch.device`): where the weights are that will be copied.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def allocate(self, like: dict[str, torch.Tensor]) -> Copies:
+        """Tensors of the shapes and types of `like`, of any content. All processes call it together."""
+        pinned = self.device.type == "cuda"
+        return Copies({key: torch.empty_like(t, device="cpu", pin_memory=pinned) for key, t in like.items()})
+
+    def mine(self, items: Iterable) -> Iterable:
+        """Those of `items`, which are the same on all processes, that this process is to write."""
+        return items
+
+    def wait(self) -> None:
+        """Returns when all that was to be written is written, and all that was to be read is read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class MachineMemory(OwnMemory):
+    """
+    Memory that the processes of a machine share, for weights of which each of them has the whole (DDP, ZeRO-1 and -2).
+
+    There is one copy, and each process writes a part of it. It has no name in a file system: it is gone with the last
+    process that uses it, however that ends, and does not count towards the few megabytes of `/dev/shm` in a container.
+    """
+
+    def __init__(self, device: torch.device):
+        super().__init__(device)
+        self._ranks = _neighbours()[PartialState().process_index]
+
+    def allocate(self, like: dict[str, torch.Tensor]) -> Copies:
+        sizes = [-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in like.values()]
+        first = PartialState().process_index == self._ranks[0]
+        file = None
+        if first:
+            file = os.memfd_create("trl-nash-policy")
+            os.ftruncate(file, sum(sizes))
+        path = gather_object([f"/proc/{os.getpid()}/fd/{file}"])[self._ranks[0]]
+        whole = torch.from_file(path, shared=True, size=sum(sizes), dtype=torch.uint8)
+        self.wait()  # until all have opened it
+        if first:
+            os.close(file)
+        copies = Copies()
+        for (key, tensor), part in zip(like.items(), whole.split(sizes), strict=True):
+            copies[key] = part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        if self.device.type == "cuda":
+            _pin(whole, copies)
+        return copies
+
+    def mine(self, items: Iterable) -> Iterable:
+        return list(items)[self._ranks.index(PartialState().process_index) :: len(self._ranks)]
+
+    def wait(self) -> None:
+        super().wait()
+        PartialState().wait_for_everyone()
+
+
+def shared_memory_is_possible() -> bool:
+    """Whether processes of this run share a machine, and their memory. All processes call it together."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    return max(map(len, _neighbours())) > 1
+
+
+def _neighbours() -> list[list[int]]:
+    """For each process the ranks of those on its machine, in order, or its own alone if they cannot share memory."""
+    file, path, place = None, "", None
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("trl-nash-probe")
+        path = f"/proc/{os.getpid()}/fd/{file}"
+        # Containers of a machine have one boot and do not see each other's processes.
+        place = (Path("/proc/sys/kernel/random/boot_id").read_text(), os.stat("/proc/self/ns/pid").st_ino)
+    places = gather_object([(place, path)])
+    seen = gather_object([[rank for rank, (its, p) in enumerate(places) if its == place and os.access(p, os.W_OK)]])
+    if file is not None:
+        os.close(file)
+    if any(rank not in ranks or seen[other] != ranks for rank, ranks in enumerate(seen) for other in ranks or [rank]):
+        return [[rank] for rank in range(len(places))]
+    return seen
+
+
+def _pin(memory: torch.Tensor, owner: Copies) -> None:
+    """Lets a GPU copy to and from memory by itself while `owner` lives. Where that is refused, copies are slower."""
+    cudart, address = torch.cuda.cudart(), memory.data_ptr()
+    if int(cudart.cudaHostRegister(address, memory.nbytes, 0)) == 0:
+        weakref.finalize(owner, cudart.cudaHostUnregister, address)
