@@ -291,7 +291,7 @@ def test_strategies_divide_what_they_say():
 def test_processes_of_a_machine_keep_a_frozen_policy_once(strategy):
     """In shards, or as one copy that they share."""
     model = sizes_by_hand(int(1e9))
-    host = plan_memory.memory(model, Run(algorithm="comal", num_processes=4, strategy=strategy)).host
+    host = plan_memory.memory(model, Run(algorithm="comal", precision="fp32", num_processes=4, strategy=strategy)).host
     assert 4 * host["frozen policies"] == pytest.approx(2 * 4 * model.parameters)
 
 
