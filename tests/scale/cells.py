@@ -33,6 +33,10 @@ ROUNDS = 4  # two epochs of two rounds
 PROMPTS = [f"{first} {second}" for first in "abcd" for second in "efgh"]
 
 TUNINGS = ("full", "lora", "qlora")
+CONTINUOUS = {
+    "use_transformers_continuous_batching": True,
+    "transformers_continuous_batching_config": {"num_blocks": 8, "page_size": 8, "max_batch_tokens": 16},
+}
 # name -> (name in `helpers.ALGORITHMS`, options)
 METHODS = {
     # The reference moves after two rounds: in the fourth it is neither the initial nor the previous policy.
@@ -43,6 +47,7 @@ METHODS = {
     "nash-md": ("nash-md", {}),
     # The average of past policies is changed in place in every round.
     "nash-ema": ("nash-ema", {}),
+    "continuous": ("ipo", CONTINUOUS),
 }
 # Judged by a reward model that the trainer loads while the policy is to be sharded.
 REWARD = "full/reward"

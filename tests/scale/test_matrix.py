@@ -22,8 +22,11 @@ from safetensors.torch import load_file
 SHARDED = ("zero3", "fsdp2")
 FAST = {
     "ddp": ["full/comal", "full/nash-md", "full/nash-ema", "qlora/onpo-one", MEMORY],
-    "zero3": ["full/comal", "full/onpo-one", "full/nash-md", "lora/nash-md", REWARD, STOP],
-    "fsdp2": ["full/comal", "full/onpo-two", "full/nash-md", "lora/nash-md", REWARD, STOP, MEMORY, FSDP1],
+    "zero3": ["full/comal", "full/onpo-one", "full/continuous", "full/nash-md", "lora/nash-md", REWARD, STOP],
+    "fsdp2": [
+        *("full/comal", "full/onpo-two", "lora/continuous", "full/nash-md", "lora/nash-md"),
+        *(REWARD, STOP, MEMORY, FSDP1),  # the last one leaves its process unfit for others
+    ],
 }
 ALL = {backend: [*CELLS, REWARD] for backend in BACKENDS}
 BESIDE = "ValueError: Under ZeRO-3 and FSDP2 a second policy cannot be run beside the live one."
@@ -123,6 +126,8 @@ def test_as_one_process(backend, cell, cells):
         assert metrics == pytest.approx(other, abs=2e-3, rel=1e-4)
     sampled = ranks[0]["sampled"] | ranks[1]["sampled"]
     assert sampled.keys() == expected["sampled"].keys()
+    if cell.endswith("continuous"):
+        sampled = ranks[0]["sampled"]  # the engine gives each rank random numbers of its own
     # Seeded alike; a draw on the edge may fall to the other side.
     assert sum(sampled[key] == expected["sampled"][key] for key in sampled) >= 0.9 * len(sampled)
 

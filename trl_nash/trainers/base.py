@@ -32,6 +32,7 @@ from .batch import PairBatch, Samples
 from .checkpoints import CheckpointMixin, StopWhenAsked
 from .completions import Verdict
 from .config import NashConfig, PairConfig, scheduled
+from .generation import GenerationMixin
 from .metrics import Metrics
 from .prompts import PromptRenderer
 from .reporting import ReportingMixin
@@ -41,7 +42,9 @@ from .sampling import EpochCounter, SamplingMixin
 from .scoring import ScoringMixin
 
 
-class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, CheckpointMixin, OnlineDPOTrainer):
+class NashTrainer(
+    SamplingMixin, GenerationMixin, ScoringMixin, ReportingMixin, RestartMixin, CheckpointMixin, OnlineDPOTrainer
+):
     r"""
     Iterative IPO, mirror descent on a general preference: the baseline of every comparison, and the base of the
     others.
@@ -166,6 +169,7 @@ class NashTrainer(SamplingMixin, ScoringMixin, ReportingMixin, RestartMixin, Che
         checks.check_devices(args)
         checks.check_sharding(self.accelerator)
         checks.check_prepared_model(self.model)
+        checks.check_precision(args, self.model)
         # Each rank samples with its own noise; the base has seeded them alike, to build the same model.
         set_seed(args.seed, device_specific=True)
 

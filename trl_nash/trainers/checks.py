@@ -3,6 +3,7 @@
 
 """What cannot work is refused when a trainer is built, in a sentence that says what to do instead."""
 
+import inspect
 from dataclasses import fields
 
 import torch
@@ -81,6 +82,7 @@ def check_arguments(
             "`restart_each_round` makes a schedule for every round and cannot restart yours: leave the scheduler in "
             "`optimizers` at None."
         )
+    check_continuous_batching(args)
     generation_kwargs = args.generation_kwargs or {}
     if generation_kwargs.get("num_beams", 1) != 1 or generation_kwargs.get("do_sample", True) is not True:
         raise ValueError("Pairs are sampled: remove `num_beams` and `do_sample` from `generation_kwargs`.")
@@ -96,6 +98,51 @@ def check_arguments(
             "Sampling with %s: the pairs come from another policy than the one in the loss, so each step is taken "
             "against *that* policy and is biased. Turn them off unless you want this.",
             ", ".join(biased),
+        )
+
+
+def check_continuous_batching(args: NashConfig) -> None:
+    """Refuses what transformers' continuous batching would leave out."""
+    if not args.use_transformers_continuous_batching:
+        if args.transformers_continuous_batching_config is not None:
+            raise ValueError(
+                "`transformers_continuous_batching_config` does nothing: set `use_transformers_continuous_batching`."
+            )
+        return
+    try:
+        from transformers.generation import ContinuousBatchingConfig
+    except ImportError as error:
+        raise ImportError(
+            '`use_transformers_continuous_batching` needs transformers 5.8 or newer: pip install "transformers>=5.8"'
+        ) from error
+    known = inspect.signature(ContinuousBatchingConfig).parameters
+    for name in args.transformers_continuous_batching_config or {}:
+        if name not in known:
+            raise ValueError(
+                f"`transformers_continuous_batching_config` has no option {name!r}: it takes {', '.join(known)}."
+            )
+    if args.use_vllm:
+        raise ValueError("Sample either with `use_vllm` or with `use_transformers_continuous_batching`.")
+    others = [name for name in ("min_p", "repetition_penalty") if getattr(args, name) not in _BIASED_SAMPLING[name]]
+    others += [name for name in ("generation_kwargs", "cache_implementation") if getattr(args, name)]
+    if others:
+        raise ValueError(
+            "Continuous batching samples by `temperature`, `top_p` and `top_k` alone: leave "
+            f"{' and '.join(f'`{name}`' for name in others)} out, or `use_transformers_continuous_batching`."
+        )
+
+
+def check_precision(args: NashConfig, model: torch.nn.Module) -> None:
+    """Refuses continuous batching under autocast: its cache has the dtype of the weights, and autocast another one."""
+    if not args.use_transformers_continuous_batching:
+        return
+    computed = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
+    if model.dtype != computed:
+        computed, loaded = str(computed).removeprefix("torch."), str(model.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"Continuous batching cannot mix precisions: the weights are {loaded} and computed with in {computed}. "
+            f"Load them in {computed} (`model_init_kwargs={{'dtype': '{computed}'}}`, or --dtype {computed}), or "
+            "leave `use_transformers_continuous_batching` out."
         )
 
 

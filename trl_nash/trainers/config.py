@@ -61,6 +61,11 @@ class NashConfig(OnlineDPOConfig):
             Passes over a round.
         per_device_generation_batch_size (`int`, *optional*):
             Prompts per call of the generation engine and of the judge. Defaults to `per_device_train_batch_size`.
+        use_transformers_continuous_batching (`bool`, *optional*, defaults to `False`):
+            Whether to sample with transformers' continuous batching, in which a completion that has ended makes room
+            for the next one at once. It pays where lengths differ and `per_device_generation_batch_size` is large.
+        transformers_continuous_batching_config (`dict`, *optional*):
+            Keyword arguments for [`~transformers.generation.ContinuousBatchingConfig`].
         beta (`float` or `list[float]`, *optional*, defaults to `0.0`):
             τ, the KL coefficient of the regularised game, indexed by epoch at the start of a round (the last one
             repeats). Algorithms that solve the original game have none and refuse any other value than 0.
@@ -83,7 +88,10 @@ class NashConfig(OnlineDPOConfig):
             Rows of that table.
     """
 
-    _VALID_DICT_FIELDS = OnlineDPOConfig._VALID_DICT_FIELDS + ["chat_template_kwargs"]
+    _VALID_DICT_FIELDS = OnlineDPOConfig._VALID_DICT_FIELDS + [
+        "chat_template_kwargs",
+        "transformers_continuous_batching_config",
+    ]
     # Whether the algorithm solves the game with a KL term, so that `beta` means something to it.
     regularized: ClassVar[bool] = False
     # A method without these options uses every pair with its soft preference; PairConfig makes them fields.
@@ -106,6 +114,13 @@ class NashConfig(OnlineDPOConfig):
             "help": "Prompts per call of the generation engine and of the judge. Defaults to "
             "`per_device_train_batch_size`."
         },
+    )
+    use_transformers_continuous_batching: bool = field(
+        default=False, metadata={"help": "Sample with transformers' continuous batching (transformers>=5.8)."}
+    )
+    transformers_continuous_batching_config: dict | str | None = field(
+        default=None,
+        metadata={"help": "Keyword arguments for `transformers.generation.ContinuousBatchingConfig`."},
     )
     beta: list[float] = field(
         default_factory=lambda: [0.0],

@@ -5,10 +5,9 @@
 
 import hashlib
 import json
-import logging
 import math
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +15,13 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import IterableDataset
-from torch.distributed.fsdp import FSDPModule
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, TrainerCallback
+from transformers import TrainerCallback
 
-from ..compat import repeat_iterable_dataset, unwrap_model_for_generation
+from ..compat import repeat_iterable_dataset
 from ..judges.base import JudgeError
 from ..objectives import best_and_worst, hard_label
-from ..policies import is_sharded
-from .batch import PairBatch, Positions, RoundSampler, Samples, chunks, collate, until_eos
+from .batch import PairBatch, Positions, RoundSampler, Samples, chunks, collate
 from .checks import check_prompt
 from .completions import Verdict
 from .prompts import strip_thinking
@@ -37,7 +34,8 @@ ROUND_FOLDER = "round"  # in the output folder, while a round is sampled
 # What a sample depends on beside prompts, policy and random numbers.
 _SAMPLING_OPTIONS = (
     "num_generations temperature top_p top_k min_p repetition_penalty generation_kwargs max_new_tokens max_length "
-    "chat_template_kwargs use_vllm per_device_generation_batch_size per_device_train_batch_size"
+    "chat_template_kwargs use_vllm use_transformers_continuous_batching transformers_continuous_batching_config "
+    "per_device_generation_batch_size per_device_train_batch_size"
 ).split()
 
 
@@ -118,7 +116,7 @@ class SamplingMixin:
         batches, preferences = [], []
         bar = self._bar("sampling and judging", len(rows), "prompt", prompts=len(rows))
         with bar as self._progress, ExitStack() as self._gathering:
-            if not self.use_vllm and is_sharded(self.model):
+            if not self.use_vllm:
                 self._gathering.enter_context(self._gathered())
             for part in chunks(rows, math.ceil(CHUNKS_AT_ONCE * size / micro) * micro):
                 samples, preference = self._sample_and_judge(part)
@@ -183,27 +181,6 @@ class SamplingMixin:
         self._record_round(samples, preference)
         return samples, preference
 
-    @contextmanager
-    def _gathered(self):
-        """Within it weights that ZeRO-3 or FSDP2 has taken apart are whole: gathered once for all tokens."""
-        model, gather = self.model_wrapped, self.args.ds3_gather_for_generation
-        shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
-        with unwrap_model_for_generation(model, self.accelerator, gather_deepspeed3_params=gather):
-            self.args.ds3_gather_for_generation = False  # DeepSpeed refuses to gather what is gathered
-            for module in shards:
-                module.set_reshard_after_forward(False, recurse=False)
-                module.unshard()
-            try:
-                yield
-            finally:
-                self.args.ds3_gather_for_generation = gather
-                for module in shards:
-                    # Layers do again what the profile says; head and embeddings may wait for the backward pass.
-                    if module is not model and any(module.children()):
-                        again = self.accelerator.state.fsdp_plugin.reshard_after_forward
-                        module.set_reshard_after_forward(again, recurse=False)
-                    module.reshard()
-
     def _draw(self, prompts: list) -> Samples:
         if self._round_log is None or self._mode != "train":
             return self._sample(prompts)
@@ -220,75 +197,6 @@ class SamplingMixin:
                 f"The policy has diverged: nothing can be sampled from it at step {self.state.global_step} (round "
                 f"{self.round + 1}). Lower `learning_rate` or `step_size`, and resume from an earlier checkpoint."
             ) from error
-
-    def generate(self, prompts: list, count: int, policy: str | None = None) -> tuple[list, list]:
-        """
-        Samples `count` completions for each prompt, through OnlineDPOTrainer's generation (transformers or vLLM).
-
-        Args:
-            prompts (`list`): prompts as they are in the dataset.
-            count (`int`): completions per prompt.
-            policy (`str`, *optional*): name of a frozen policy to sample from, always through transformers.
-
-        Returns:
-            The prompts' token lists, and for each prompt its completions' token lists.
-        """
-        texts, cut = zip(*map(self.render, prompts), strict=True)
-        self._metrics[self._mode].add("prompts/cut_ratio", sum(cut), len(cut))
-        if any(cut):
-            self._say_once(
-                f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "
-                "from the left (metric prompts/cut_ratio)."
-            )
-        # The engine samples two completions per prompt it is given.
-        repeats = math.ceil(count / 2)
-        if count % 2:
-            self._say_once(
-                f"Completions are sampled in twos: of {2 * repeats} per prompt, {count} are used.", logging.INFO
-            )
-        prompt_ids = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        texts = list(texts) * repeats
-        if policy is not None:
-            self._gathering.close()  # weights are exchanged in shards
-            with self.policies.active(policy) as model, self._transformers_settings():
-                rows = self._generate(model, texts)
-        elif self.use_vllm:
-            # vLLM tokenises by itself, and adds BOS where the tokenizer has the habit.
-            rows = self._generate_vllm([self.render.without_bos(text) for text in texts])
-        else:
-            rows = self._generate(self.model_wrapped, texts)
-        completion_rows, completion_mask = (t.cpu() for t in rows[2:4])
-        completions = [
-            until_eos(row[mask.bool()].tolist(), set(self.eos_token_ids))
-            for row, mask in zip(completion_rows, completion_mask, strict=True)
-        ]
-        # Row r belongs to prompt r mod B, whichever of its completions it is.
-        return prompt_ids, [completions[b :: len(prompts)][:count] for b in range(len(prompts))]
-
-    @contextmanager
-    def _transformers_settings(self):
-        """Within it the base samples through transformers, also where its settings are those of a vLLM engine."""
-        if not self.use_vllm:
-            yield
-            return
-        engine_settings, args = self.generation_config, self.args
-        self.generation_config = GenerationConfig(
-            max_new_tokens=args.max_new_tokens,
-            do_sample=True,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            min_p=args.min_p,
-            repetition_penalty=args.repetition_penalty,
-            pad_token_id=self._tokenizer.pad_token_id,
-            eos_token_id=self.eos_token_ids,
-            use_cache=True,
-        )
-        self.generation_kwargs = None
-        try:
-            yield
-        finally:
-            self.generation_config = engine_settings
 
     def decode(self, completion_ids: list[int]) -> str:
         """The text that a judge sees."""
