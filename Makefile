@@ -15,7 +15,8 @@ RUFF_SPEC := ruff>=0.17,<0.18
 
 BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
-PYTEST = HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRL_EXPERIMENTAL_SILENCE=1 TOKENIZERS_PARALLELISM=false \
+# A thread for each process: `make test` starts several, and tests start more.
+PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRL_EXPERIMENTAL_SILENCE=1 TOKENIZERS_PARALLELISM=false \
 	$(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ demo: $(VENV)/.installed ## Install, then train a small model on the CPU (trl-na
 	@$(BIN)/trl-nash demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed-test ## Install, then run the tests with coverage
-	@$(PYTEST) --cov --cov-report=term
+	@$(PYTEST) --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
 
 slow: $(VENV)/.installed-test ## Run the slow tests
 	@$(PYTEST) -m "slow and not gpu and not network"

@@ -143,7 +143,8 @@ def main() -> None:
             for name, trainer, size in ways:
                 seconds, tokens = sample(trainer, prompts, size)
                 rates[name].append(tokens / seconds)
-                print(f"{name:<30} {tokens:>7,} tokens {seconds:>8.2f} s {tokens / seconds:>9.1f} tokens/s", flush=True)
+                rate = f"{tokens / seconds:>9.1f} tokens/s"
+                print(f"{name:<30} {tokens:>7,} tokens {seconds:>8.2f} s {rate}", flush=True)
     # Of one turn after the other.
     ratios = {
         name: statistics.median(a / b for a, b in zip(rates["continuous batching"], found, strict=True))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distribute import build_deepspeed, environment, missing_for_deepspeed
 from tiny_judges import build_judge_model, build_llama3_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
@@ -176,18 +177,19 @@ print("RESULT", judge(*arguments) + reward(*arguments))
 """
 
 
-@needs("deepspeed")
 def test_whole_models_under_zero3(folder, tmp_path):
     """In a process of its own: DeepSpeed changes torch for good."""
+    if missing := missing_for_deepspeed():
+        pytest.skip(f"DeepSpeed on the CPU needs {', '.join(missing)}")
+    build_deepspeed()
     arguments = (PROMPTS, FIRST, SECOND)
     script = tmp_path / "zero3.py"
     script.write_text(ZERO3)
-    environment = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, str(script), folder, repr(arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        env=environment() | {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"},
     )
     assert run.returncode == 0, run.stdout + run.stderr
     (result,) = [line for line in run.stdout.splitlines() if line.startswith("RESULT")]

@@ -3,6 +3,7 @@
 
 """Starts scripts as two processes of a backend on the CPU, through `accelerate launch` and the profiles we ship."""
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -44,10 +45,13 @@ def missing_for_deepspeed() -> list[str]:
 
 def build_deepspeed() -> None:
     """Has DeepSpeed's shared-memory operation compiled, which takes a minute once, unless it is there."""
-    for lock in EXTENSIONS.glob("*/*/lock"):
-        lock.unlink()  # left by a build that was killed
-    code = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load(verbose=False)"
-    run_group([sys.executable, "-c", code], timeout=300)
+    EXTENSIONS.mkdir(exist_ok=True)
+    with (EXTENSIONS / "building").open("w") as ours:
+        fcntl.flock(ours, fcntl.LOCK_EX)  # let go by a process that is killed, unlike torch's own lock
+        for lock in EXTENSIONS.glob("*/*/lock"):
+            lock.unlink()
+        code = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load(verbose=False)"
+        run_group([sys.executable, "-c", code], timeout=300)
 
 
 def run_group(command: list[str], timeout: int) -> subprocess.CompletedProcess:
