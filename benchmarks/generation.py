@@ -117,11 +117,6 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="page whose table is filled")
     options = parser.parse_args()
     logging.getLogger("trl_nash").setLevel(logging.ERROR)
-    if options.config is None and options.device == "cpu":
-        # On a CPU half of what is free would be all memory.
-        rows = COMPLETIONS * options.prompts
-        options.config = {"page_size": 64, "num_blocks": 8 * rows, "max_batch_tokens": 2 * rows}
-
     draw = random.Random(0)
     lengths = sorted((draw.randint(16, 128) for _ in range(options.prompts)), reverse=True)
     prompts = [" ".join(f"w{draw.randrange(3, VOCABULARY)}" for _ in range(length)) for length in lengths]

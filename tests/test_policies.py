@@ -6,6 +6,7 @@
 import copy
 import json
 import struct
+import weakref
 
 import pytest
 import torch
@@ -434,3 +435,26 @@ def test_files_of_another_model_are_refused(tmp_path, other):
     policies.save(tmp_path, rank=0)
     with pytest.raises(ValueError, match="does not fit this model.*number of processes"):
         policies_of(copy.deepcopy(other)).load(tmp_path, rank=0)
+
+
+def test_a_policy_that_is_given_up_is_not_kept_for_its_file(tmp_path):
+    """Neither behind a save nor behind a load, on a rank that never saves."""
+    model = BUILDERS["full"]()
+    policies = policies_of(model)
+    policies.freeze(PREVIOUS)
+    policies.save(tmp_path, rank=0)
+    for loaded in (False, True):
+        if loaded:
+            policies.load(tmp_path, rank=1, names=[PREVIOUS])
+        kept = weakref.ref(policies._weights[PREVIOUS])
+        policies.remember(1)
+        assert kept() is None
+
+
+def test_a_policy_whose_file_is_missing_is_named(tmp_path):
+    """Before anything is read: other processes may have theirs."""
+    policies = policies_of(BUILDERS["full"]())
+    policies.freeze(PREVIOUS)
+    policies.save(tmp_path, rank=0)
+    with pytest.raises(ValueError, match="reference-00000.safetensors is missing: copy the whole checkpoint"):
+        policies.load(tmp_path, rank=1, processes=2, names=[PREVIOUS, REFERENCE])

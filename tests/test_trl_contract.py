@@ -297,9 +297,10 @@ def test_sampling_is_unbiased_by_default(name, tmp_path):
 
 
 def test_fields_given_as_json_on_the_command_line():
-    """`_VALID_DICT_FIELDS` is the list that we extend with `chat_template_kwargs`."""
+    """`_VALID_DICT_FIELDS` is the list that we extend."""
     assert "model_init_kwargs" in OnlineDPOConfig._VALID_DICT_FIELDS
-    assert PairConfig._VALID_DICT_FIELDS == [*OnlineDPOConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]
+    ours = ["chat_template_kwargs", "transformers_continuous_batching_config"]
+    assert PairConfig._VALID_DICT_FIELDS == [*OnlineDPOConfig._VALID_DICT_FIELDS, *ours]
 
 
 def test_warning_about_lengths_that_we_turn_into_an_error(tmp_path):

@@ -6,6 +6,7 @@
 import os
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -95,11 +96,12 @@ def shared_memory_is_possible() -> bool:
 def _neighbours() -> list[list[int]]:
     """For each process the ranks of those on its machine, in order, or its own alone if they cannot share memory."""
     file, path, place = None, "", None
-    if hasattr(os, "memfd_create"):
+    # Elsewhere than on Linux, and in some sandboxes, there is no such memory.
+    with suppress(AttributeError, OSError):
         file = os.memfd_create("trl-nash-probe")
-        path = f"/proc/{os.getpid()}/fd/{file}"
         # Containers of a machine have one boot and do not see each other's processes.
         place = (Path("/proc/sys/kernel/random/boot_id").read_text(), os.stat("/proc/self/ns/pid").st_ino)
+        path = f"/proc/{os.getpid()}/fd/{file}"
     places = gather_object([(place, path)])
     seen = gather_object([[rank for rank, (its, p) in enumerate(places) if its == place and os.access(p, os.W_OK)]])
     if file is not None:
@@ -114,3 +116,6 @@ def _pin(memory: torch.Tensor, owner: Copies) -> None:
     cudart, address = torch.cuda.cudart(), memory.data_ptr()
     if int(cudart.cudaHostRegister(address, memory.nbytes, 0)) == 0:
         weakref.finalize(owner, cudart.cudaHostUnregister, address)
+        return
+    with suppress(RuntimeError):
+        torch.zeros(1, device="cuda")  # takes the error with it, which the next kernel would be blamed for

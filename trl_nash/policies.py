@@ -11,7 +11,8 @@ device, DDP, ZeRO and FSDP2, and there is never a second model on the device.
 """
 
 import os
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -81,10 +82,14 @@ class FrozenPolicies:
         self._ref_model = ref_model
         self._fresh_adapter = fresh_adapter
         self._weights: dict[str, Copies] = {}
-        self._files: list[tuple[Copies, Path]] = []  # which policy was last saved where
+        # Which policy was last saved where; one that is given up is not kept for it.
+        self._files: list[tuple[weakref.ref[Copies], Path]] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self._weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
 
     def resolve(self, name: str) -> str:
         """The name under which policy `name` is kept."""
@@ -158,7 +163,7 @@ class FrozenPolicies:
         if name not in self:
             return self.freeze(name)
         copies = self._weights[name]
-        self._files = [(kept, file) for kept, file in self._files if kept is not copies]  # another policy from now on
+        self._files = [(kept, file) for kept, file in self._files if kept() is not copies]  # another one from now on
         self._memory.wait()
         for key, tensor in self._memory.mine(self._local()):
             copies[key].lerp_(tensor.detach().cpu(), 1 - decay)
@@ -184,7 +189,7 @@ class FrozenPolicies:
     @contextmanager
     def active(self, name: str) -> Iterator[nn.Module]:
         """
-        Yields the model that *is* policy `name` while the context lasts.
+        Yields the model that *is* policy `name` while the context lasts. All processes enter it together.
 
         Raises:
             `KeyError`: if no such policy was frozen.
@@ -264,19 +269,19 @@ class FrozenPolicies:
             file.unlink(missing_ok=True)  # it may be a link to another checkpoint's
             try:
                 # Saved before and unchanged since: one file in several checkpoints, until the last of them is deleted.
-                os.link(next(earlier for kept, earlier in self._files if kept is weights), file)
+                os.link(next(earlier for kept, earlier in self._files if kept() is weights), file)
             except (StopIteration, OSError):  # new; or deleted, or no links on this file system
                 save_file({key: tensor.contiguous() for key, tensor in weights.items()}, file)
-            files.append((weights, file))
+            files.append((weakref.ref(weights), file))
         self._files = files
 
-    def load(self, folder: str | Path, rank: int, processes: int | None = None) -> None:
+    def load(self, folder: str | Path, rank: int, processes: int | None = None, names: Iterable[str] = ()) -> None:
         """
         Restores what [`save`] wrote. If `processes` is another number than saved it, FSDP2's shards are cut anew;
         ZeRO-3's cannot be.
 
         Raises:
-            `ValueError`: if the files are not of this model.
+            `ValueError`: if the files are not of this model, or those of one of the policies `names` are missing.
         """
         from safetensors.torch import load_file
 
@@ -284,6 +289,9 @@ class FrozenPolicies:
         if not is_sharded(self._unwrapped()):
             rank, processes = 0, 1
         self._weights, self._files = {}, []
+        for name in names:
+            if not (file := self._file(folder, name, 0)).is_file():
+                raise ValueError(f"{file} is missing: copy the whole checkpoint to every machine, or start anew.")
         for first in sorted(Path(folder).glob(self._file("", "*", 0).name)):
             name = first.name.rsplit("-", 1)[0]
             parts = sorted(Path(folder).glob(f"{name}-*.safetensors"))
@@ -297,7 +305,7 @@ class FrozenPolicies:
                 )
             self._weights[name] = copies = self._copy(weights)
             if as_saved:
-                self._files.append((copies, file))
+                self._files.append((weakref.ref(copies), file))
 
     @staticmethod
     def _rows(parts: list[Path], rank: int, processes: int) -> dict[str, torch.Tensor]:

@@ -141,9 +141,10 @@ def test_a_failure_is_said(tmp_path, monkeypatch):
         ({"repetition_penalty": 1.1}, "leave `repetition_penalty` out"),
         ({"min_p": 0.1, "generation_kwargs": {"suppress_tokens": [3]}}, "`min_p` and `generation_kwargs` out"),
         ({"use_vllm": True}, "either with `use_vllm` or with"),
-        ({"transformers_continuous_batching_config": {"num_block": 3}}, "has no option 'num_block': it takes"),
+        ({"transformers_continuous_batching_config": {"num_block": 3}}, "has no option 'num_block' here: it takes"),
         ({"use_transformers_continuous_batching": False}, "does nothing: set `use_transformers"),
-        ({"bf16": True}, "the weights are float32 and computed with in bfloat16. Load them in bfloat16"),
+        ({"transformers_continuous_batching_config": {"seed": 3}}, "has no option 'seed' here"),
+        ({"ds3_gather_for_generation": False}, "leave `ds3_gather_for_generation` at True"),
     ],
 )
 def test_what_it_cannot_do_is_refused(options, message, tmp_path):
@@ -151,12 +152,41 @@ def test_what_it_cannot_do_is_refused(options, message, tmp_path):
         make_trainer("ipo", tmp_path, **CONTINUOUS | options)
 
 
-def test_16_bit_weights_are_sampled_under_autocast(tmp_path):
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_mixed_precision(dtype, lora, tmp_path):
+    """Under autocast (TRL's default), whatever the weights: the fit is autocast, and what is sampled is not."""
     tokenizer = build_tokenizer()
-    for lora in (False, True):
-        model = build_model(tokenizer).bfloat16()
-        trainer = make_trainer("ipo", tmp_path, model=model, tokenizer=tokenizer, lora=lora, bf16=True, **CONTINUOUS)
-        assert len(trainer.generate(PROMPTS, 2)[1]) == len(PROMPTS)
+    trainer = make_trainer(
+        "ipo",
+        tmp_path,
+        model=build_model(tokenizer).to(dtype),
+        tokenizer=tokenizer,
+        dataset=prompt_dataset(PROMPTS * 2),
+        extra={"eval_dataset": prompt_dataset(PROMPTS)},
+        lora=lora,
+        bf16=True,
+        max_steps=2,
+        gradient_checkpointing=True,
+        **CONTINUOUS,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2 and "eval_policy/win_rate_reference" in trainer.evaluate()
+    assert lora or vars(trainer.model)["forward"] is not vars(trainer.model)["_original_forward"]
+
+
+def test_without_options_the_cache_has_room_for_the_rows(tmp_path):
+    """On a CPU, where half of what is free would be half of the machine; and the same tokens are drawn every time."""
+    trainer = make_trainer("ipo", tmp_path, use_transformers_continuous_batching=True)
+    assert trainer._continuous_batching_defaults([[1] * 60, [1] * 5]) == {
+        "page_size": 64,
+        "num_blocks": 3,  # 65 and 10 tokens
+        "max_batch_tokens": 256,
+    }
+    torch.manual_seed(0)
+    first = trainer.generate(PROMPTS, 5)[1]
+    torch.manual_seed(0)
+    assert trainer.generate(PROMPTS, 5)[1] == first and all(len(rows) == 5 for rows in first)
 
 
 def test_the_config_reads_it_from_a_command_line(tmp_path):

@@ -167,9 +167,8 @@ class NashTrainer(
                 optimizers=optimizers,
             )
         checks.check_devices(args)
-        checks.check_sharding(self.accelerator)
+        checks.check_sharding(self.accelerator, args)
         checks.check_prepared_model(self.model)
-        checks.check_precision(args, self.model)
         # Each rank samples with its own noise; the base has seeded them alike, to build the same model.
         set_seed(args.seed, device_specific=True)
 

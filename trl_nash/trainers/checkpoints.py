@@ -263,6 +263,7 @@ class CheckpointMixin:
             save_batches(self._buffer, folder / f"round-{rank:05d}.safetensors")
         if self.args.should_save:
             state = {"epoch": self._round_epoch, "fits": self._fits_begun, "processes": self.args.world_size}
+            state["policies"] = list(self.policies)
             (folder / "round.json").write_text(json.dumps(state))
 
     def _check_rounds(self, checkpoint: Path) -> None:
@@ -295,11 +296,11 @@ class CheckpointMixin:
     def _load_rounds(self, checkpoint: Path) -> None:
         """Frozen policies, and the round that the checkpoint was saved in the middle of."""
         folder, rank = checkpoint / "nash", self.accelerator.process_index
-        self.policies.load(folder / "policies", rank, self.args.world_size)
+        state = json.loads((folder / "round.json").read_text())
+        self.policies.load(folder / "policies", rank, self.args.world_size, state["policies"])
         if self._micro_step % self.args.micro_steps_per_round:
             file = folder / f"round-{rank:05d}.safetensors"
             if not file.is_file():
                 raise ValueError(f"{file} is missing: copy the whole checkpoint, or resume from another one.")
             self._buffer = load_batches(file)
-        state = json.loads((folder / "round.json").read_text())
         self._round_epoch, self._fits_begun = state["epoch"], state["fits"]

@@ -7,9 +7,11 @@ import inspect
 from dataclasses import fields
 
 import torch
+import transformers
 from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
 from datasets import Dataset
+from packaging.version import Version
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..compat import OnlineDPOConfig
@@ -30,6 +32,8 @@ _UNUSED_OPTIONS = [
 ]
 # Sampling options that make the sampler another policy than the one in the loss, and their neutral values.
 _BIASED_SAMPLING = {"top_p": (1.0, None), "top_k": (0, None), "min_p": (0.0, None), "repetition_penalty": (1.0, None)}
+# Of continuous batching: with a seed of its own all rounds would draw the same noise; a round is queued as a whole.
+_UNFIT_FOR_ROUNDS = ("seed", "max_queue_size")
 
 
 def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> NashConfig:
@@ -109,17 +113,17 @@ def check_continuous_batching(args: NashConfig) -> None:
                 "`transformers_continuous_batching_config` does nothing: set `use_transformers_continuous_batching`."
             )
         return
-    try:
-        from transformers.generation import ContinuousBatchingConfig
-    except ImportError as error:
+    if Version(transformers.__version__) < Version("5.10"):
         raise ImportError(
-            '`use_transformers_continuous_batching` needs transformers 5.8 or newer: pip install "transformers>=5.8"'
-        ) from error
-    known = inspect.signature(ContinuousBatchingConfig).parameters
+            '`use_transformers_continuous_batching` needs transformers 5.10 or newer: pip install "transformers>=5.10"'
+        )
+    from transformers.generation import ContinuousBatchingConfig
+
+    known = [name for name in inspect.signature(ContinuousBatchingConfig).parameters if name not in _UNFIT_FOR_ROUNDS]
     for name in args.transformers_continuous_batching_config or {}:
         if name not in known:
             raise ValueError(
-                f"`transformers_continuous_batching_config` has no option {name!r}: it takes {', '.join(known)}."
+                f"`transformers_continuous_batching_config` has no option {name!r} here: it takes {', '.join(known)}."
             )
     if args.use_vllm:
         raise ValueError("Sample either with `use_vllm` or with `use_transformers_continuous_batching`.")
@@ -129,20 +133,6 @@ def check_continuous_batching(args: NashConfig) -> None:
         raise ValueError(
             "Continuous batching samples by `temperature`, `top_p` and `top_k` alone: leave "
             f"{' and '.join(f'`{name}`' for name in others)} out, or `use_transformers_continuous_batching`."
-        )
-
-
-def check_precision(args: NashConfig, model: torch.nn.Module) -> None:
-    """Refuses continuous batching under autocast: its cache has the dtype of the weights, and autocast another one."""
-    if not args.use_transformers_continuous_batching:
-        return
-    computed = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
-    if model.dtype != computed:
-        computed, loaded = str(computed).removeprefix("torch."), str(model.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"Continuous batching cannot mix precisions: the weights are {loaded} and computed with in {computed}. "
-            f"Load them in {computed} (`model_init_kwargs={{'dtype': '{computed}'}}`, or --dtype {computed}), or "
-            "leave `use_transformers_continuous_batching` out."
         )
 
 
@@ -230,12 +220,17 @@ def check_prompt(prompt, where: str) -> None:
     )
 
 
-def check_sharding(accelerator: Accelerator) -> None:
-    """Refuses FSDP1, whose flat parameters cannot be exchanged with those of a frozen policy."""
+def check_sharding(accelerator: Accelerator, args: NashConfig) -> None:
+    """Refuses FSDP1, whose flat parameters cannot be exchanged with those of a frozen policy, and waiting for ever."""
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError(
             "FSDP1 is not supported: set `fsdp_version: 2` in accelerate's configuration, or start with "
             "`--accelerate_config fsdp2`, for FSDP2."
+        )
+    if args.use_transformers_continuous_batching and not args.ds3_gather_for_generation:
+        raise ValueError(
+            "With continuous batching processes take different numbers of steps, and weights cannot be gathered in "
+            "each: leave `ds3_gather_for_generation` at True."
         )
 
 

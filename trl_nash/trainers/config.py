@@ -116,7 +116,7 @@ class NashConfig(OnlineDPOConfig):
         },
     )
     use_transformers_continuous_batching: bool = field(
-        default=False, metadata={"help": "Sample with transformers' continuous batching (transformers>=5.8)."}
+        default=False, metadata={"help": "Sample with transformers' continuous batching (transformers>=5.10)."}
     )
     transformers_continuous_batching_config: dict | str | None = field(
         default=None,

@@ -5,7 +5,7 @@
 
 import logging
 import math
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
@@ -19,7 +19,7 @@ from .batch import until_eos
 class GenerationMixin:
     """Generates on top of OnlineDPOTrainer's own two engines. Part of [`NashTrainer`]."""
 
-    _is_gathered = False
+    _whole: torch.nn.Module | None = None  # the sharded model that is gathered at the moment
 
     def generate(self, prompts: list, count: int, policy: str | None = None) -> tuple[list, list]:
         """
@@ -28,7 +28,8 @@ class GenerationMixin:
         Args:
             prompts (`list`): prompts as they are in the dataset.
             count (`int`): completions per prompt.
-            policy (`str`, *optional*): name of a frozen policy to sample from, never through vLLM.
+            policy (`str`, *optional*):
+                Name of a frozen policy to sample from, never through vLLM. All processes ask for it together.
 
         Returns:
             The prompts' token lists, and for each prompt its completions' token lists.
@@ -74,16 +75,16 @@ class GenerationMixin:
         """A completion of each row of tokens. One that has ended makes room for the next at once."""
         from transformers.generation import ContinuousBatchingConfig
 
-        # Half of what is free, as in TRL's GRPO: the rest is for the fit.
-        options = {"max_memory_percent": 0.5} | (self.args.transformers_continuous_batching_config or {})
+        options = self._continuous_batching_defaults(rows) | (self.args.transformers_continuous_batching_config or {})
         with (
-            self._gathered() if model is self.model_wrapped else nullcontext(),
+            self._gathered(model),  # ranks take different numbers of steps, and cannot gather for each
             unwrap_model_for_generation(
                 model,
                 self.accelerator,
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation,
                 generation_kwargs=self.generation_kwargs,
             ) as policy,
+            _without_autocast(policy),
         ):
             training = policy.training
             if "init_continuous_batching" not in vars(policy):
@@ -113,16 +114,24 @@ class GenerationMixin:
             )
         return [until_eos(outputs[name].generated_tokens, set(self.eos_token_ids)) for name in names]
 
+    def _continuous_batching_defaults(self, rows: list[list[int]]) -> dict:
+        """Memory for the cache: half of what is free, as in TRL's GRPO, on a CPU what the rows can need."""
+        if self.accelerator.device.type != "cpu":
+            return {"max_memory_percent": 0.5}
+        page = (self.args.transformers_continuous_batching_config or {}).get("page_size", 64)
+        pages = sum(math.ceil((len(row) + self.args.max_new_tokens) / page) for row in rows)
+        return {"page_size": page, "num_blocks": pages, "max_batch_tokens": max(256, 2 * len(rows))}
+
     @contextmanager
-    def _gathered(self):
+    def _gathered(self, model: torch.nn.Module):
         """Within it weights that ZeRO-3 or FSDP2 has taken apart are whole: gathered once for all tokens."""
-        if self._is_gathered or not is_sharded(self.model):
+        if self._whole is model or not is_sharded(model):
             yield
             return
-        model, gather = self.model_wrapped, self.args.ds3_gather_for_generation
+        gather = self.args.ds3_gather_for_generation
         shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
         with unwrap_model_for_generation(model, self.accelerator, gather_deepspeed3_params=gather):
-            self._is_gathered = True
+            self._whole = model
             self.args.ds3_gather_for_generation = False  # DeepSpeed refuses to gather what is gathered
             for module in shards:
                 module.set_reshard_after_forward(False, recurse=False)
@@ -130,7 +139,7 @@ class GenerationMixin:
             try:
                 yield
             finally:
-                self._is_gathered = False
+                self._whole = None
                 self.args.ds3_gather_for_generation = gather
                 for module in shards:
                     # Layers do again what the profile says; head and embeddings may wait for the backward pass.
@@ -163,3 +172,19 @@ class GenerationMixin:
             yield
         finally:
             self.generation_config = engine_settings
+
+
+@contextmanager
+def _without_autocast(model: torch.nn.Module):
+    """
+    Within it a model computes in the dtype of its weights, which is that of the engine's cache. (accelerate's autocast
+    also takes the cache for a tensor to convert.)
+    """
+    wrapped, original = vars(model).get("forward"), vars(model).get("_original_forward")
+    if original is not None:
+        model.forward = original
+    try:
+        yield
+    finally:
+        if original is not None:
+            model.forward = wrapped

@@ -117,7 +117,7 @@ class SamplingMixin:
         bar = self._bar("sampling and judging", len(rows), "prompt", prompts=len(rows))
         with bar as self._progress, ExitStack() as self._gathering:
             if not self.use_vllm:
-                self._gathering.enter_context(self._gathered())
+                self._gathering.enter_context(self._gathered(self.model_wrapped))
             for part in chunks(rows, math.ceil(CHUNKS_AT_ONCE * size / micro) * micro):
                 samples, preference = self._sample_and_judge(part)
                 batches += self._micro_batches(samples, preference)
