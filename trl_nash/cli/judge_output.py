@@ -84,12 +84,12 @@ class Output:
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Adds judgements, or those of another judge to them; what has returned is on disk."""
-        if self.path is not None:
-            with self.lines.open("a", encoding="utf-8") as file:
-                file.write(_as_lines(records))
-                file.flush()
+        with open(os.devnull if self.path is None else self.lines, "a", encoding="utf-8") as file:
+            file.write(_as_lines(records))
+            file.flush()
+            self.records |= _by_pair(records)  # before a Ctrl-C finds the disk at work
+            if self.path is not None:
                 os.fsync(file.fileno())
-        self.records |= _by_pair(records)
 
     def count(self, name: str, counts: dict[str, float]) -> None:
         """Adds to what was counted of a judge."""
