@@ -1,8 +1,10 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
+import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -124,6 +126,15 @@ def test_an_operation_that_fails_in_a_line_of_the_package_is_a_fault():
     assert not errors.is_user_error(caught(take_option, 3, "config"), starting=False)
 
 
+def test_noise_of_libraries_is_left_out_and_other_warnings_are_not():
+    with warnings.catch_warnings(record=True) as caught_warnings:
+        warnings.simplefilter("always")
+        errors.hide_noise()
+        warnings.warn("`gradient_checkpointing` is deprecated and will be removed in v6.", FutureWarning)
+        warnings.warn("Something else is deprecated.", FutureWarning)
+    assert [str(w.message) for w in caught_warnings] == ["Something else is deprecated."]
+
+
 def test_the_first_process_speaks_at_once_and_the_others_wait(capsys, monkeypatch):
     waits = []
     monkeypatch.setattr(errors.time, "sleep", waits.append)
@@ -132,6 +143,9 @@ def test_the_first_process_speaks_at_once_and_the_others_wait(capsys, monkeypatc
     assert waits == []
     assert capsys.readouterr().err.startswith("trl-nash comal: no such model\n(TRL_NASH_TRACEBACK=1 ")
     monkeypatch.setenv("RANK", "3")
+    stops = []
+    monkeypatch.setattr(errors.signal, "signal", lambda *handling: stops.append(handling))
     assert errors.report(caught(take_option, ["--config"], "config")) == 2
-    assert len(waits) == 1
+    # The launcher's signal ends it without a word, whoever handled signals before.
+    assert len(waits) == 1 and stops == [(signal.SIGTERM, signal.SIG_DFL)]
     assert capsys.readouterr().err == "trl-nash (process 3): --config needs a value after it.\n"

@@ -4,9 +4,12 @@
 """What a user did wrong is answered with a sentence; only faults of the program show a traceback."""
 
 import linecache
+import logging
 import os
+import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 
@@ -49,11 +52,18 @@ def report(error: BaseException, program: str = "trl-nash") -> int:
     """
     rank = int(os.environ.get("RANK", 0))
     if rank != 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from the launcher, once rank 0 has said it: nothing to add
         time.sleep(_OTHER_RANKS_WAIT)
         program = f"{program} (process {rank})"
     hint = "" if _raised_by_package(error) else "\n(TRL_NASH_TRACEBACK=1 shows where it was raised.)"
     print(f"{program}: {error}{hint}", file=sys.stderr, flush=True)
     return 2 if isinstance(error, UsageError) else 1
+
+
+def hide_noise() -> None:
+    """Leaves out what libraries say to one another, and a user can do nothing about."""
+    warnings.filterwarnings("ignore", message=r".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a kernel that it can do without
 
 
 def is_first_process() -> bool:

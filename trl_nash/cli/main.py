@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from trl_nash import __version__
 
-from .errors import UsageError, is_user_error, report
+from .errors import UsageError, hide_noise, is_user_error, report
 from .options import ALGORITHMS, did_you_mean
 
 
@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if command == "--version":
         print(__version__)
         return 0
+    hide_noise()
     try:
         return _runner(command)(rest)
     except KeyboardInterrupt:

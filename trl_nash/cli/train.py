@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import trl_nash
 
-from .errors import is_first_process, is_user_error, report
+from .errors import hide_noise, is_first_process, is_user_error, report
 from .options import ALGORITHMS, apply_config, read_config, split_options, take_option
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     algorithm, *argv = sys.argv[1:] if argv is None else argv
     signals, trainer = StopSignals(), None
     signals.install()
+    hide_noise()
     try:
         arguments = read_arguments(algorithm, argv)
         trainer = build_trainer(algorithm, arguments)
