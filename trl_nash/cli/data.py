@@ -88,7 +88,7 @@ def load_prompts(script_args, mixture_args, tokenizer, *, evaluate: bool, seed: 
         halves = train.train_test_split(test_size=int(size) if size >= 1 else size, seed=seed)
         train, evaluation = halves["train"], halves["test"]
     elif evaluate:
-        evaluation = _split(splits, test_split, name, "--dataset_test_split NAME or --test_split_size 0.1 with")
+        evaluation = _split(splits, test_split, name, "--dataset_test_split NAME or --test_split_size 0.1")
 
     example = next(iter(train), None)
     if example is None:

@@ -109,9 +109,9 @@ def _changes(run: Run) -> Iterator[tuple[str, dict]]:
             ([f"--strategy {name} over {count} devices"], {"strategy": name, "num_processes": count})
             for count in counts
             if count > 1
-            for name in ("zero2", "zero3")
+            for name in ("zero2", "zero3", "fsdp2")
             # Neither two policies at once nor quantised weights can be sharded.
-            if name != "zero3" or not (run.load_in_4bit or run.load_in_8bit or run.plays_mixture and not run.use_peft)
+            if name == "zero2" or not (run.load_in_4bit or run.load_in_8bit or run.plays_mixture and not run.use_peft)
         ]
     adapters: list[tuple[list[str], dict]] = []
     if not run.use_peft:

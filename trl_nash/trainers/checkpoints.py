@@ -33,7 +33,7 @@ class Stopped(RuntimeError):
 def fault_of(checkpoint: Path) -> str | None:
     """
     Why nothing can be resumed from a checkpoint: its state, which is written when all other files are there, or a file
-    that was cut since, by a copy or a power failure. `None` if it is complete.
+    that was lost or cut since, by a copy or a power failure. `None` if it is complete.
     """
     if not checkpoint.is_dir():
         return "there is no such folder"
@@ -41,6 +41,13 @@ def fault_of(checkpoint: Path) -> str | None:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"{TRAINER_STATE_NAME}, which is written last, is missing or cut"
+    if (checkpoint / "nash").is_dir():
+        try:
+            files = json.loads((checkpoint / "nash" / "round.json").read_text(encoding="utf-8"))["files"]
+        except (OSError, ValueError, KeyError):
+            return "nash/round.json, which lists the files, is missing or cut"
+        if missing := [name for name in files if not (checkpoint / name).is_file()]:
+            return f"{missing[0]} is missing"
     for file in sorted(checkpoint.rglob("*")):
         if file.suffix == ".safetensors":
             try:
@@ -245,6 +252,10 @@ class CheckpointMixin:
         super()._save_rng_state(output_dir)
         # Trainer now writes its state: whoever finds it finds the files of all ranks.
         self.accelerator.wait_for_everyone()
+        folder = Path(output_dir)
+        if self.args.should_save and (rounds := folder / "nash" / "round.json").is_file():
+            files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+            rounds.write_text(json.dumps(json.loads(rounds.read_text()) | {"files": files}))
 
     def _save(self, output_dir=None, state_dict=None):
         # transformers keeps the arguments beside the weights, where a token is no secret any more.
