@@ -12,9 +12,25 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 _ALIGNMENT = 64  # bytes
+
+
+def local_tensor(parameter: nn.Parameter) -> torch.Tensor:
+    """This rank's storage of a parameter: its ZeRO-3 partition, its FSDP2 shard, or the whole of it."""
+    if hasattr(parameter, "ds_tensor"):
+        return parameter.ds_tensor
+    if isinstance(parameter.data, DTensor):
+        return parameter.data.to_local()
+    return parameter.data
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a rank holds only a part of some weight (ZeRO-3, FSDP2)."""
+    return any(hasattr(p, "ds_tensor") or isinstance(p.data, DTensor) for p in model.parameters())
 
 
 class Copies(dict[str, torch.Tensor]):

@@ -10,19 +10,16 @@ are exchanged with the live weights in place while the policy is asked for somet
 device, DDP, ZeRO and FSDP2, and there is never a second model on the device.
 """
 
-import os
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
-from .memory import Copies, MachineMemory, OwnMemory, shared_memory_is_possible
+from .memory import Copies, MachineMemory, OwnMemory, is_sharded, local_tensor, shared_memory_is_possible
+from .policy_files import PolicyFiles
 
 
 INITIAL = "initial"
@@ -40,21 +37,7 @@ BESIDE_SHARDS = (
 )
 
 
-def _local_tensor(parameter: nn.Parameter) -> torch.Tensor:
-    """This rank's storage of a parameter: its ZeRO-3 partition, its FSDP2 shard, or the whole of it."""
-    if hasattr(parameter, "ds_tensor"):
-        return parameter.ds_tensor
-    if isinstance(parameter.data, DTensor):
-        return parameter.data.to_local()
-    return parameter.data
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether a rank holds only a part of some weight (ZeRO-3, FSDP2)."""
-    return any(hasattr(p, "ds_tensor") or isinstance(p.data, DTensor) for p in model.parameters())
-
-
-class FrozenPolicies:
+class FrozenPolicies(PolicyFiles):
     """
     The frozen policies of a training run.
 
@@ -82,8 +65,7 @@ class FrozenPolicies:
         self._ref_model = ref_model
         self._fresh_adapter = fresh_adapter
         self._weights: dict[str, Copies] = {}
-        # Which policy was last saved where; one that is given up is not kept for it.
-        self._files: list[tuple[weakref.ref[Copies], Path]] = []
+        self._files = []
 
     def __contains__(self, name: str) -> bool:
         return name in self._weights
@@ -102,7 +84,7 @@ class FrozenPolicies:
                 module.reshard()
         for name, parameter in self._unwrapped().named_parameters():
             if parameter.requires_grad:
-                yield name, _local_tensor(parameter)
+                yield name, local_tensor(parameter)
 
     @cached_property
     def _memory(self) -> OwnMemory:
@@ -255,72 +237,3 @@ class FrozenPolicies:
                 flip()
 
         yield enter
-
-    def save(self, folder: str | Path, rank: int) -> None:
-        """Writes this rank's frozen policies below `folder`; whole weights are written by rank 0 alone."""
-        from safetensors.torch import save_file
-
-        if rank != 0 and not is_sharded(self._unwrapped()):
-            return
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        files = []
-        for name, weights in self._weights.items():
-            file = self._file(folder, name, rank)
-            file.unlink(missing_ok=True)  # it may be a link to another checkpoint's
-            try:
-                # Saved before and unchanged since: one file in several checkpoints, until the last of them is deleted.
-                os.link(next(earlier for kept, earlier in self._files if kept() is weights), file)
-            except (StopIteration, OSError):  # new; or deleted, or no links on this file system
-                save_file({key: tensor.contiguous() for key, tensor in weights.items()}, file)
-            files.append((weakref.ref(weights), file))
-        self._files = files
-
-    def load(self, folder: str | Path, rank: int, processes: int | None = None, names: Iterable[str] = ()) -> None:
-        """
-        Restores what [`save`] wrote. If `processes` is another number than saved it, FSDP2's shards are cut anew;
-        ZeRO-3's cannot be.
-
-        Raises:
-            `ValueError`: if the files are not of this model, or those of one of the policies `names` are missing.
-        """
-        from safetensors.torch import load_file
-
-        expected = {key: tensor.shape for key, tensor in self._local()}
-        if not is_sharded(self._unwrapped()):
-            rank, processes = 0, 1
-        self._weights, self._files = {}, []
-        for name in names:
-            if not (file := self._file(folder, name, 0)).is_file():
-                raise ValueError(f"{file} is missing: copy the whole checkpoint to every machine, or start anew.")
-        for first in sorted(Path(folder).glob(self._file("", "*", 0).name)):
-            name = first.name.rsplit("-", 1)[0]
-            parts = sorted(Path(folder).glob(f"{name}-*.safetensors"))
-            file = self._file(folder, name, rank)
-            as_saved = processes in (None, len(parts))
-            weights = load_file(file) if as_saved else self._rows(parts, rank, processes)
-            if {key: tensor.shape for key, tensor in weights.items()} != expected:
-                raise ValueError(
-                    f"{first} does not fit this model: its trainable weights have other names or shapes. Resume with "
-                    "the model, adapter, sharding and number of processes that the checkpoint was saved with."
-                )
-            self._weights[name] = copies = self._copy(weights)
-            if as_saved:
-                self._files.append((weakref.ref(copies), file))
-
-    @staticmethod
-    def _rows(parts: list[Path], rank: int, processes: int) -> dict[str, torch.Tensor]:
-        """This rank's rows of weights whose rows lie in several files in order, shared out as FSDP2 does."""
-        from safetensors import safe_open
-
-        weights = {}
-        with ExitStack() as stack:
-            files = [stack.enter_context(safe_open(part, "pt")) for part in parts]
-            for key in files[0].keys():  # noqa: SIM118
-                whole = torch.cat([file.get_tensor(key) for file in files])
-                rows = -(-len(whole) // processes)
-                weights[key] = whole[rank * rows : (rank + 1) * rows].clone()
-        return weights
-
-    @staticmethod
-    def _file(folder: str | Path, name: str, rank: int) -> Path:
-        return Path(folder) / f"{name}-{rank:05d}.safetensors"

@@ -364,6 +364,13 @@ def test_a_checkpoint_without_rounds_is_refused(option, tmp_path):
         build("comal", tmp_path, max_steps=2).train(resume_from_checkpoint=str(checkpoint))
 
 
+def test_a_checkpoint_of_another_algorithm_is_refused(tmp_path):
+    """Its frozen policies mean something else."""
+    build("onpo-one", tmp_path, max_steps=1).train()
+    with pytest.raises(ValueError, match="was saved by ONPO, and this is COMAL: give its path as the model"):
+        build("comal", tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
 def test_a_missing_buffer_is_named(tmp_path):
     """In the middle of a round the buffer of this process is needed."""
     build("comal", tmp_path, max_steps=1).train()

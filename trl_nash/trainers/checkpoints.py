@@ -5,14 +5,13 @@
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import IterableDataset
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -20,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..judges.base import JudgeError
 from .batch import IGNORED, PairBatch, load_batches, save_batches
+from .checkpoint_files import complete_checkpoints, fault_of, step_of
 from .round_log import random_state, set_random_state
 
 
@@ -28,48 +28,6 @@ logger = get_logger("trl_nash")  # speaks on the main process only
 
 class Stopped(RuntimeError):
     """The run was asked to stop, in the middle of a round, and has saved a checkpoint."""
-
-
-def fault_of(checkpoint: Path) -> str | None:
-    """
-    Why nothing can be resumed from a checkpoint: its state, which is written when all other files are there, or a file
-    that was lost or cut since, by a copy or a power failure. `None` if it is complete.
-    """
-    if not checkpoint.is_dir():
-        return "there is no such folder"
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"{TRAINER_STATE_NAME}, which is written last, is missing or cut"
-    if (checkpoint / "nash").is_dir():
-        try:
-            files = json.loads((checkpoint / "nash" / "round.json").read_text(encoding="utf-8"))["files"]
-        except (OSError, ValueError, KeyError):
-            return "nash/round.json, which lists the files, is missing or cut"
-        if missing := [name for name in files if not (checkpoint / name).is_file()]:
-            return f"{missing[0]} is missing"
-    for file in sorted(checkpoint.rglob("*")):
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, "pt"):
-                    continue
-            except SafetensorError:
-                return f"{file.relative_to(checkpoint)} is cut"
-        if file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file):
-            return f"{file.relative_to(checkpoint)} is cut"
-    return None
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def complete_checkpoints(folder: str | Path) -> tuple[list[Path], dict[Path, str]]:
-    """The complete checkpoints in an output folder, oldest first, and the fault of each of the others."""
-    found = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
-    found = sorted((path for path in found if path.name.rpartition("-")[2].isdecimal()), key=_step_of)
-    faults = {path: fault for path in found if (fault := fault_of(path)) is not None}
-    return [path for path in found if path not in faults], faults
 
 
 class StopWhenAsked(TrainerCallback):
@@ -112,7 +70,7 @@ class CheckpointMixin:
                 f"`resume_from_checkpoint=True` finds no complete checkpoint in {self.args.output_dir}. {why} Start "
                 "without it."
             )
-        later = [f"{path} ({fault})" for path, fault in faults.items() if _step_of(path) > _step_of(complete[-1])]
+        later = [f"{path} ({fault})" for path, fault in faults.items() if step_of(path) > step_of(complete[-1])]
         if later:
             logger.warning("Resuming from %s. Not complete, and left alone: %s.", complete[-1], ", ".join(later))
         return str(complete[-1])
@@ -274,7 +232,7 @@ class CheckpointMixin:
             save_batches(self._buffer, folder / f"round-{rank:05d}.safetensors")
         if self.args.should_save:
             state = {"epoch": self._round_epoch, "fits": self._fits_begun, "processes": self.args.world_size}
-            state["policies"] = list(self.policies)
+            state |= {"policies": list(self.policies), "algorithm": self._name}
             (folder / "round.json").write_text(json.dumps(state))
 
     def _check_rounds(self, checkpoint: Path) -> None:
@@ -284,7 +242,13 @@ class CheckpointMixin:
                 f"{checkpoint} has no folder `nash`: it was not saved by trl-nash, or with `save_only_model`. Give "
                 "its path as the model to start a new run from it."
             )
-        saved, now = json.loads((checkpoint / "nash" / "round.json").read_text())["processes"], self.args.world_size
+        state = json.loads((checkpoint / "nash" / "round.json").read_text())
+        if state["algorithm"] != self._name:
+            raise ValueError(
+                f"{checkpoint} was saved by {state['algorithm']}, and this is {self._name}: give its path as the "
+                "model to start a new run from it."
+            )
+        saved, now = state["processes"], self.args.world_size
         if saved == now:
             return
         if self.is_deepspeed_enabled:

@@ -1,0 +1,91 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Frozen policies in checkpoints: each rank's shards as safetensors, and unchanged ones written once."""
+
+import os
+import weakref
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from .memory import Copies, is_sharded
+
+
+class PolicyFiles:
+    """Writes and reads frozen policies. Part of [`FrozenPolicies`], which holds them."""
+
+    _weights: dict[str, Copies]
+    # Which policy was last saved where; one that is given up is not kept for it.
+    _files: list[tuple["weakref.ref[Copies]", Path]]
+
+    def save(self, folder: str | Path, rank: int) -> None:
+        """Writes this rank's frozen policies below `folder`; whole weights are written by rank 0 alone."""
+        from safetensors.torch import save_file
+
+        if rank != 0 and not is_sharded(self._unwrapped()):
+            return
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files = []
+        for name, weights in self._weights.items():
+            file = self._file(folder, name, rank)
+            file.unlink(missing_ok=True)  # it may be a link to another checkpoint's
+            try:
+                # Saved before and unchanged since: one file in several checkpoints, until the last of them is deleted.
+                os.link(next(earlier for kept, earlier in self._files if kept() is weights), file)
+            except (StopIteration, OSError):  # new; or deleted, or no links on this file system
+                save_file({key: tensor.contiguous() for key, tensor in weights.items()}, file)
+            files.append((weakref.ref(weights), file))
+        self._files = files
+
+    def load(self, folder: str | Path, rank: int, processes: int | None = None, names: Iterable[str] = ()) -> None:
+        """
+        Restores what [`save`] wrote. If `processes` is another number than saved it, FSDP2's shards are cut anew;
+        ZeRO-3's cannot be.
+
+        Raises:
+            `ValueError`: if the files are not of this model, or those of one of the policies `names` are missing.
+        """
+        from safetensors.torch import load_file
+
+        expected = {key: tensor.shape for key, tensor in self._local()}
+        if not is_sharded(self._unwrapped()):
+            rank, processes = 0, 1
+        self._weights, self._files = {}, []
+        for name in names:
+            if not (file := self._file(folder, name, 0)).is_file():
+                raise ValueError(f"{file} is missing: copy the whole checkpoint to every machine, or start anew.")
+        for first in sorted(Path(folder).glob(self._file("", "*", 0).name)):
+            name = first.name.rsplit("-", 1)[0]
+            parts = sorted(Path(folder).glob(f"{name}-*.safetensors"))
+            file = self._file(folder, name, rank)
+            as_saved = processes in (None, len(parts))
+            weights = load_file(file) if as_saved else self._rows(parts, rank, processes)
+            if {key: tensor.shape for key, tensor in weights.items()} != expected:
+                raise ValueError(
+                    f"{first} does not fit this model: its trainable weights have other names or shapes. Resume with "
+                    "the model, adapter, sharding and number of processes that the checkpoint was saved with."
+                )
+            self._weights[name] = copies = self._copy(weights)
+            if as_saved:
+                self._files.append((weakref.ref(copies), file))
+
+    @staticmethod
+    def _rows(parts: list[Path], rank: int, processes: int) -> dict[str, torch.Tensor]:
+        """This rank's rows of weights whose rows lie in several files in order, shared out as FSDP2 does."""
+        from safetensors import safe_open
+
+        weights = {}
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(part, "pt")) for part in parts]
+            for key in files[0].keys():  # noqa: SIM118
+                whole = torch.cat([file.get_tensor(key) for file in files])
+                rows = -(-len(whole) // processes)
+                weights[key] = whole[rank * rows : (rank + 1) * rows].clone()
+        return weights
+
+    @staticmethod
+    def _file(folder: str | Path, name: str, rank: int) -> Path:
+        return Path(folder) / f"{name}-{rank:05d}.safetensors"
