@@ -32,8 +32,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trl_nash import NashMDConfig, NashMDTrainer, RandomJudge, __version__
+from trl_nash.generation.mixture import generate_mixture
 from trl_nash.policies import REFERENCE
-from trl_nash.trainers.mixture import generate_mixture
 
 
 VOCABULARY = 32_000

@@ -31,7 +31,7 @@ from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from trl_nash import NashTrainer, PairConfig, RandomJudge
 from trl_nash.policies import INITIAL
-from trl_nash.trainers.batch import collate
+from trl_nash.rounds.batch import collate
 
 
 TRAINERS = ("trl-nash", "OnlineDPOTrainer")

@@ -32,7 +32,7 @@ from trl_nash.cli.plan_run import STRATEGIES, Run, tournament_games
 from trl_nash.cli.plan_time import DEVICES, Speed
 from trl_nash.compat import ModelConfig
 from trl_nash.kernels.schedule import Projection
-from trl_nash.trainers.tournament import best_and_worst_by_tournament
+from trl_nash.rounds.tournament import best_and_worst_by_tournament
 
 
 SMALL = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}

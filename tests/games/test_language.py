@@ -15,8 +15,8 @@ from transformers import GPT2Config, LlamaConfig
 from trl_nash.games import LanguageGame, MatrixGame, load_game
 from trl_nash.games.equilibria import geometric_mixture
 from trl_nash.games.language import PROMPT
+from trl_nash.generation.mixture import generate_mixture
 from trl_nash.policies import INITIAL
-from trl_nash.trainers.mixture import generate_mixture
 
 
 CYCLE = load_game("comal-cycle")

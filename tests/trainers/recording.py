@@ -10,7 +10,7 @@ from helpers import lora_config, weights
 from peft import get_peft_model
 from tiny import build_model, build_tokenizer
 
-from trl_nash.trainers.batch import PairBatch, Samples
+from trl_nash.rounds.batch import PairBatch, Samples
 
 
 @dataclass

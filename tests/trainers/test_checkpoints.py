@@ -23,7 +23,7 @@ from tiny import build_model, build_tokenizer
 from transformers import BitsAndBytesConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainerState
 
 from trl_nash.policies import FrozenPolicies
-from trl_nash.trainers.batch import load_batches
+from trl_nash.rounds.batch import load_batches
 from trl_nash.trainers.checkpoints import complete_checkpoints
 
 

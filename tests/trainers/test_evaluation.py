@@ -33,10 +33,10 @@ from tiny import build_model, build_tokenizer
 from transformers import TrainerCallback
 
 from trl_nash import RandomJudge
-from trl_nash.trainers import metrics as metrics_module
-from trl_nash.trainers.batch import collate
+from trl_nash.rounds import metrics as metrics_module
+from trl_nash.rounds.batch import collate
+from trl_nash.rounds.metrics import Metrics
 from trl_nash.trainers.completions import Verdict, log_verdicts
-from trl_nash.trainers.metrics import Metrics
 
 
 EVALUATED = {

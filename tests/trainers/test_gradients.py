@@ -10,8 +10,8 @@ from recording import copy_in_fp64, logps_in_fp64, record
 from tiny import build_model, build_tokenizer
 from transformers import TrainerCallback
 
+from trl_nash.rounds.batch import Samples
 from trl_nash.trainers import nash_md
-from trl_nash.trainers.batch import Samples
 
 
 class KeepGradients(TrainerCallback):

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from trl_nash.judges.tally import Tally
-from trl_nash.trainers.metrics import Metrics
+from trl_nash.rounds.metrics import Metrics
 from trl_nash.trainers.reporting import ReportingMixin
 
 

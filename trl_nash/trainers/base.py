@@ -23,21 +23,21 @@ from ..compat import (
     create_model_from_path,
     unused_reward,
 )
+from ..generation.engines import GenerationMixin
+from ..generation.prompts import PromptRenderer
 from ..judges import RewardJudge, load_judge
 from ..kernels.fused_head import add_fused_head
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..policies import PREVIOUS, FrozenPolicies
+from ..rounds.batch import PairBatch, Samples
+from ..rounds.log import RoundLog
+from ..rounds.metrics import Metrics
 from . import checks
-from .batch import PairBatch, Samples
 from .checkpoints import CheckpointMixin, StopWhenAsked
 from .completions import Verdict
 from .config import NashConfig, PairConfig, scheduled
-from .generation import GenerationMixin
-from .metrics import Metrics
-from .prompts import PromptRenderer
 from .reporting import ReportingMixin
 from .restarts import RestartMixin
-from .round_log import RoundLog
 from .sampling import EpochCounter, SamplingMixin
 from .scoring import ScoringMixin
 

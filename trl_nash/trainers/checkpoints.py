@@ -18,9 +18,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..judges.base import JudgeError
-from .batch import IGNORED, PairBatch, load_batches, save_batches
+from ..rounds.batch import IGNORED, PairBatch, load_batches, save_batches
+from ..rounds.log import random_state, set_random_state
 from .checkpoint_files import complete_checkpoints, fault_of, step_of
-from .round_log import random_state, set_random_state
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only

@@ -9,13 +9,13 @@ from itertools import product
 
 import torch
 
+from ..generation.mixture import generate_mixture
 from ..objectives import leave_one_out_advantage, policy_gradient_loss
 from ..policies import BESIDE_SHARDS, REFERENCE
+from ..rounds.batch import PairBatch, Samples
 from .base import NashTrainer
-from .batch import PairBatch, Samples
 from .checks import is_to_be_sharded
 from .config import NashConfig, check_choice, check_range, scheduled
-from .mixture import generate_mixture
 
 
 AVERAGE = "average"  # the policy whose weights are the moving average of the policy's

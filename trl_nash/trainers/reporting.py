@@ -14,10 +14,10 @@ from accelerate.logging import get_logger
 from ..judges.base import Tally
 from ..objectives import cycle_rate
 from ..policies import INITIAL
-from .batch import Samples
+from ..rounds.batch import Samples
+from ..rounds.log import random_state
 from .card import append_settings
 from .completions import log_verdicts
-from .round_log import random_state
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only

@@ -19,14 +19,14 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from ..compat import repeat_iterable_dataset
+from ..generation.prompts import strip_thinking
 from ..judges.base import JudgeError
 from ..objectives import best_and_worst, hard_label
-from .batch import PairBatch, Positions, RoundSampler, Samples, chunks, collate
+from ..rounds.batch import PairBatch, Positions, RoundSampler, Samples, chunks, collate
+from ..rounds.log import RoundLog, random_state
+from ..rounds.tournament import best_and_worst_by_tournament
 from .checks import check_prompt
 from .completions import Verdict
-from .prompts import strip_thinking
-from .round_log import RoundLog, random_state
-from .tournament import best_and_worst_by_tournament
 
 
 CHUNKS_AT_ONCE = 8  # generation chunks whose samples are kept as lists before they become micro-batches

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from ..policies import INITIAL, PREVIOUS, REFERENCE
-from .batch import PairBatch
+from ..rounds.batch import PairBatch
 
 
 class ScoringMixin:

@@ -10,8 +10,8 @@ from peft import get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from trl_nash.generation.mixture import generate_mixture
 from trl_nash.policies import REFERENCE
-from trl_nash.trainers.mixture import generate_mixture
 
 
 NEW_TOKENS = 5

@@ -13,11 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..compat import unwrap_model_for_generation
-from .batch import until_eos
+from ..rounds.batch import until_eos
 
 
 if TYPE_CHECKING:
-    from .base import NashTrainer
+    from ..trainers.base import NashTrainer
 
 
 class GeometricMixture(LogitsProcessor):

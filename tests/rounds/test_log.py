@@ -13,10 +13,10 @@ import pytest
 import torch
 from helpers import ALGORITHMS, equal, history, make_trainer, prompt_dataset
 
+from trl_nash.rounds.batch import Samples
+from trl_nash.rounds.log import RoundLog, random_state, set_random_state
 from trl_nash.trainers import sampling
-from trl_nash.trainers.batch import Samples
 from trl_nash.trainers.checkpoints import Stopped
-from trl_nash.trainers.round_log import RoundLog, random_state, set_random_state
 
 
 # 3 rounds of 8 prompts, which are sampled in 4 chunks and fitted in 4 steps.

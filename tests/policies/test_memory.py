@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trl_nash.memory import MachineMemory, OwnMemory
+from trl_nash.policies.memory import MachineMemory, OwnMemory
 
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import answer_with, make_trainer, prompt_dataset
 
-from trl_nash.trainers.tournament import best_and_worst_by_tournament
+from trl_nash.rounds.tournament import best_and_worst_by_tournament
 
 
 def referee(strength: np.ndarray):

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from ..compat import unwrap_model_for_generation
 from ..policies import is_sharded
-from .batch import until_eos
+from ..rounds.batch import until_eos
 
 
 class GenerationMixin:

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from .files import PolicyFiles
 from .memory import Copies, MachineMemory, OwnMemory, is_sharded, local_tensor, shared_memory_is_possible
-from .policy_files import PolicyFiles
 
 
 INITIAL = "initial"
