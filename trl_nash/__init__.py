@@ -14,8 +14,16 @@ _EXPORTS = {
     "trl_nash.trainers.base": ["NashTrainer"],
     "trl_nash.trainers.config": ["NashConfig", "PairConfig"],
     "trl_nash.trainers.comal": ["COMALConfig", "COMALTrainer"],
+    "trl_nash.trainers.egpo": ["EGPOConfig", "EGPOTrainer"],
+    "trl_nash.trainers.inpo": ["INPOConfig", "INPOTrainer"],
+    "trl_nash.trainers.mnpo": ["MNPOConfig", "MNPOTrainer"],
+    "trl_nash.trainers.mpo": ["MPOConfig", "MPOTrainer"],
     "trl_nash.trainers.nash_md": ["NashMDConfig", "NashMDTrainer"],
+    "trl_nash.trainers.nash_mirror_prox": ["NashMirrorProxConfig", "NashMirrorProxTrainer"],
+    "trl_nash.trainers.nash_prox": ["NashProxConfig", "NashProxTrainer"],
+    "trl_nash.trainers.online_ipo": ["OnlineIPOConfig", "OnlineIPOTrainer"],
     "trl_nash.trainers.onpo": ["ONPOConfig", "ONPOTrainer"],
+    "trl_nash.trainers.sppo": ["SPPOConfig", "SPPOTrainer"],
     "trl_nash.judges": [
         "JUDGES",
         "Abstained",
@@ -60,8 +68,16 @@ if TYPE_CHECKING:
     from .trainers.base import NashTrainer
     from .trainers.comal import COMALConfig, COMALTrainer
     from .trainers.config import NashConfig, PairConfig
+    from .trainers.egpo import EGPOConfig, EGPOTrainer
+    from .trainers.inpo import INPOConfig, INPOTrainer
+    from .trainers.mnpo import MNPOConfig, MNPOTrainer
+    from .trainers.mpo import MPOConfig, MPOTrainer
     from .trainers.nash_md import NashMDConfig, NashMDTrainer
+    from .trainers.nash_mirror_prox import NashMirrorProxConfig, NashMirrorProxTrainer
+    from .trainers.nash_prox import NashProxConfig, NashProxTrainer
+    from .trainers.online_ipo import OnlineIPOConfig, OnlineIPOTrainer
     from .trainers.onpo import ONPOConfig, ONPOTrainer
+    from .trainers.sppo import SPPOConfig, SPPOTrainer
 
 
 def __getattr__(name: str):

@@ -44,6 +44,9 @@ def pair_loss(margin: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Squared regression of margins to targets, `mean over pairs of (h - η (P - ½))²`: the loss of IPO (2310.12036),
     INPO (2407.00617), ONPO (2502.16852) and COMAL's inner solver (2410.23223) with soft labels.
 
+    Of single responses, with `log π(y)/π_t(y)` for the margin and `η (P(y ≻ π_t) - ½)` for the target, it is the loss
+    of SPPO (2405.00675).
+
     With a label drawn from `Bernoulli(P)` in place of `P` this is the papers' `(h - η/2)²` over (winner, loser), with
     the same minimiser and more variance.
 

@@ -147,7 +147,7 @@ def measure(run: Run, folder: str) -> dict[str, int]:
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
         sizes = [bytes_of(t for layer in c.layers for t in (layer.keys, layer.values)) for c in caches if c.layers]
-        batches = [getattr(b, name) for b in trainer._buffer for name in b.__dataclass_fields__]
+        batches = [getattr(b, name) for b in trainer.batches for name in b.__dataclass_fields__]
         return found | {
             "weights": bytes_of([*trainer.model.parameters(), *quantisation(trainer.model)]),
             "optimizer states": bytes_of(states),

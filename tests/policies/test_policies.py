@@ -15,9 +15,11 @@ from safetensors import safe_open
 from tiny import build_model, build_tokenizer
 from torch import nn
 
-from trl_nash.policies import INITIAL, PREVIOUS, REFERENCE, FrozenPolicies, is_sharded
+from trl_nash.algorithms import AVERAGE, INITIAL, START, Policy
+from trl_nash.policies import FrozenPolicies, is_sharded
 
 
+OLD, OLDER, REFERENCE = Policy(3), Policy(2), Policy(6)
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
 
@@ -75,13 +77,13 @@ def test_exchange_is_bitwise_reversible(kind):
     """In the context the weights are the frozen ones, behind it the live ones, any number of times, all bitwise."""
     model = BUILDERS[kind]()
     policies = policies_of(model)
-    policies.freeze("old")
+    policies.freeze(OLD)
     old = weights(model)
     perturb(model, seed=1)
     new = weights(model)
     assert not same(old, new)
     for _ in range(3):
-        with policies.active("old") as active:
+        with policies.active(OLD) as active:
             assert active is model
             assert same(weights(model), old)
         assert same(weights(model), new)
@@ -91,10 +93,10 @@ def test_exchange_happens_in_place():
     """Parameters keep their storage, so that optimizer states, DDP buckets and tied weights stay attached."""
     model = build_model(build_tokenizer(), tie_word_embeddings=True)
     policies = policies_of(model)
-    policies.freeze("old")
+    policies.freeze(OLD)
     perturb(model, seed=1)
     before = [(id(p), p.data_ptr()) for p in model.parameters()]
-    with policies.active("old"):
+    with policies.active(OLD):
         assert [(id(p), p.data_ptr()) for p in model.parameters()] == before
         assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     assert [(id(p), p.data_ptr()) for p in model.parameters()] == before
@@ -104,14 +106,14 @@ def test_an_error_in_the_context_puts_the_live_weights_back():
     """Whatever happens while another policy is active, training goes on with the live weights."""
     model = build_model(build_tokenizer())
     policies = policies_of(model)
-    policies.freeze("old")
+    policies.freeze(OLD)
     old = weights(model)
     perturb(model, seed=1)
     new = weights(model)
-    with pytest.raises(RuntimeError, match="out of memory"), policies.active("old"):
+    with pytest.raises(RuntimeError, match="out of memory"), policies.active(OLD):
         raise RuntimeError("out of memory")
     assert same(weights(model), new)
-    with policies.active("old"):
+    with policies.active(OLD):
         assert same(weights(model), old)
 
 
@@ -119,11 +121,11 @@ def test_a_frozen_policy_shares_no_storage_with_the_live_one():
     """A step of the optimizer between two contexts changes the live policy and not the frozen one."""
     model = build_model(build_tokenizer())
     policies = policies_of(model)
-    policies.freeze("old")
+    policies.freeze(OLD)
     old = weights(model)
     for seed in range(3):
         perturb(model, seed)
-        with policies.active("old"):
+        with policies.active(OLD):
             assert same(weights(model), old)
 
 
@@ -131,16 +133,16 @@ def test_only_trainable_weights_are_kept():
     """Under LoRA a frozen policy has r * (in + out) = 2 * (16 + 16) numbers per target, 2 targets in 2 layers."""
     model = build_lora()
     policies = policies_of(model)
-    policies.freeze("old")
-    assert sum(tensor.numel() for tensor in policies._weights["old"].values()) == 2 * (16 + 16) * 2 * 2
-    assert all(tensor.device.type == "cpu" for tensor in policies._weights["old"].values())
+    policies.freeze(OLD)
+    assert sum(tensor.numel() for tensor in policies._weights[OLD].values()) == 2 * (16 + 16) * 2 * 2
+    assert all(tensor.device.type == "cpu" for tensor in policies._weights[OLD].values())
 
 
 def test_an_unknown_policy_is_named():
     """The error names the policy that was asked for and those that there are."""
     policies = policies_of(build_model(build_tokenizer()))
-    policies.freeze("old")
-    with pytest.raises(KeyError, match=r"'older'.*\['old'\]"), policies.active("older"):
+    policies.freeze(OLD)
+    with pytest.raises(KeyError, match="round_2 is not kept: there are round_3"), policies.active(OLDER):
         pass
 
 
@@ -164,10 +166,10 @@ def test_ref_model_is_initial_and_nothing_is_copied():
     model, ref_model = build_model(build_tokenizer()), build_model(build_tokenizer(), seed=5, num_hidden_layers=1)
     policies = policies_of(model, ref_model=ref_model)
     policies.ensure_initial()
-    for name in (INITIAL, REFERENCE):
-        with policies.active(name) as active:
-            assert active is ref_model
+    with policies.active(INITIAL) as active:
+        assert active is ref_model
     assert INITIAL not in policies
+    assert policies.resolve(START) == START  # which is another policy than the reference then
 
 
 def test_fresh_adapter_is_initial_with_adapters_off():
@@ -196,21 +198,38 @@ def test_trained_adapter_is_its_own_initial_policy():
         assert (logits(active) - base).abs().max() > 0.1
 
 
-def test_reference_is_initial_until_another_policy_is_frozen_as_it():
-    """COMAL's move of the reference leaves the initial policy, and its metrics, alone."""
+def test_a_policy_that_is_kept_leaves_the_initial_one_alone():
+    """As when COMAL moves its reference: the initial policy, and the metrics about it, stay what they were."""
     model = build_lora()
     base = logits(model)
     policies = policies_of(model, fresh_adapter=True)
-    assert policies.resolve(REFERENCE) == INITIAL
+    assert policies.resolve(START) == INITIAL
     perturb(model, seed=1)
     policies.freeze(REFERENCE)
     moved = logits(model)
     perturb(model, seed=2)
-    assert policies.resolve(REFERENCE) == REFERENCE
     with policies.active(REFERENCE) as active:
         assert torch.equal(logits(active), moved)
-    with policies.active(INITIAL) as active:
+    with policies.active(START) as active:
         assert torch.equal(logits(active), base)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_second_run_starts_with_no_policy_of_the_first(kind):
+    """Its initial policy is the one that the first run has made, also where that was a fresh adapter."""
+    model = BUILDERS[kind]()
+    policies = policies_of(model, fresh_adapter=kind == "lora")
+    for seed in (1, 2):
+        policies.start_over()
+        assert list(policies) == [] and policies.averaged == 0
+        policies.ensure_initial()
+        start = logits(model)
+        perturb(model, seed)
+        policies.freeze(OLD)
+        policies.average(0, 0.5)
+        perturb(model, seed + 2)
+        with policies.active(INITIAL) as active:
+            assert torch.equal(logits(active), start)
 
 
 def test_the_live_model_is_called_through_its_wrapper():
@@ -218,50 +237,70 @@ def test_the_live_model_is_called_through_its_wrapper():
     model = build_model(build_tokenizer())
     wrapper = nn.ModuleList([model])
     policies = FrozenPolicies(live=lambda: wrapper, unwrapped=lambda: model)
-    policies.freeze("old")
-    with policies.active("old") as active:
+    policies.freeze(OLD)
+    with policies.active(OLD) as active:
         assert active is wrapper
 
 
 # ---- Chains and averages ----
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 5])
-def test_remember_keeps_the_last_policies_in_order(depth):
-    """After round t, `previous` is π_t, `previous_2` is π_{t-1} ... and no more than `depth` are kept."""
+def test_what_is_needed_is_kept():
+    """The live policy is frozen if it is needed and not at hand; what is needed no more is given up."""
     model = nn.Linear(1, 1, bias=False)
     policies = policies_of(model)
+    policies.ensure_initial()
     for t in range(7):
         nn.init.constant_(model.weight, float(t))
-        policies.remember(depth)
-        names = [PREVIOUS, *(f"previous_{k}" for k in range(2, 9))]
-        kept = [policies._weights[name]["weight"].item() for name in names if name in policies]
-        assert kept == [float(t - k) for k in range(min(depth, t + 1))]
+        policies.keep({Policy(max(t - age, 0)) for age in range(3)}, live=Policy(t))
+        kept = {policy.round: policies._weights[policy]["weight"].item() for policy in policies if policy != INITIAL}
+        assert kept == {round: float(round) for round in range(max(t - 2, 1), t + 1)}  # the start is the initial one
+    nn.init.constant_(model.weight, 9.0)
+    policies.keep({Policy(6)}, live=Policy(7))
+    assert list(policies) == [INITIAL, Policy(6)]
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 1.0])
 def test_average_matches_its_closed_form(decay):
-    """w_n = d^n θ_0 + (1 - d) Σ_{k=1..n} d^{n-k} θ_k, computed in fp64."""
+    """w_n = d^n θ_0 + (1 - d) Σ_{k=1..n} d^{n-k} θ_k, computed in fp64; each round counts once."""
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
     policies = policies_of(model)
     seen = []
     for n in range(6):
         perturb(model, seed=n)
-        policies.average("average", decay)
+        policies.average(n, decay)
+        policies.average(n, decay)  # as when a run that was stopped in the round is resumed
         seen.append(model.weight.detach().double())
         expected = decay**n * seen[0] + (1 - decay) * sum(decay ** (n - k) * seen[k] for k in range(1, n + 1))
-        torch.testing.assert_close(policies._weights["average"]["weight"].double(), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(policies._weights[AVERAGE]["weight"].double(), expected, atol=1e-6, rtol=0)
+
+
+def test_average_of_16_bit_weights_is_kept_in_fp32():
+    """1,000 rounds at decay .999 of weights 1, from 0: 1 - .999^1000 = .632, which bf16 would never leave 0 for."""
+    model = nn.Linear(1, 1, bias=False).bfloat16()
+    policies = policies_of(model)
+    nn.init.zeros_(model.weight)
+    policies.average(0, 0.999)
+    nn.init.ones_(model.weight)
+    for n in range(1, 1001):
+        policies.average(n, 0.999)
+        if n % 100 == 0:  # its use, rounded, leaves it as it is
+            with policies.active(AVERAGE) as active:
+                assert active.weight.dtype == torch.bfloat16
+                assert active.weight.item() == pytest.approx(1 - 0.999**n, rel=1e-2)
+            assert model.weight.item() == 1.0
+    assert policies._weights[AVERAGE]["weight"].item() == pytest.approx(1 - 0.999**1000, rel=1e-4)
 
 
 def test_average_leaves_the_live_policy_alone():
     """Averaging reads the live weights only."""
     model = nn.Linear(3, 2)
     policies = policies_of(model)
-    policies.average("average", 0.5)
+    policies.average(0, 0.5)
     perturb(model, seed=1)
     before = weights(model)
-    policies.average("average", 0.5)
+    policies.average(1, 0.5)
     assert same(weights(model), before)
 
 
@@ -288,13 +327,14 @@ def test_beside_switches_between_two_policies(kind):
     perturb(model, seed=1)
     live, before = logits(model), weights(model)
     assert (live - expected).abs().max() > 0.1
-    with policies.beside(REFERENCE) as enter:
+    reference = REFERENCE if kind == "moved reference" else INITIAL
+    with policies.beside(reference) as enter:
         for _ in range(3):
             with enter() as other:
                 assert torch.equal(logits(other), expected)
             assert torch.equal(logits(model), live)
     assert same(weights(model), before)
-    with policies.active(REFERENCE) as other:  # and the kept weights are still what they were
+    with policies.active(reference) as other:  # and the kept weights are still what they were
         assert torch.equal(logits(other), expected)
 
 
@@ -344,10 +384,10 @@ def test_a_zero3_partition_is_exchanged(persist):
     """This rank's partition is swapped, and a parameter that ZeRO-3 keeps gathered is gathered anew from it."""
     model = Shard(persist)
     policies = policies_of(model)
-    policies.freeze("old")
+    policies.freeze(OLD)
     model.weight.ds_tensor += 10
     model.weight.data += 10
-    with policies.active("old"):
+    with policies.active(OLD):
         assert model.weight.ds_tensor.tolist() == [0, 1, 2, 3]
         assert model.weight.tolist() == ([0, 1, 2, 3] if persist else [])
     assert model.weight.ds_tensor.tolist() == [10, 11, 12, 13]
@@ -361,19 +401,19 @@ def test_what_is_saved_is_loaded_bitwise(tmp_path):
     """All policies come back under their names with the same bits, and what was there before is gone."""
     model = build_model(build_tokenizer())
     policies = policies_of(model)
-    for seed, name in enumerate((INITIAL, PREVIOUS, "previous_2", REFERENCE)):
+    for seed, name in enumerate((INITIAL, OLD, Policy(2, 1), AVERAGE)):
         perturb(model, seed)
         policies.freeze(name)
     policies.save(tmp_path, rank=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "average-00000.safetensors",
         "initial-00000.safetensors",
-        "previous-00000.safetensors",
-        "previous_2-00000.safetensors",
-        "reference-00000.safetensors",
+        "round_2_fit_1-00000.safetensors",
+        "round_3-00000.safetensors",
     ]
     other = policies_of(model)
-    other.freeze("stale")
-    other.load(tmp_path, rank=0)
+    other.freeze(OLDER)
+    other.load(tmp_path, 0, list(policies))
     assert sorted(other._weights) == sorted(policies._weights)
     for name, kept in policies._weights.items():
         assert all(torch.equal(kept[key], other._weights[name][key]) for key in kept)
@@ -382,7 +422,7 @@ def test_what_is_saved_is_loaded_bitwise(tmp_path):
 def test_files_are_safetensors_and_not_pickles(tmp_path):
     """A file is a length, a JSON header and raw numbers: loading it runs no code."""
     policies = policies_of(nn.Linear(2, 2))
-    policies.freeze("old")
+    policies.freeze(OLD)
     policies.save(tmp_path, rank=0)
     (file,) = tmp_path.iterdir()
     raw = file.read_bytes()
@@ -396,13 +436,13 @@ def test_whole_weights_are_written_by_rank_0_and_read_by_all(tmp_path):
     """Without shards every rank holds the same, so rank 1 writes nothing and reads rank 0's file."""
     model = nn.Linear(2, 2)
     policies = policies_of(model)
-    policies.freeze("old")
+    policies.freeze(OLD)
     policies.save(tmp_path / "policies", rank=1)
     assert not (tmp_path / "policies").exists()
     policies.save(tmp_path / "policies", rank=0)
     other = policies_of(model)
-    other.load(tmp_path / "policies", rank=1)
-    assert torch.equal(other._weights["old"]["weight"], model.weight)
+    other.load(tmp_path / "policies", 1, [OLD])
+    assert torch.equal(other._weights[OLD]["weight"], model.weight)
 
 
 def test_each_rank_keeps_its_own_shard(tmp_path):
@@ -411,19 +451,19 @@ def test_each_rank_keeps_its_own_shard(tmp_path):
         model = Shard(persist=False)
         model.weight.ds_tensor += 100 * rank
         policies = policies_of(model)
-        policies.freeze("old")
+        policies.freeze(OLD)
         policies.save(tmp_path, rank)
     for rank in (0, 1):
         policies = policies_of(Shard(persist=False))
-        policies.load(tmp_path, rank)
-        assert policies._weights["old"]["weight"].tolist() == [100 * rank + k for k in range(4)]
+        policies.load(tmp_path, rank, [OLD])
+        assert policies._weights[OLD]["weight"].tolist() == [100 * rank + k for k in range(4)]
 
 
 def test_nothing_frozen_saves_and_loads(tmp_path):
     """A fresh adapter has no frozen policy at first; its checkpoint loads all the same."""
     policies = policies_of(build_lora(), fresh_adapter=True)
     policies.save(tmp_path / "policies", rank=0)
-    policies.load(tmp_path / "policies", rank=0)
+    policies.load(tmp_path / "policies", 0, [])
     assert policies._weights == {}
 
 
@@ -431,30 +471,30 @@ def test_nothing_frozen_saves_and_loads(tmp_path):
 def test_files_of_another_model_are_refused(tmp_path, other):
     """Other shapes or other names are no policy of this model; the error says what to resume with."""
     policies = policies_of(nn.Linear(2, 2))
-    policies.freeze("old")
+    policies.freeze(OLD)
     policies.save(tmp_path, rank=0)
     with pytest.raises(ValueError, match="does not fit this model.*number of processes"):
-        policies_of(copy.deepcopy(other)).load(tmp_path, rank=0)
+        policies_of(copy.deepcopy(other)).load(tmp_path, 0, [OLD])
 
 
 def test_a_policy_that_is_given_up_is_not_kept_for_its_file(tmp_path):
     """Neither behind a save nor behind a load, on a rank that never saves."""
     model = BUILDERS["full"]()
     policies = policies_of(model)
-    policies.freeze(PREVIOUS)
+    policies.freeze(OLD)
     policies.save(tmp_path, rank=0)
     for loaded in (False, True):
         if loaded:
-            policies.load(tmp_path, rank=1, names=[PREVIOUS])
-        kept = weakref.ref(policies._weights[PREVIOUS])
-        policies.remember(1)
+            policies.load(tmp_path, 1, [OLD])
+        kept = weakref.ref(policies._weights[OLD])
+        policies.keep({OLDER}, live=OLDER)
         assert kept() is None
 
 
 def test_a_policy_whose_file_is_missing_is_named(tmp_path):
     """Before anything is read: other processes may have theirs."""
     policies = policies_of(BUILDERS["full"]())
-    policies.freeze(PREVIOUS)
+    policies.freeze(OLD)
     policies.save(tmp_path, rank=0)
-    with pytest.raises(ValueError, match="reference-00000.safetensors is missing: copy the whole checkpoint"):
-        policies.load(tmp_path, rank=1, processes=2, names=[PREVIOUS, REFERENCE])
+    with pytest.raises(ValueError, match="round_6-00000.safetensors is missing: copy the whole checkpoint"):
+        policies.load(tmp_path, 1, [OLD, REFERENCE], processes=2)

@@ -10,48 +10,54 @@ from helpers import lora_config, weights
 from peft import get_peft_model
 from tiny import build_model, build_tokenizer
 
+from trl_nash.algorithms import Policy
 from trl_nash.rounds.batch import PairBatch, Samples
 
 
 @dataclass
-class Fit:
+class Recorded:
     """One regression: `round` and `fit` count from 0."""
 
     round: int
     fit: int
     weights: dict[str, torch.Tensor]  # of the live policy when the fit began
     samples: Samples
-    scores: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # by policy, one tensor a micro-batch
-    batches: list[PairBatch] = field(default_factory=list)  # with the anchor's log-probs
+    live: list[torch.Tensor] = field(default_factory=list)  # scores of that policy, one tensor a micro-batch
+    scores: dict[Policy, list[torch.Tensor]] = field(default_factory=dict)  # those that the trainer asked for
     steps: list[tuple[torch.Tensor, PairBatch]] = field(default_factory=list)  # log-probs that were trained on
 
+    @property
+    def batches(self) -> list[PairBatch]:
+        """The round, with the whole centre, as its first pass saw it."""
+        return [batch for _, batch in self.steps[: len(self.live)]]
 
-def record(trainer) -> list[Fit]:
+
+def record(trainer) -> list[Recorded]:
     """From now on, every fit of `trainer` is appended to the list that is returned."""
-    fits: list[Fit] = []
+    fits: list[Recorded] = []
     drawn: list[Samples] = []
-    micro_batches, score_anchor = trainer._micro_batches, trainer._score_anchor
-    score_under, objective = trainer._score_under, trainer.objective
+    micro_batches, centre = trainer.collector.micro_batches, trainer.scorer.centre
+    under, objective = trainer.scorer.under, trainer.objective
 
     def keep_samples(samples, preference):
         drawn.append(samples)
         return micro_batches(samples, preference)
 
-    def keep_anchor(batches):
-        fits.append(Fit(trainer.round, trainer.fit, weights(trainer.model), drawn[-1]))
-        fits[-1].batches = score_anchor(batches)
-        return fits[-1].batches
+    def keep_centre(fit, batches, live, first, references):
+        fits.append(Recorded(trainer.round, trainer.place.fit, weights(trainer.model), drawn[-1]))
+        fits[-1].live = under(live, batches, is_live=True)
+        return centre(fit, batches, live, first, references)
 
-    def keep_scores(name, batches):
-        fits[-1].scores[name] = score_under(name, batches)
-        return fits[-1].scores[name]
+    def keep_scores(policy, batches, is_live, progress):
+        fits[-1].scores[policy] = under(policy, batches, is_live, progress)
+        return fits[-1].scores[policy]
 
     def keep_step(logps, batch):
         fits[-1].steps.append((logps.detach().clone(), batch))
         return objective(logps, batch)
 
-    trainer._micro_batches, trainer._score_anchor = keep_samples, keep_anchor
-    trainer._score_under, trainer.objective = keep_scores, keep_step
+    trainer.collector.micro_batches, trainer.scorer.centre = keep_samples, keep_centre
+    trainer.scorer.under, trainer.objective = keep_scores, keep_step
     return fits
 
 

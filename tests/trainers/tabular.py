@@ -14,8 +14,6 @@ import torch
 from helpers import make_trainer, prompt_dataset
 from torch import nn
 
-from trl_nash.policies import PREVIOUS
-
 
 WORDS = "abc"
 # The synthetic game of COMAL, P[i, j] = P(i ≻ j): b beats a, c beats b, a beats c.
@@ -50,10 +48,10 @@ class ExactGame:
     Args:
         count (`int`): K. A round has one "prompt" for each of the 3^K draws of K answers.
         repeats (`int`): how often each draw is in the round.
-        anchors_in_fp64 (`bool`): whether `anchor_logps` skip the fp32 that the trainer keeps them in.
+        in_fp64 (`bool`): whether centres and preferences skip the fp32 that the trainer keeps them in.
     """
 
-    def __init__(self, algorithm, output_dir, count=2, repeats=1, judge=judge_words, anchors_in_fp64=False, **options):
+    def __init__(self, algorithm, output_dir, count=2, repeats=1, judge=judge_words, in_fp64=False, **options):
         rows = repeats * 3**count
         self.trainer = make_trainer(
             algorithm,
@@ -72,20 +70,22 @@ class ExactGame:
         prompt = self.trainer._tokenizer("d").input_ids
         completions = [[[answers[i]] for i in draw] for draw in self.draws.tolist()]
         self.trainer.generate = lambda prompts, count, policy=None: ([prompt] * rows, completions)
-        if anchors_in_fp64:
-            self.trainer._score_anchor = self._score_anchor_in_fp64
+        if in_fp64:
+            self.trainer.scorer.centre = self._centre_in_fp64
 
     @property
     def policy(self) -> torch.Tensor:
         return self.table.logits.detach().softmax(-1)
 
     @torch.no_grad()
-    def _score_anchor_in_fp64(self, batches):
-        anchors = 0.0
-        for name, weight in self.trainer.anchor_weights().items():
-            with nullcontext(self.table) if name == PREVIOUS else self.trainer.policies.active(name) as table:
-                anchors = anchors + weight * table(batches[0].labels)
-        return [replace(batches[0], anchor_logps=anchors)]
+    def _centre_in_fp64(self, fit, batches, live, first, references):
+        centre = 0.0
+        for policy, weight in fit.centre.items():
+            kept = nullcontext(self.table) if policy == live else self.trainer.policies.active(policy)
+            with kept as table:
+                centre = centre + weight * table(batches[0].labels)
+        wins = GAME[self.draws[:, batches[0].pairs[0, :, 0]], self.draws[:, batches[0].pairs[0, :, 1]]]
+        return [replace(batches[0], centre_logps=centre, preference=wins)]
 
     def fit(self, chance: torch.Tensor | None = None, sampler: torch.Tensor | None = None) -> None:
         """
@@ -97,12 +97,13 @@ class ExactGame:
             sampler (`torch.Tensor`): the policy that draws, if it is not the current one.
         """
         trainer = self.trainer
-        begins_round = trainer._micro_step % trainer.args.micro_steps_per_round == 0
         batch = trainer._prepare_inputs([{"prompt": "d"}] * len(self.draws))
-        if begins_round:  # a second fit is of the same pairs
+        if trainer.place.fit == 0 or trainer.fit.pairs_from is not None:  # else they are the pairs of the first fit
             sampler = self.policy if sampler is None else sampler
             self.weights = sampler[self.draws].prod(-1) * (1.0 if chance is None else chance)
             assert abs(self.weights.sum() - 1) < 1e-6
+
+        batch = trainer.scorer.complete(batch, self.table(batch.labels))
 
         def loss(logits):
             logps = torch.func.functional_call(self.table, {"logits": logits}, (batch.labels,))
@@ -116,7 +117,7 @@ class ExactGame:
             self.table.logits -= torch.linalg.pinv(hessian, hermitian=True) @ gradient
 
     def play_round(self, **kwargs) -> None:
-        for _ in range(self.trainer.args.fits_per_round):
+        for _ in range(self.trainer.args.schedule.fits):
             self.fit(**kwargs)
 
 

@@ -224,7 +224,7 @@ def test_a_round_in_the_buffer_is_not_sampled_again(whole_run, tmp_path):
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert len(sampled) == 3 * 2  # in chunks of 2 prompts
     assert len(saved) == 2 and len(fitted) == 7
-    for name in ("input_ids", "attention_mask", "labels", "pairs", "preference", "anchor_logps"):
+    for name in ("input_ids", "attention_mask", "labels", "pairs", "preference", "centre_logps"):
         assert torch.equal(getattr(fitted[0], name), getattr(saved[1], name))
 
 

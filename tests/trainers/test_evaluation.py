@@ -468,7 +468,7 @@ def test_fit_metrics_by_hand(tmp_path):
         first_token = (batch.labels[row, 1:] != -100).nonzero()[0].item()
         anchor[row, first_token] -= logratio
     trainer.model.train()
-    object.__setattr__(batch, "anchor_logps", anchor)
+    object.__setattr__(batch, "centre_logps", anchor)
     loss = trainer.compute_loss(trainer.model, batch).item()
     trainer.log({"loss": loss})
     logged = trainer.state.log_history[-1]

@@ -174,8 +174,8 @@ def test_step_size_is_indexed_by_round(algorithm, tmp_path):
     trainer, values = three_epochs(algorithm, tmp_path, step_size=[2.0, 1.0, 0.5])
     trainer.judge.function = lambda prompts, first, second: [0.75] * len(first)
     targets = []
-    record_fit = trainer._record_fit
-    trainer._record_fit = lambda margin, target: targets.append(target.item()) or record_fit(margin, target)
+    record_fit = trainer.reporter.record_fit
+    trainer.reporter.record_fit = lambda margin, target: targets.append(target.item()) or record_fit(margin, target)
     trainer.train()
     eta = [2.0, 1.0, 0.5, 0.5, 0.5, 0.5]
     factor, micro_steps = (2 if algorithm == "onpo-one" else 1), (4 if algorithm == "onpo-two" else 2)

@@ -115,8 +115,8 @@ def test_comal_that_never_moves_its_reference_is_inpo(tmp_path):
 
 def test_onpo_in_one_fit_is_onpo_in_two(tmp_path):
     """60 rounds with the whole history in the anchor: the main policies agree to 1e-10, and they move all the time."""
-    one = ExactGame("onpo-one", tmp_path, anchors_in_fp64=True, step_size=1.0, anchor_history=100)
-    two = ExactGame("onpo-two", tmp_path, anchors_in_fp64=True, step_size=1.0)
+    one = ExactGame("onpo-one", tmp_path, in_fp64=True, step_size=1.0, anchor_history=100)
+    two = ExactGame("onpo-two", tmp_path, in_fp64=True, step_size=1.0)
     for _ in range(60):
         before = one.policy
         one.play_round()
@@ -145,12 +145,12 @@ def test_onpo_anchor_is_the_recursion_truncated(history, tmp_path):
 
 def test_onpo_anchor_is_the_auxiliary_policy_at_every_round(tmp_path):
     """The anchor over frozen policies equals π' of the recursion kept in logs, after rounds that moved the policy."""
-    game = ExactGame("onpo-one", tmp_path, anchors_in_fp64=True, step_size=1.0, anchor_history=100)
+    game = ExactGame("onpo-one", tmp_path, in_fp64=True, step_size=1.0, anchor_history=100)
     auxiliary = START.log()
     for _ in range(20):
         game.play_round()
-        batch = game.trainer._buffer[0]
-        anchor = {int(label): logp for label, logp in zip(batch.labels[:, 1], batch.anchor_logps[:, 0], strict=True)}
+        batch = game.trainer.batches[0]
+        anchor = {int(label): logp for label, logp in zip(batch.labels[:, 1], batch.centre_logps[:, 0], strict=True)}
         anchor = torch.stack([anchor[label] for label in sorted(anchor)])
         torch.testing.assert_close(anchor.log_softmax(-1), auxiliary.log_softmax(-1), rtol=0, atol=1e-10)
         auxiliary = 0.5 * auxiliary + 0.5 * game.policy.log()
@@ -170,7 +170,7 @@ def test_best_worst_trains_one_pair_a_prompt_with_its_soft_preference(tmp_path):
     """Draw (a, b, c) has rates (.1 + .8)/2, (.9 + .1)/2, (.2 + .9)/2 = .45, .5, .55: c against a, P = .2."""
     game = ExactGame("ipo", tmp_path, 3, pair_selection="best_worst")
     game.fit()
-    batch = game.trainer._buffer[0]
+    batch = game.trainer.batches[0]
     row = game.draws.tolist().index([0, 1, 2])
     assert batch.pairs.shape == (27, 1, 2) and batch.pairs[row].tolist() == [[2, 0]]
     assert batch.preference[row].item() == pytest.approx(0.2)

@@ -77,7 +77,7 @@ def expected_loss(objective, logps, reference_logps, opponent_logps, count: int)
     batch = SimpleNamespace(
         # (B, K * K), pair k * K + j is own completion k against opponent j, as `sample_pairs` lists them
         preference=preferences()[draws[i][:, :, None], draws[j][:, None, :]].flatten(1),
-        anchor_logps=reference_logps[draws[i].flatten()],
+        centre_logps=reference_logps[draws[i].flatten()],
     )
     return (own[i] * opponents[j] * objective(logps[draws[i].flatten()], batch)).sum()
 
@@ -91,14 +91,14 @@ def trainer_objective(count: int, tau: float = TAU):
 def kl_of_own_token_only(logps, batch):
     """What TRL shipped until 1.13: each token sees its own log-ratio and not what follows it."""
     advantage = batch.preference - 0.5
-    kl = logps.detach() - batch.anchor_logps
+    kl = logps.detach() - batch.centre_logps
     return -(logps * (advantage - TAU * kl)).sum(-1)
 
 
 def kl_of_whole_sequence(logps, batch):
     """The textbook form: every token sees the log-ratio of the whole sequence."""
     advantage = batch.preference - 0.5
-    kl = (logps.detach() - batch.anchor_logps).sum(-1, keepdim=True)
+    kl = (logps.detach() - batch.centre_logps).sum(-1, keepdim=True)
     return -(logps * (advantage - TAU * kl)).sum(-1)
 
 

@@ -112,7 +112,7 @@ def test_an_explicit_reference_is_honoured(lora, tmp_path):
     assert history(trainer, "policy/kl_reference") == pytest.approx([expected], abs=1e-4)
     assert abs(expected) > 1
     # ρ = 1/3: the anchor is a third of the reference and two thirds of the policy.
-    anchor = batch.anchor_logps.double().sum(-1)
+    anchor = batch.centre_logps.double().sum(-1)
     torch.testing.assert_close(anchor, sums[1] / 3 + sums[0] * 2 / 3, atol=1e-4, rtol=0)
 
 

@@ -236,7 +236,7 @@ def test_the_schedule_of_a_round(accumulation, steps_per_generation, iterations,
         for step, batch in enumerate(own):
             first_pass = own[step % micro_steps]
             assert torch.equal(batch.input_ids, first_pass.input_ids)
-            assert torch.equal(batch.anchor_logps, first_pass.anchor_logps)
+            assert torch.equal(batch.centre_logps, first_pass.centre_logps)
         fitted = [prompt for batch in own[:micro_steps] for prompt in prompts_of(trainer, batch)[::2]]
         assert fitted == sampled[r * 2 * micro_steps : (r + 1) * 2 * micro_steps]
 
@@ -248,7 +248,7 @@ def test_two_fits_pass_over_the_same_pairs(tmp_path):
         first, second = trainer.fitted[8 * r : 8 * r + 4], trainer.fitted[8 * r + 4 : 8 * r + 8]
         for a, b in zip(first, second, strict=True):
             assert torch.equal(a.input_ids, b.input_ids) and torch.equal(a.preference, b.preference)
-            assert not torch.equal(a.anchor_logps, b.anchor_logps)
+            assert not torch.equal(a.centre_logps, b.centre_logps)
 
 
 def test_max_steps_ends_in_the_middle_of_a_round(tmp_path):

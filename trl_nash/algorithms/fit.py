@@ -4,7 +4,7 @@
 """The words in which a method says what it does: policies named by when they were, and regressions around them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -55,10 +55,12 @@ class Past:
     Args:
         round (`int`): t, counted from 0.
         reference_rounds (`int`, *optional*): rounds after which the reference moves; it stays if left out.
+        epoch (`int`, *optional*, defaults to 0): in which the round was sampled, for settings that go by it.
     """
 
     round: int
     reference_rounds: int | None = None
+    epoch: int = 0
 
     @property
     def initial(self) -> Policy:
@@ -98,7 +100,7 @@ class Past:
     @property
     def next(self) -> "Past":
         """What the round after this one looks back to."""
-        return Past(self.round + 1, self.reference_rounds)
+        return replace(self, round=self.round + 1)
 
 
 def named(fits: list[Fit]) -> set[Policy]:

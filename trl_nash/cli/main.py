@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     if command in ("-h", "--help"):
         summaries = {**{name: algorithm.summary for name, algorithm in ALGORITHMS.items()}, **_OTHER_COMMANDS}
         print(
-            _HELP.format(commands="\n".join(f"  {name:<9} {summary}" for name, summary in summaries.items())), end=""
+            _HELP.format(commands="\n".join(f"  {name:<10} {summary}" for name, summary in summaries.items())), end=""
         )
         return 0
     if command == "--version":

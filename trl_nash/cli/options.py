@@ -24,6 +24,20 @@ ALGORITHMS = {
         "COMALConfig", "COMALTrainer", "train with COMAL: its last iterate converges to the equilibrium"
     ),
     "nash-md": Algorithm("NashMDConfig", "NashMDTrainer", "train with Nash-MD: play against a mixture with the start"),
+    "inpo": Algorithm("INPOConfig", "INPOTrainer", "train with INPO: mirror descent around a reference that stays"),
+    "egpo": Algorithm("EGPOConfig", "EGPOTrainer", "train with EGPO: a half step, and the same against its policy"),
+    "mnpo": Algorithm("MNPOConfig", "MNPOTrainer", "train with MNPO: mirror descent around several past policies"),
+    "mpo": Algorithm("MPOConfig", "MPOTrainer", "train with MPO: mirror descent drawn to a magnet, which moves"),
+    "nash-mp": Algorithm(
+        "NashMirrorProxConfig", "NashMirrorProxTrainer", "train with Nash mirror prox: EGPO with proximal steps"
+    ),
+    "nash-prox": Algorithm(
+        "NashProxConfig", "NashProxTrainer", "train with Nash Prox: policy gradient towards a slow target"
+    ),
+    "online-ipo": Algorithm(
+        "OnlineIPOConfig", "OnlineIPOTrainer", "train with online IPO or IPO-MD: gradient steps around the start"
+    ),
+    "sppo": Algorithm("SPPOConfig", "SPPOTrainer", "train with SPPO: regress win rates; spirals out on cycles"),
 }
 
 # What other tools call it, where spelling alone would not lead there.

@@ -56,3 +56,11 @@ class PromptRenderer:
 def strip_thinking(text: str) -> str:
     """Removes `<think> ... </think>`, also one that generation cut short."""
     return re.sub(r"<think>.*?(</think>|\Z)", "", text, flags=re.DOTALL).strip()
+
+
+def text_of(prompt: str | list[dict]) -> str:
+    """What to show of a prompt: the text, or the last message's, of which there may be parts."""
+    content = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    if isinstance(content, list):
+        content = "".join(part.get("text") or "" for part in content)
+    return content or ""

@@ -55,6 +55,9 @@ class PairwiseJudge(ABC):
     Attributes:
         symmetric (`bool`, defaults to `False`):
             Whether `P(a ≻ b) = 1 - P(b ≻ a)` by construction, so that asking one order is enough.
+        waits (`bool`, defaults to `False`):
+            Whether it waits for something else than this process and its device, such as a server. A trainer then asks
+            it in a thread of its own, and samples meanwhile.
         order (`str`, defaults to `"both"`):
             `"both"` asks every pair in both orders. `"random"` asks one order, which depends on prompt and pair alone,
             for half the cost: position bias then cancels on average only. `"fixed"` asks as given. Without a meaning
@@ -78,6 +81,7 @@ class PairwiseJudge(ABC):
     """
 
     symmetric: bool = False
+    waits: bool = False
     order: str = "both"
     cache: JudgementStore | None = None
 

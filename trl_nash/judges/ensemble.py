@@ -70,6 +70,10 @@ class EnsembleJudge(PairwiseJudge):
         self.rule = rule
 
     @property
+    def waits(self) -> bool:
+        return all(judge.waits for judge in self.judges)
+
+    @property
     def name(self) -> str:
         return f"{type(self).__name__}({', '.join(judge.name for judge in self.judges)})"
 

@@ -24,7 +24,8 @@ class CallableJudge(PairwiseJudge):
             Returns one probability per row that `first` is better than `second`; `nan` or `None` abstains. Of the
             dataset's columns it gets those that its signature names, or all with `**kwargs`. It may be asynchronous.
             It is then awaited in an event loop of its own thread, the same one for every call, and may ask all its
-            questions concurrently with `asyncio.gather`.
+            questions concurrently with `asyncio.gather`. An asynchronous one waits, as one does that says so with an
+            attribute `waits`: trainers sample while it is asked.
         symmetric (`bool`, *optional*):
             Whether `P(a ≻ b) = 1 - P(b ≻ a)` by construction, so that one order is asked instead of both. Defaults to
             the function's own attribute `symmetric`, `False` if it has none.
@@ -40,6 +41,8 @@ class CallableJudge(PairwiseJudge):
                 f"({type(function).__name__})."
             )
         self.function = function
+        called = function if inspect.isroutine(function) else type(function).__call__
+        self.waits = getattr(function, "waits", inspect.iscoroutinefunction(called))
         self.symmetric = getattr(function, "symmetric", False) if symmetric is None else symmetric
         if inspect.isclass(function):
             raise TypeError(f"The judge {self.name} is a class; pass an instance of it: `{self.name}(...)`.")

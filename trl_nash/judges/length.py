@@ -52,6 +52,7 @@ class LengthDebiasedJudge(PairwiseJudge):
         if not np.isfinite(coefficient):
             raise ValueError(f"`coefficient` must be a finite number, got {coefficient}.")
         self.inner = load_judge(judge, device=device, **kwargs)
+        self.waits = self.inner.waits
         self.coefficient = float(coefficient)
 
     @property

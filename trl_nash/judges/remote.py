@@ -111,6 +111,8 @@ class RemoteJudge(PairwiseJudge):
             `requests`, `failed_requests`, `seconds` (summed over requests), and what the subclass adds.
     """
 
+    waits = True
+
     def __init__(
         self,
         server: str,

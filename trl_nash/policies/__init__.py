@@ -3,8 +3,8 @@
 
 """Frozen policies: handles, memory, exchange with the live weights, files."""
 
-from .frozen import BESIDE_SHARDS, INITIAL, PREVIOUS, REFERENCE, FrozenPolicies
+from .frozen import BESIDE_SHARDS, FrozenPolicies
 from .memory import is_sharded
 
 
-__all__ = ["BESIDE_SHARDS", "INITIAL", "PREVIOUS", "REFERENCE", "FrozenPolicies", "is_sharded"]
+__all__ = ["BESIDE_SHARDS", "FrozenPolicies", "is_sharded"]

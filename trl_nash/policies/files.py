@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from ..algorithms import INITIAL, Policy
 from .memory import Copies, is_sharded
 
 
 class PolicyFiles:
     """Writes and reads frozen policies. Part of [`FrozenPolicies`], which holds them."""
 
-    _weights: dict[str, Copies]
+    _weights: dict[Policy, Copies]
     # Which policy was last saved where; one that is given up is not kept for it.
     _files: list[tuple["weakref.ref[Copies]", Path]]
 
@@ -29,8 +30,8 @@ class PolicyFiles:
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
         files = []
-        for name, weights in self._weights.items():
-            file = self._file(folder, name, rank)
+        for policy, weights in self._weights.items():
+            file = self._file(folder, policy, rank)
             file.unlink(missing_ok=True)  # it may be a link to another checkpoint's
             try:
                 # Saved before and unchanged since: one file in several checkpoints, until the last of them is deleted.
@@ -40,13 +41,13 @@ class PolicyFiles:
             files.append((weakref.ref(weights), file))
         self._files = files
 
-    def load(self, folder: str | Path, rank: int, processes: int | None = None, names: Iterable[str] = ()) -> None:
+    def load(self, folder: str | Path, rank: int, policies: Iterable[Policy], processes: int | None = None) -> None:
         """
-        Restores what [`save`] wrote. If `processes` is another number than saved it, FSDP2's shards are cut anew;
-        ZeRO-3's cannot be.
+        Restores `policies`, which [`save`] wrote. If `processes` is another number than saved them, FSDP2's shards are
+        cut anew; ZeRO-3's cannot be.
 
         Raises:
-            `ValueError`: if the files are not of this model, or those of one of the policies `names` are missing.
+            `ValueError`: if files are missing, or are not of this model.
         """
         from safetensors.torch import load_file
 
@@ -54,13 +55,12 @@ class PolicyFiles:
         if not is_sharded(self._unwrapped()):
             rank, processes = 0, 1
         self._weights, self._files = {}, []
-        for name in names:
-            if not (file := self._file(folder, name, 0)).is_file():
-                raise ValueError(f"{file} is missing: copy the whole checkpoint to every machine, or start anew.")
-        for first in sorted(Path(folder).glob(self._file("", "*", 0).name)):
-            name = first.name.rsplit("-", 1)[0]
-            parts = sorted(Path(folder).glob(f"{name}-*.safetensors"))
-            file = self._file(folder, name, rank)
+        for policy in policies:
+            first = self._file(folder, policy, 0)
+            if not first.is_file():
+                raise ValueError(f"{first} is missing: copy the whole checkpoint to every machine, or start anew.")
+            parts = sorted(Path(folder).glob(f"{policy}-*.safetensors"))
+            file = self._file(folder, policy, rank)
             as_saved = processes in (None, len(parts))
             weights = load_file(file) if as_saved else self._rows(parts, rank, processes)
             if {key: tensor.shape for key, tensor in weights.items()} != expected:
@@ -68,9 +68,10 @@ class PolicyFiles:
                     f"{first} does not fit this model: its trainable weights have other names or shapes. Resume with "
                     "the model, adapter, sharding and number of processes that the checkpoint was saved with."
                 )
-            self._weights[name] = copies = self._copy(weights)
+            self._weights[policy] = copies = self._copy(weights)
             if as_saved:
                 self._files.append((weakref.ref(copies), file))
+        self._fresh_adapter = self._adapter_was_fresh and INITIAL not in self
 
     @staticmethod
     def _rows(parts: list[Path], rank: int, processes: int) -> dict[str, torch.Tensor]:
@@ -87,5 +88,5 @@ class PolicyFiles:
         return weights
 
     @staticmethod
-    def _file(folder: str | Path, name: str, rank: int) -> Path:
-        return Path(folder) / f"{name}-{rank:05d}.safetensors"
+    def _file(folder: str | Path, policy: Policy, rank: int) -> Path:
+        return Path(folder) / f"{policy}-{rank:05d}.safetensors"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Frozen policies by name, at no cost in accelerator memory between rounds.
+Frozen policies by when they were, at no cost in accelerator memory between rounds.
 
 A frozen policy is the trainable weights as they stood: adapter tensors under PEFT, all weights in full fine-tuning.
 They are kept on the CPU, *one shard for each rank*, or one copy for each machine where every rank has all weights, and
@@ -10,7 +10,7 @@ are exchanged with the live weights in place while the policy is asked for somet
 device, DDP, ZeRO and FSDP2, and there is never a second model on the device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -18,16 +18,10 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from ..algorithms import AVERAGE, INITIAL, START, Policy
 from .files import PolicyFiles
 from .memory import Copies, MachineMemory, OwnMemory, is_sharded, local_tensor, shared_memory_is_possible
 
-
-INITIAL = "initial"
-"""The policy that training started from, or `ref_model` where one is given: the reference of every KL metric."""
-REFERENCE = "reference"
-"""The centre of the KL term. It is [`INITIAL`] until somebody freezes another one under this name, as COMAL does."""
-PREVIOUS = "previous"
-"""The policy at the start of the fit. While that is the live policy it is scored without any copy."""
 
 _PART = 2**26  # bytes that are exchanged at a time, and held twice on the device
 
@@ -47,10 +41,13 @@ class FrozenPolicies(PolicyFiles):
         unwrapped (`Callable[[], torch.nn.Module]`):
             Returns the same model without the wrapper.
         ref_model (`torch.nn.Module`, *optional*):
-            An explicit reference: it is [`INITIAL`], and no weights are copied for it.
+            An explicit reference: it is `INITIAL`, and no weights are copied for it.
         fresh_adapter (`bool`, *optional*, defaults to `False`):
-            Whether the policy is a base model and an adapter that changes nothing yet. Then [`INITIAL`] is the model
+            Whether the policy is a base model and an adapter that changes nothing yet. Then `INITIAL` is the model
             with its adapters off (never `get_base_model()`, which leaves LoRA layers active).
+
+    Attributes:
+        averaged (`int`): rounds whose policies are in `AVERAGE`.
     """
 
     def __init__(
@@ -63,19 +60,21 @@ class FrozenPolicies(PolicyFiles):
         self._live = live
         self._unwrapped = unwrapped
         self._ref_model = ref_model
-        self._fresh_adapter = fresh_adapter
-        self._weights: dict[str, Copies] = {}
+        self._adapter_was_fresh = self._fresh_adapter = fresh_adapter
+        self._has_begun = False
+        self._weights: dict[Policy, Copies] = {}
         self._files = []
+        self.averaged = 0
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._weights
+    def __contains__(self, policy: Policy) -> bool:
+        return policy in self._weights
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Policy]:
         return iter(self._weights)
 
-    def resolve(self, name: str) -> str:
-        """The name under which policy `name` is kept."""
-        return INITIAL if name == REFERENCE and name not in self else name
+    def resolve(self, policy: Policy) -> Policy:
+        """What a policy is kept as: the start is `INITIAL`, unless that is a model of its own."""
+        return INITIAL if policy == START and self._ref_model is None else policy
 
     def _local(self) -> Iterator[tuple[str, torch.Tensor]]:
         # FSDP2 keeps what it used last gathered: back to shards, and gathered anew after an exchange.
@@ -104,19 +103,37 @@ class FrozenPolicies(PolicyFiles):
                 part, size = [], 0
         yield part
 
+    def start_over(self) -> None:
+        """Gives up all policies: a run begins. Where an earlier one has trained the adapter, that is fresh no more."""
+        self._weights, self._files, self.averaged = {}, [], 0
+        self._fresh_adapter = self._adapter_was_fresh and not self._has_begun
+        self._has_begun = True
+
     @property
     def initial_is_a_copy(self) -> bool:
-        """Whether [`INITIAL`] is a copy of weights, and neither `ref_model` nor the model with its adapters off."""
+        """Whether `INITIAL` is a copy of weights, and neither `ref_model` nor the model with its adapters off."""
         return self._ref_model is None and not self._fresh_adapter
 
     def ensure_initial(self) -> None:
-        """Freezes [`INITIAL`] unless it is at hand already. Called before the first step."""
+        """Freezes `INITIAL` unless it is at hand already. Called before the first step."""
         if self.initial_is_a_copy and INITIAL not in self:
             self.freeze(INITIAL)
 
-    def freeze(self, name: str) -> None:
-        """Keeps the live policy, as it stands, under `name`."""
-        self._weights[name] = self._copy(dict(self._local()))
+    def freeze(self, policy: Policy) -> None:
+        """Keeps the live policy, as it stands, as `policy`."""
+        self._weights[policy] = self._copy(dict(self._local()))
+
+    def keep(self, needed: Iterable[Policy], live: Policy) -> None:
+        """
+        Gives up the policies that are not `needed` any more (but `INITIAL` and `AVERAGE`), and freezes the live one,
+        which is `live`, if it is.
+        """
+        needed = {self.resolve(policy) for policy in needed}
+        for policy in set(self) - needed - {INITIAL, AVERAGE}:
+            del self._weights[policy]
+        live = self.resolve(live)
+        if live in needed and live != INITIAL and live not in self:
+            self.freeze(live)
 
     def _copy(self, weights: dict[str, torch.Tensor]) -> Copies:
         copies = self._memory.allocate(weights)
@@ -129,31 +146,27 @@ class FrozenPolicies(PolicyFiles):
         """Numbers that change whenever this rank's part of the live policy does."""
         return [tensor.detach().sum(dtype=torch.float64).item() for _, tensor in self._local()]
 
-    def remember(self, depth: int) -> None:
+    def average(self, round: int, decay: float) -> None:
         """
-        Freezes the live policy as `previous`; the one that was becomes `previous_2`, and so on, `depth` policies in
-        all.
+        Adds the live policy, that of the start of `round`, to `AVERAGE`, unless it is in there already:
+        `weights <- decay * weights + (1 - decay) * live weights` in fp32; the first is the average itself.
         """
-        chain = [PREVIOUS, *(f"{PREVIOUS}_{k}" for k in range(2, depth + 1))]
-        for newer, older in reversed(list(zip(chain, chain[1:], strict=False))):
-            if newer in self:
-                self._weights[older] = self._weights.pop(newer)
-        self.freeze(PREVIOUS)
-
-    def average(self, name: str, decay: float) -> None:
-        """`weights <- decay * weights + (1 - decay) * live weights`; the first call freezes the live policy."""
-        if name not in self:
-            return self.freeze(name)
-        copies = self._weights[name]
+        if round < self.averaged:
+            return
+        self.averaged = round + 1
+        if AVERAGE not in self:
+            live = {key: tensor.detach().float() for key, tensor in self._local()}
+            self._weights[AVERAGE] = self._copy(live)
+            return
+        copies = self._weights[AVERAGE]
         self._files = [(kept, file) for kept, file in self._files if kept() is not copies]  # another one from now on
         self._memory.wait()
         for key, tensor in self._memory.mine(self._local()):
-            copies[key].lerp_(tensor.detach().cpu(), 1 - decay)
+            copies[key].lerp_(tensor.detach().cpu().float(), 1 - decay)
         self._memory.wait()
 
-    def _exchange(self, name: str) -> None:
+    def _exchange(self, frozen: Copies) -> None:
         """Swaps live and frozen weights in place, a few tensors at a time; a second call undoes the first, bitwise."""
-        frozen = self._weights[name]
         for part in self._parts():
             incoming = [frozen[key].to(live.device, non_blocking=True, copy=True) for key, live in part]
             self._memory.wait()  # who shares it has read it too
@@ -168,33 +181,41 @@ class FrozenPolicies(PolicyFiles):
             gathered[0].partition(gathered)
             gathered[0].all_gather(gathered)
 
+    def _in_live_dtype(self, policy: Policy) -> Copies:
+        """A kept policy to exchange with. The average, which is kept in fp32, may have to be rounded for it."""
+        copies, live = self._weights[policy], dict(self._local())
+        if all(copies[key].dtype == tensor.dtype for key, tensor in live.items()):
+            return copies
+        return self._copy({key: copies[key].to(tensor.dtype) for key, tensor in live.items()})
+
     @contextmanager
-    def active(self, name: str) -> Iterator[nn.Module]:
+    def active(self, policy: Policy) -> Iterator[nn.Module]:
         """
-        Yields the model that *is* policy `name` while the context lasts. All processes enter it together.
+        Yields the model that *is* `policy` while the context lasts. All processes enter it together.
 
         Raises:
             `KeyError`: if no such policy was frozen.
         """
-        name = self.resolve(name)
-        if name in self:
-            self._exchange(name)
+        policy = self.resolve(policy)
+        if policy in self:
+            frozen = self._in_live_dtype(policy)
+            self._exchange(frozen)
             try:
                 yield self._live()
             finally:
-                self._exchange(name)
-        elif name == INITIAL and self._ref_model is not None:
+                self._exchange(frozen)
+        elif policy == INITIAL and self._ref_model is not None:
             yield self._ref_model
-        elif name == INITIAL and self._fresh_adapter:
+        elif policy == INITIAL and self._fresh_adapter:
             with self._unwrapped().disable_adapter():
                 yield self._live()
         else:
-            raise KeyError(f"no policy is frozen as {name!r}: there are {sorted(self._weights)}.")
+            raise KeyError(f"{policy} is not kept: there are {', '.join(map(str, sorted(self)))}.")
 
     @contextmanager
-    def beside(self, name: str) -> Iterator[Callable]:
+    def beside(self, policy: Policy) -> Iterator[Callable]:
         """
-        Yields a context manager to enter at every token, in which the unwrapped model is policy `name`.
+        Yields a context manager to enter at every token, in which the unwrapped model is `policy`.
 
         For generation that needs two policies at once. Weights are put on the device once, so full fine-tuning holds a
         second copy there while the context lasts.
@@ -202,8 +223,8 @@ class FrozenPolicies(PolicyFiles):
         Raises:
             `ValueError`: if the weights are sharded: two policies cannot be gathered at once.
         """
-        name = self.resolve(name)
-        if name not in self:
+        policy = self.resolve(policy)
+        if policy not in self:
 
             @contextmanager
             def enter():
@@ -219,8 +240,8 @@ class FrozenPolicies(PolicyFiles):
         model = self._unwrapped()
         if is_sharded(model):
             raise ValueError(BESIDE_SHARDS)
-        frozen = self._weights[name]
-        resident = [(p, frozen[key].to(p.device)) for key, p in model.named_parameters() if key in frozen]
+        frozen = self._weights[policy]
+        resident = [(p, frozen[key].to(p.device, p.dtype)) for key, p in model.named_parameters() if key in frozen]
 
         def flip():
             # Pointers change hands, nothing is copied.

@@ -3,15 +3,12 @@
 
 """What a round is made of: samples as token lists, and the padded micro-batches that a policy is fitted to."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
-
-from ..compat import RepeatSampler
 
 
 IGNORED = -100  # label of a position that is no completion token
@@ -22,8 +19,7 @@ class Samples:
     """
     Completions of some prompts, unpadded, and which of them are to be compared.
 
-    The first `num_generations` completions of a prompt are the policy's own and are trained on; an algorithm may add
-    opponents behind them.
+    The first `num_generations` completions of a prompt are trained on; an algorithm may add opponents behind them.
     """
 
     prompt_ids: list[list[int]]  # B
@@ -40,7 +36,9 @@ class PairBatch:
     labels: torch.Tensor  # (B * K, T), IGNORED outside the completion
     pairs: torch.Tensor  # (B, M, 2) indices into a prompt's completions
     preference: torch.Tensor  # (B, M) P(first beats second) or its label; nan abstains
-    anchor_logps: torch.Tensor | None = None  # (B * K, T - 1) of the KL centre, 0 outside the completion
+    centre_logps: torch.Tensor | None = None  # (B * K, T - 1) of the KL centre, 0 outside the completion
+    live_weight: float = 0.0  # of the policy that is fitted, in the centre: `centre_logps` is the rest of it
+    kl_from: dict[str, torch.Tensor] = field(default_factory=dict)  # by metric: (B * K,) log-probs of completions
 
     def __len__(self) -> int:
         return self.pairs.size(0)
@@ -49,9 +47,17 @@ class PairBatch:
     def num_completions(self) -> int:
         return self.input_ids.size(0) // len(self)
 
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The fields that are tensors."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
     def to(self, device: torch.device) -> "PairBatch":
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
+        def move(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+        return replace(self, **move(self.tensors), kl_from=move(self.kl_from))
 
 
 def collate(
@@ -86,53 +92,15 @@ def until_eos(tokens: list[int], eos_token_ids: set[int]) -> list[int]:
     return tokens
 
 
-class RoundSampler(RepeatSampler):
-    """
-    Yields the prompts of a round once for each of its micro-steps, as TRL's GRPO does, shuffled anew every epoch.
-
-    The order depends on seed and epoch only, so that a run resumed in a later epoch sees the prompts it would have
-    seen.
-
-    Args:
-        epoch (`Callable[[], int]`): returns the epoch that is about to start.
-    """
-
-    def __init__(self, data_source, batch_size: int, repeat_count: int, seed: int, epoch: Callable[[], int]):
-        super().__init__(data_source, mini_repeat_count=1, batch_size=batch_size, repeat_count=repeat_count, seed=seed)
-        self.epoch = epoch
-
-    def __iter__(self):
-        self.generator.manual_seed(self.seed + self.epoch())
-        yield from super().__iter__()
-
-
-class Positions(Dataset):
-    """
-    Stands for a dataset whose rows are read once a round and not once a micro-step: an item is its own position.
-
-    Args:
-        dataset (sized): the dataset.
-    """
-
-    def __init__(self, dataset):
-        self.count = len(dataset)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, position: int) -> int:
-        return position
-
-
 def save_batches(batches: list[PairBatch], file: str | Path) -> None:
     """Writes a round's micro-batches as safetensors."""
     from safetensors.torch import save_file
 
     tensors = {
         # A copy: micro-batches may share memory, which safetensors refuses.
-        f"{index}.{f.name}": getattr(batch, f.name).clone(memory_format=torch.contiguous_format)
+        f"{index}.{name}": tensor.clone(memory_format=torch.contiguous_format)
         for index, batch in enumerate(batches)
-        for f in fields(batch)
+        for name, tensor in batch.tensors.items()
     }
     save_file(tensors, file)
 

@@ -3,12 +3,16 @@
 
 """Metrics that are right on several processes: ratios of sums that are added up over ranks before they are divided."""
 
+import math
 import time
 from collections import defaultdict
 from contextlib import contextmanager
 
 import torch
 from accelerate.utils import gather_object
+
+
+_SQUARES = "²"  # behind the name of a metric: the mean of its squares
 
 
 class Metrics:
@@ -32,6 +36,12 @@ class Metrics:
         entry = self._sums[name]
         for side, value in enumerate((total, count)):
             entry[side] = entry[side] + (value.detach() if isinstance(value, torch.Tensor) else value)
+
+    def sample(self, name: str, values: torch.Tensor) -> None:
+        """Adds a sample, of which `nan` is no part: its mean is logged as `name`, with standard error `name_se`."""
+        count, values = (~values.isnan()).sum(), values.double().nan_to_num()
+        self.add(name, values.sum(), count)
+        self.add(f"{name}{_SQUARES}", values.square().sum(), count)
 
     @contextmanager
     def phase(self, name: str):
@@ -60,11 +70,16 @@ class Metrics:
         for name, seconds in self._seconds.items():
             self.add(f"time/{name}", seconds, max(steps, 1))
         names = sorted(set(gather_object(list(self._sums))))  # a rank may have met what others have not
-        sums = torch.tensor([[float(side) for side in self._sums[name]] for name in names], dtype=torch.float32)
+        sums = torch.tensor([[float(side) for side in self._sums[name]] for name in names], dtype=torch.float64)
         if names:
             sums = self._accelerator.reduce(sums.to(self._accelerator.device), "sum").cpu()
         self._sums.clear()
         self._seconds.clear()
         totals, counts = (dict(zip(names, side, strict=True)) for side in sums.T.tolist()) if names else ({}, {})
         counts |= {name: counts[whole] for name in names if (whole := name.rpartition("/")[0]) in counts}
-        return {name: totals[name] / counts[name] for name in names if counts[name] > 0}
+        means = {name: totals[name] / counts[name] for name in names if counts[name] > 0}
+        for name in [name for name in means if name.endswith(_SQUARES)]:
+            square, of = means.pop(name), name.removesuffix(_SQUARES)
+            if counts[of] > 1:
+                means[f"{of}_se"] = math.sqrt(max(0.0, square - means[of] ** 2) / (counts[of] - 1))
+        return means

@@ -4,47 +4,39 @@
 """
 Rounds: sample pairs, have them judged, score them under the frozen policies once, fit the policy to them.
 
-An algorithm is a subclass that says what differs: who samples (`sample_pairs`), around which policies the KL term is
-centred (`anchor_weights`), what is minimised (`objective`), and which policies are worth keeping (`on_fit_begin`).
+An algorithm is a config that says what a round fits (`trl_nash.algorithms`), and a trainer that says what is different
+from pairs and least squares, if anything is: who samples (`sample_pairs`), what is minimised (`objective`).
 """
 
-from contextlib import ExitStack
-from itertools import combinations
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate.utils import is_peft_model, set_seed
-from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from transformers import AutoTokenizer
 
-from ..compat import (
-    OnlineDPOTrainer,
-    base_construction,
-    create_model_from_path,
-    unused_reward,
-)
-from ..generation.engines import GenerationMixin
-from ..generation.prompts import PromptRenderer
+from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
+from ..compat import base_construction, unused_reward
+from ..generation.sampler import Sampler
 from ..judges import RewardJudge, load_judge
 from ..kernels.fused_head import add_fused_head
 from ..objectives import pair_loss, pair_margin, pair_target
-from ..policies import PREVIOUS, FrozenPolicies
+from ..policies import FrozenPolicies
 from ..rounds.batch import PairBatch, Samples
-from ..rounds.log import RoundLog
-from ..rounds.metrics import Metrics
+from ..rounds.pairs import compared_pairs
+from ..rounds.schedule import Place
 from . import checks
-from .checkpoints import CheckpointMixin, StopWhenAsked
-from .completions import Verdict
-from .config import NashConfig, PairConfig, scheduled
-from .reporting import ReportingMixin
-from .restarts import RestartMixin
-from .sampling import EpochCounter, SamplingMixin
-from .scoring import ScoringMixin
+from .collector import Collector
+from .config import NashConfig, PairConfig
+from .hooks import EpochCounter, TrainerHooks
+from .judging import Judging
+from .keeper import Keeper
+from .reporter import Reporter
+from .scorer import Scorer
+from .stops import Stops
 
 
-class NashTrainer(
-    SamplingMixin, GenerationMixin, ScoringMixin, ReportingMixin, RestartMixin, CheckpointMixin, OnlineDPOTrainer
-):
+class NashTrainer(TrainerHooks):
     r"""
     Iterative IPO, mirror descent on a general preference: the baseline of every comparison, and the base of the
     others.
@@ -99,10 +91,6 @@ class NashTrainer(
     config_class: type[NashConfig] = PairConfig
     # Whether the method's theory assumes that a round is fitted, not just stepped on.
     fits_rounds = False
-    # Losses are means over a micro-batch; `Trainer.training_step` divides them by the accumulation steps.
-    loss_is_scaled_for_ga = False
-    # OnlineDPOTrainer's own versions sum gradients over accumulation steps and log means over padding.
-    _maybe_log_save_evaluate = Trainer._maybe_log_save_evaluate
 
     def __init__(
         self,
@@ -145,7 +133,7 @@ class NashTrainer(
                 raise ValueError("The model was not loaded from a path: pass its tokenizer as `processing_class`.")
             processing_class = AutoTokenizer.from_pretrained(model_id, trust_remote_code=args.trust_remote_code)
         if isinstance(model, str):
-            model = self._load_policy(model, args)
+            model = checks.load_policy(model, args)
         checks.check_model(model, ref_model, peft_config)
         for module in filter(None, (model, ref_model)):
             # Gives `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
@@ -182,44 +170,65 @@ class NashTrainer(
             model_kwargs={"trust_remote_code": args.trust_remote_code},
             device=self.accelerator.device,
         )
-        self.policies = FrozenPolicies(
-            live=lambda: self.model_wrapped,
-            unwrapped=lambda: self.model,
-            ref_model=self.ref_model,
-            # Other initialisations (PiSSA, OLoRA ...) and trained biases change the base model itself: adapters off is
-            # another policy then.
-            fresh_adapter=peft_config is not None
+        self.place, self.past = Place(0, 0, 0, 0), args.past(0)
+        self.batches: list[PairBatch] = []
+        self._micro_step = 0
+        # Other initialisations (PiSSA, OLoRA ...) and trained biases change the base model itself: adapters off is
+        # another policy then.
+        fresh_adapter = (
+            peft_config is not None
             and getattr(peft_config, "init_lora_weights", True) in (True, "gaussian")
-            and getattr(peft_config, "bias", "none") == "none",
+            and getattr(peft_config, "bias", "none") == "none"
         )
-        self.render = PromptRenderer(self._tokenizer, args.max_length - args.max_new_tokens, args.chat_template_kwargs)
-        if not self.use_vllm:
-            # The base gives up the KV cache with gradient checkpointing, which generation itself turns off.
-            self.generation_config.use_cache = self.generation_kwargs["use_cache"] = True
-        self.round = self.fit = 0
-        self._round_epoch = self._micro_step = self._fits_begun = self._last_logged_step = 0
-        self._buffer: list[PairBatch] = []
-        self._verdicts: list[Verdict] = []
-        self._metrics = {"train": Metrics(self.accelerator), "eval": Metrics(self.accelerator)}
-        self._judge_failure: str | None = None  # why the judge cannot go on
-        self._stop_reason: str | None = None  # why the run was asked to stop
-        self.stopped = False  # whether it did
-        self._round_log: RoundLog | None = None
-        self._gathering = ExitStack()  # what keeps weights gathered while a round is sampled
-        self._progress = tqdm(disable=True)
-        self._said: set[str] = set()
-        self._epochs = EpochCounter()
-        self.add_callback(self._epochs)
-        self.add_callback(StopWhenAsked(self))
+        self._assemble(fresh_adapter)
+        checks.check_mixture(self.opponent, self.policies, self.accelerator)
 
-    @staticmethod
-    def _load_policy(path: str, args: NashConfig) -> torch.nn.Module:
-        kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
-        if args.world_size > 1:
-            kwargs.setdefault("device_map", None)  # "auto" would spread every rank's copy over all devices
-        return create_model_from_path(path, AutoModelForCausalLM, **kwargs)
+    def _assemble(self, fresh_adapter: bool) -> None:
+        """The collaborators of the rounds. What changes while a run goes on they ask for, by functions."""
+        args, accelerator, tokenizer = self.args, self.accelerator, self._tokenizer
+        live, device = lambda: self.model_wrapped, accelerator.device
+        self.policies = FrozenPolicies(live, lambda: self.model, self.ref_model, fresh_adapter)
+        self.reporter = Reporter(
+            args,
+            accelerator,
+            mode=lambda: "train" if self.model.training else "eval",
+            round=lambda: self.round,
+            eos_token_ids=self.eos_token_ids,
+        )
+        self.sampler = Sampler(
+            args,
+            accelerator,
+            live,
+            self.policies,
+            tokenizer,
+            self.eos_token_ids,
+            metrics=lambda: self.reporter.metrics,
+            say_once=self.reporter.say_once,
+            vllm=self._generate_vllm if self.use_vllm else None,
+        )
+        self.judging = Judging(self.judge, args, tokenizer, state=lambda: self.state)
+        self.stops = Stops(accelerator, self.save_stopped, tokenizer)
+        self.collector = Collector(
+            args, accelerator, self._sample, self.sampler, self.judging, self.reporter, self.stops
+        )
+        self.scorer = Scorer(
+            lambda model, batch: self.score(model, batch),
+            live,
+            self.policies,
+            self.compute_loss_context_manager,
+            device,
+            self.reporter,
+        )
+        self.keeper = Keeper(args, accelerator, self.policies, self._name, self.reporter.say_once)
+        self.epochs = EpochCounter()
+        self.add_callback(self.epochs)
+        self.add_callback(self.stops)
 
-    # ---- What an algorithm overrides ----
+    # ---- What an algorithm is ----
+
+    def fits(self, past: Past) -> list[Fit]:
+        """What a round fits: the config's algorithm, with its settings."""
+        return self.args.fits_of(past)
 
     def sample_pairs(self, prompts: list) -> Samples:
         """
@@ -229,17 +238,11 @@ class NashTrainer(
             prompts (`list`): B prompts as they are in the dataset.
 
         Returns:
-            [`Samples`]: the first K completions of a prompt must come from the policy itself.
+            [`Samples`]: the first K completions of a prompt are trained on. Here they come from the policy that the
+            fit draws its pairs from.
         """
-        prompt_ids, completion_ids = self.generate(prompts, self.args.num_generations)
-        indices = range(self.args.num_generations)
-        if self.args.pair_selection == "iid":
-            return Samples(prompt_ids, completion_ids, list(zip(indices[::2], indices[1::2], strict=False)))
-        return Samples(prompt_ids, completion_ids, list(combinations(indices, 2)))
-
-    def anchor_weights(self) -> dict[str, float]:
-        """The KL centre of the fit that begins: `log a = Σ weight * log policy`, over names of frozen policies."""
-        return {PREVIOUS: 1.0}
+        prompt_ids, completion_ids = self.generate(prompts, self.args.num_generations, self.opponent)
+        return Samples(prompt_ids, completion_ids, compared_pairs(self.args.num_generations, self.args.pair_selection))
 
     def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
         """
@@ -247,70 +250,152 @@ class NashTrainer(
 
         Args:
             logps (`torch.Tensor` of shape `(B * K, T - 1)`): log-probs of the tokens under the policy being trained.
-            batch ([`PairBatch`]): the micro-batch, with `anchor_logps`.
+            batch ([`PairBatch`]): the micro-batch, with `centre_logps`.
 
         Returns:
             `torch.Tensor` of shape `(B,)`.
         """
-        logratio = (logps - batch.anchor_logps).sum(-1).view(len(batch), -1)
+        logratio = (logps - batch.centre_logps).sum(-1).view(len(batch), -1)
         margin = pair_margin(logratio, batch.pairs)
-        target = pair_target(batch.preference, self.step_size)
-        self._record_fit(margin.detach(), target)
+        target = pair_target(batch.preference, self.fit.step_size)
+        self.reporter.record_fit(margin, target)
         return pair_loss(margin, target)
 
-    def on_fit_begin(self) -> None:
-        """Called when a fit is about to begin (and before its round is sampled), to freeze what later rounds need."""
+    # ---- Where the run is ----
 
     @property
-    def step_size(self) -> float:
-        """η of the round that is being fitted."""
-        return scheduled(self.args.step_size, self.round)
+    def round(self) -> int:
+        """The round that is being fitted, counted from 0."""
+        return self.place.round
+
+    @property
+    def fit(self) -> Fit:
+        """The regression of the round that is being fitted."""
+        return self.fits(self.past)[self.place.fit]
 
     @property
     def beta(self) -> float:
         """τ of the epoch in which the round that is being fitted was sampled."""
-        return scheduled(self.args.beta, self._round_epoch)
+        return self.args.beta_of(self.past)
 
-    # ---- A round ----
+    @property
+    def live(self) -> Policy:
+        """What the live policy is where a fit begins."""
+        return Policy(self.round, self.place.fit)
 
-    def _prepare_inputs(self, inputs: list[int] | list[dict] | PairBatch) -> PairBatch:
-        """The next micro-batch of the round; the first one samples, judges and scores the round."""
+    @property
+    def opponent(self) -> Policy | dict[Policy, float] | None:
+        """Who samples the fit's pairs: `None` for the live policy, a frozen one, or a mixture with the live one."""
+        others = {
+            p: weight for p, weight in (self.fit.pairs_from or {}).items() if p != self.live and self._is_kept(p)
+        }
+        return next(iter(others)) if list(others.values()) == [1.0] else others or None
+
+    @property
+    def trains_on_policy(self) -> bool:
+        """Whether the completions that the fit trains on are the live policy's own."""
+        return self.opponent is None
+
+    def _is_kept(self, policy: Policy) -> bool:
+        policy = self.policies.resolve(policy)
+        return policy == INITIAL or policy in self.policies
+
+    @contextmanager
+    def as_if_a_round_began(self):
+        """Within it the run is where the next round would begin now; a policy that is still to come is the live one."""
+        place, past = self.place, self.past
+        here = self.args.schedule.place(self._micro_step)
+        self.place = Place(here.round + (not here.begins_round), 0, 0, 0)
+        self.past = self.args.past(self.round, self.past.epoch)
+        try:
+            yield
+        finally:
+            self.place, self.past = place, past
+
+    # ---- A round: sample, judge, score, fit ----
+
+    def _prepare_inputs(self, inputs: list[dict] | PairBatch) -> PairBatch:
+        """The next micro-batch of the round. Where a fit begins, the round's rows are `inputs`."""
         if isinstance(inputs, PairBatch):
             return inputs.to(self.accelerator.device)
-        self.round, position = divmod(self._micro_step, self.args.micro_steps_per_round)
-        self.fit, step = divmod(position, self.args.steps_per_generation * self.args.num_iterations)
-        if position == 0:
-            self._round_epoch = self._epochs.epoch
-            self.policies.ensure_initial()
-            if self.args.restart_each_round and self.round > 0:
-                self._forget_optimizer()
-        if step == 0:
-            fits = self.round * self.args.fits_per_round + self.fit + 1
-            if self._fits_begun < fits:  # not so when a run stopped in its first step and is resumed
-                self.on_fit_begin()
-                self._fits_begun = fits
-            if position == 0:
-                rows = [self.train_dataset[row] if isinstance(row, int) else row for row in inputs]
-                self._buffer = self._sample_round(rows)
-            self._buffer = self._score_anchor(self._buffer)
+        self.place = self.args.schedule.place(self._micro_step)
+        if self.place.begins_fit:
+            self._begin_fit(inputs)
         self._micro_step += 1
-        return self._buffer[position % self.args.steps_per_generation].to(self.accelerator.device)
+        return self.batches[self.place.step].to(self.accelerator.device)
 
-    # ---- A step: `transformers.Trainer`'s own ----
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        with self._metrics["train"].phase("fit"):
-            return Trainer.training_step(self, model, inputs, num_items_in_batch)
+    def _begin_fit(self, rows: list[dict]) -> None:
+        if self.place.begins_round:
+            self.past = self.args.past(self.round, self.epochs.epoch)
+            self._begin_round()
+        if self.place.fit == 0 or self.fit.pairs_from is not None:
+            # Sampled and judged chunk by chunk: the next one while a judge that waits has this one.
+            self.batches = self.collector.round(rows, self.round, self.live, self._name, self.policies.fingerprint())
+        self.batches = self.scorer.centre(self.fit, self.batches, self.live, self._first_steps, self.references)
+        self.policies.keep(needed(self.fits, self.past, self.place.fit), self.live)
 
     def compute_loss(self, model, inputs: PairBatch, return_outputs=False, num_items_in_batch=None):
         logps = self.score(model, inputs)
-        loss = self.objective(logps, inputs).mean()
-        self._stop_unless_finite(loss.detach(), "loss", inputs)
-        return (loss, {"logps": logps}) if return_outputs else loss
+        batch = self._completed(inputs, logps)
+        losses = self.objective(logps, batch)
+        loss = losses.mean()
+        self.stops.watch(loss, batch)
+        return (loss, {"logps": logps, "losses": losses}) if return_outputs else loss
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        # With fp16 an overflow is ordinary: the scaler skips the step.
-        if grad_norm is not None and self.accelerator.scaler is None:
-            self._stop_unless_finite(torch.as_tensor(grad_norm), "gradient norm")
-        return grad_norm
+    # ---- What they are made of ----
+
+    def generate(self, prompts: list, count: int, policy: Policy | dict[Policy, float] | None = None):
+        """`count` completions of each prompt: see [`Sampler.generate`]."""
+        return self.sampler.generate(prompts, count, policy)
+
+    def score(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
+        """
+        Token log-probs of the completions at the sampling temperature, 0 elsewhere.
+
+        The wrapped model's own forward is called, so that DDP, ZeRO and FSDP see it.
+
+        Returns:
+            `torch.Tensor` of shape `(B * K, T - 1)`.
+        """
+        return model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, fused_lm_head=True
+        ).log_probs
+
+    def _begin_round(self) -> None:
+        self.policies.ensure_initial()
+        if self.args.restart_each_round and self.round > 0:
+            self.forget_optimizer()
+        if AVERAGE in named(self.fits(self.past)):
+            self.policies.average(self.round, self.args.ema_decay)
+
+    @property
+    def _first_steps(self) -> int:
+        """Micro-batches that a fit sees before its first optimizer step."""
+        return min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
+
+    @property
+    def references(self) -> dict[str, Policy]:
+        """Policies whose KL from the policy is a metric, where what is trained on was sampled from that."""
+        if self.place.fit > 0 or not self.trains_on_policy:
+            return {}
+        moved = self.past.reference_rounds is not None and self.past.reference != INITIAL
+        return {"policy/kl_reference": INITIAL} | ({"policy/kl_anchor": self.past.reference} if moved else {})
+
+    def _completed(self, batch: PairBatch, logps: torch.Tensor) -> PairBatch:
+        """The micro-batch with its whole centre, which later passes find in the round."""
+        completed = self.scorer.complete(batch, logps)
+        if completed is not batch and self.model.training and self.args.num_iterations > 1:
+            self.batches[self.place.step] = completed.to(torch.device("cpu"))
+        return completed
+
+    def _sample(self, prompts: list) -> Samples:
+        try:
+            return self.sample_pairs(prompts)
+        except RuntimeError as error:
+            # What torch says of probabilities that are nan or infinite, on the CPU and on a GPU.
+            if "probability tensor" not in str(error) and "device-side assert" not in str(error):
+                raise
+            raise RuntimeError(
+                f"The policy has diverged: nothing can be sampled from it at step {self.state.global_step} (round "
+                f"{self.round + 1}). Lower `learning_rate` or `step_size`, and resume from an earlier checkpoint."
+            ) from error

@@ -12,10 +12,12 @@ from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
 from datasets import Dataset
 from packaging.version import Version
+from transformers import AutoModelForCausalLM
 from transformers.utils import is_torch_bf16_gpu_available
 
-from ..compat import OnlineDPOConfig
+from ..compat import OnlineDPOConfig, create_model_from_path
 from ..kernels.fused_head import head_parts
+from ..policies import BESIDE_SHARDS, FrozenPolicies
 from .config import NashConfig, PairConfig
 
 
@@ -136,6 +138,14 @@ def check_continuous_batching(args: NashConfig) -> None:
         )
 
 
+def load_policy(path: str, args: NashConfig) -> torch.nn.Module:
+    """The model of a path or hub id."""
+    kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    if args.world_size > 1:
+        kwargs.setdefault("device_map", None)  # "auto" would spread every rank's copy over all devices
+    return create_model_from_path(path, AutoModelForCausalLM, **kwargs)
+
+
 def check_judge(judge, reward_funcs, args: NashConfig) -> None:
     """Exactly one source of preferences, and no reward options without rewards."""
     if judge is None and reward_funcs is None:
@@ -232,6 +242,12 @@ def check_sharding(accelerator: Accelerator, args: NashConfig) -> None:
             "With continuous batching processes take different numbers of steps, and weights cannot be gathered in "
             "each: leave `ds3_gather_for_generation` at True."
         )
+
+
+def check_mixture(opponent, policies: FrozenPolicies, accelerator: Accelerator) -> None:
+    """Refuses to sample from a mixture with a policy that is a copy of weights where these will be sharded."""
+    if isinstance(opponent, dict) and policies.initial_is_a_copy and is_to_be_sharded(accelerator):
+        raise ValueError(BESIDE_SHARDS)
 
 
 def is_to_be_sharded(accelerator: Accelerator) -> bool:

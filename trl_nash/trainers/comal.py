@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from accelerate.logging import get_logger
 
+from ..algorithms import Fit, Past, inpo
 from ..games.stability import minimum_reference_rounds
-from ..policies import PREVIOUS, REFERENCE
 from .base import NashTrainer
-from .config import PairConfig, check_range, check_step, scheduled
+from .config import PairConfig, check_range, scheduled
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -65,6 +65,9 @@ class COMALConfig(PairConfig):
                 -int(-2 // rho),
             )
 
+    def fits_of(self, past: Past) -> list[Fit]:
+        return inpo(past, **self.step_and_beta(past))
+
 
 class COMALTrainer(NashTrainer):
     r"""
@@ -95,11 +98,3 @@ class COMALTrainer(NashTrainer):
     }
     config_class = COMALConfig
     fits_rounds = True
-
-    def on_fit_begin(self) -> None:
-        if self.round > 0 and self.round % self.args.reference_rounds == 0:
-            self.policies.freeze(REFERENCE)
-
-    def anchor_weights(self) -> dict[str, float]:
-        rho = check_step(self.step_size, self.beta)
-        return {REFERENCE: rho, PREVIOUS: 1 - rho}

@@ -4,10 +4,14 @@
 """What every Nash trainer can be told. An algorithm's own options are beside the algorithm."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ..algorithms import Fit, Past, iterative_ipo
 from ..compat import OnlineDPOConfig
+from ..rounds.pairs import PAIR_SELECTIONS
+from ..rounds.schedule import Schedule
 
 
 def scheduled(values: float | list[float], index: int) -> float:
@@ -31,13 +35,13 @@ def check_range(name: str, values: float | list[float], low: float, high: float 
             raise ValueError(f"`{name}` must be {allowed}, got {value!r}.")
 
 
-def check_choice(name: str, value: str, choices: list[str]) -> None:
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises `ValueError` unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
-def _collapse(values: float | list[float]) -> float | list[float]:
+def collapse(values: float | list[float]) -> float | list[float]:
     return values[0] if isinstance(values, (list, tuple)) and len(values) == 1 else values
 
 
@@ -155,7 +159,7 @@ class NashConfig(OnlineDPOConfig):
             # Prompts are cut before generation here, so they cannot vanish in the forward pass as TRL warns.
             warnings.filterwarnings("ignore", message="The configuration has .max_new_tokens.")
             super().__post_init__()
-        self.beta = _collapse(self.beta)
+        self.beta = collapse(self.beta)
         check_range("beta", self.beta, 0.0)
         if not self.regularized and any(_as_list(self.beta)):
             raise ValueError(
@@ -174,6 +178,10 @@ class NashConfig(OnlineDPOConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         self._resolve_round()
+
+    def beta_of(self, past: Past) -> float:
+        """τ of a round."""
+        return scheduled(self.beta, past.epoch)
 
     def _resolve_round(self) -> None:
         per_step = self.per_device_train_batch_size * self.world_size
@@ -206,18 +214,38 @@ class NashConfig(OnlineDPOConfig):
         return self.per_device_train_batch_size * self.world_size * self.steps_per_generation
 
     @property
-    def fits_per_round(self) -> int:
-        """Regressions that a round's pairs are used for, each of `num_iterations` passes."""
-        return 1
+    def generation_chunk(self) -> int:
+        """Prompts in a call of the generation engine and of the judge."""
+        return self.per_device_generation_batch_size or self.per_device_train_batch_size
+
+    def past(self, round: int, epoch: int = 0) -> Past:
+        """What a round, sampled in an epoch, looks back to."""
+        return Past(round, getattr(self, "reference_rounds", None), epoch)
+
+    def fits_of(self, past: Past) -> list[Fit]:
+        """The method, with these settings: the regressions of a round."""
+        raise NotImplementedError(f"{type(self).__name__} has no algorithm: use the config of one.")
+
+    @property
+    def schedule(self) -> Schedule:
+        """What a round consists of."""
+        return Schedule(self.steps_per_generation, self.num_iterations, len(self.fits_of(self.past(0))))
+
+    @property
+    def samplings(self) -> tuple[int, ...]:
+        """The micro-steps of a round at which its rows are sampled from."""
+        fits = self.fits_of(self.past(0))
+        steps = self.schedule.micro_steps_per_fit
+        return tuple(steps * index for index, fit in enumerate(fits) if index == 0 or fit.pairs_from is not None)
 
     @property
     def micro_steps_per_round(self) -> int:
-        """Micro-steps from one sampling to the next."""
-        return self.steps_per_generation * self.num_iterations * self.fits_per_round
+        """Micro-steps from one round to the next."""
+        return self.schedule.micro_steps_per_round
 
     @property
     def optimizer_steps_per_round(self) -> int:
-        """Optimizer steps from one sampling to the next."""
+        """Optimizer steps from one round to the next."""
         return self.micro_steps_per_round // self.gradient_accumulation_steps
 
 
@@ -242,6 +270,8 @@ class PairConfig(NashConfig):
     The other parameters are those of [`NashConfig`].
     """
 
+    limits_rho: ClassVar[bool] = True  # whether `step_size * beta` is the weight of the reference in the centre
+
     step_size: list[float] = field(
         default_factory=lambda: [100.0],
         metadata={"help": "Step that multiplies the win rate (1/eta in INPO and COMAL), indexed by round."},
@@ -252,29 +282,48 @@ class PairConfig(NashConfig):
     )
     pair_selection: str = field(
         default="all",
-        metadata={"help": "Which completions are paired.", "choices": ["all", "iid", "best_worst", "tournament"]},
+        metadata={"help": "Which completions are paired.", "choices": list(PAIR_SELECTIONS)},
     )
 
     def __post_init__(self):
         super().__post_init__()
-        self.step_size = _collapse(self.step_size)
+        self.step_size = collapse(self.step_size)
         check_range("step_size", self.step_size, 0.0)
         check_choice("preference_label", self.preference_label, ["soft", "sampled", "argmax"])
-        check_choice("pair_selection", self.pair_selection, ["all", "iid", "best_worst", "tournament"])
+        check_choice("pair_selection", self.pair_selection, PAIR_SELECTIONS)
         if self.pair_selection == "tournament" and self.num_generations < 3:
             raise ValueError(
                 f"`pair_selection='tournament'` needs `num_generations` of at least 3, got {self.num_generations}."
             )
-        # One goes by round, the other by epoch: what meets in between is checked when a round begins.
+        # One goes by round, the other by epoch: what meets in between is known with the dataset.
         for index in (0, -1):
-            check_step(_as_list(self.step_size)[index], _as_list(self.beta)[index])
+            self._check_step(_as_list(self.step_size)[index], _as_list(self.beta)[index])
+
+    def step_size_of(self, past: Past) -> float:
+        """η of a round."""
+        return scheduled(self.step_size, past.round)
+
+    def step_and_beta(self, past: Past) -> dict[str, float]:
+        """η and τ of a round, as definitions take them; raises `ValueError` where ρ = η τ exceeds 1."""
+        step_size, beta = self.step_size_of(past), self.beta_of(past)
+        self._check_step(step_size, beta)
+        return {"step_size": step_size, "beta": beta}
+
+    def _check_step(self, step_size: float, beta: float) -> None:
+        if self.limits_rho and step_size * beta > 1 + 1e-9:
+            raise ValueError(
+                f"`step_size * beta` is the weight of the reference in the KL centre and cannot exceed 1, got "
+                f"{step_size:g} * {beta:g} = {step_size * beta:g}. Lower one of them."
+            )
+
+    def fits_of(self, past: Past) -> list[Fit]:
+        return iterative_ipo(past, step_size=self.step_size_of(past))
 
 
-def check_step(step_size: float, beta: float) -> float:
-    """Returns ρ = η τ, the weight of the reference in the anchor; raises `ValueError` when it exceeds 1."""
-    if step_size * beta > 1 + 1e-9:
+def check_on_policy(config: NashConfig) -> None:
+    """Raises `ValueError` unless a round is one optimizer step, as a policy gradient needs it."""
+    if config.optimizer_steps_per_round > 1 or config.num_iterations > 1:
         raise ValueError(
-            f"`step_size * beta` is the weight of the reference in the KL centre and cannot exceed 1, got "
-            f"{step_size:g} * {beta:g} = {step_size * beta:g}. Lower one of them."
+            "A policy gradient is on-policy: a round must be one optimizer step. Leave `num_iterations` at 1 and "
+            "`steps_per_generation` at `gradient_accumulation_steps`."
         )
-    return min(step_size * beta, 1.0)

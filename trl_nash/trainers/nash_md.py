@@ -3,22 +3,16 @@
 
 """Nash-MD: policy gradient against an opponent that lies between the policy and its reference."""
 
-import functools
 from dataclasses import dataclass, field
 from itertools import product
 
 import torch
 
-from ..generation.mixture import generate_mixture
+from ..algorithms import Fit, Past, average_response, regularized_response
 from ..objectives import leave_one_out_advantage, policy_gradient_loss
-from ..policies import BESIDE_SHARDS, REFERENCE
 from ..rounds.batch import PairBatch, Samples
 from .base import NashTrainer
-from .checks import is_to_be_sharded
-from .config import NashConfig, check_choice, check_range, scheduled
-
-
-AVERAGE = "average"  # the policy whose weights are the moving average of the policy's
+from .config import NashConfig, check_choice, check_on_policy, check_range, collapse, scheduled
 
 
 @dataclass
@@ -57,18 +51,19 @@ class NashMDConfig(NashConfig):
         check_range("mixture_coef", self.mixture_coef, 0.0, 1.0)
         check_range("ema_decay", self.ema_decay, 0.0, 1.0)
         check_choice("opponent", self.opponent, ["mixture", "ema"])
-        if isinstance(self.mixture_coef, list) and len(self.mixture_coef) == 1:
-            self.mixture_coef = self.mixture_coef[0]
-        if self.optimizer_steps_per_round > 1 or self.num_iterations > 1:
-            raise ValueError(
-                "Nash-MD's gradient is on-policy: a round must be one optimizer step. Leave `num_iterations` at 1 and "
-                "`steps_per_generation` at `gradient_accumulation_steps`."
-            )
+        self.mixture_coef = collapse(self.mixture_coef)
+        check_on_policy(self)
         plays_itself = self.opponent == "mixture" and self.mixture_coef == 0
         if self.use_vllm and not plays_itself:
             raise ValueError(
                 "vLLM cannot sample from Nash-MD's opponent: leave `use_vllm` out, or set `mixture_coef=0`."
             )
+
+    def fits_of(self, past: Past) -> list[Fit]:
+        if self.opponent == "ema":
+            return average_response(past, beta=self.beta_of(past))
+        mixture_coef = scheduled(self.mixture_coef, past.epoch)
+        return regularized_response(past, beta=self.beta_of(past), mixture_coef=mixture_coef)
 
 
 class NashMDTrainer(NashTrainer):
@@ -104,40 +99,19 @@ class NashMDTrainer(NashTrainer):
     }
     config_class = NashMDConfig
 
-    @functools.wraps(NashTrainer.__init__)
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        mixes = self.args.opponent == "mixture" and self.args.mixture_coef != 0
-        if mixes and self.policies.initial_is_a_copy and is_to_be_sharded(self.accelerator):
-            raise ValueError(BESIDE_SHARDS)
-
     @property
-    def mixture_coef(self) -> float:
-        """Weight of the reference in the opponent, in the epoch of the round that is being sampled."""
-        return scheduled(self.args.mixture_coef, self._round_epoch)
-
-    def on_fit_begin(self) -> None:
-        if self.args.opponent == "ema":
-            self.policies.average(AVERAGE, self.args.ema_decay)
+    def trains_on_policy(self) -> bool:
+        return True  # the opponent's completions are not trained on
 
     def sample_pairs(self, prompts: list) -> Samples:
         count = self.args.num_generations
         prompt_ids, own = self.generate(prompts, count)
-        if self.args.opponent == "ema":
-            policy = AVERAGE if AVERAGE in self.policies else REFERENCE
-            _, opponents = self.generate(prompts, count, policy=policy)
-        elif self.mixture_coef == 0:
-            _, opponents = self.generate(prompts, count)
-        else:
-            opponents = generate_mixture(self, prompt_ids, count, REFERENCE, self.mixture_coef)
-        completions = [first + second for first, second in zip(own, opponents, strict=True)]
+        _, others = self.generate(prompts, count, self.opponent)
+        completions = [first + second for first, second in zip(own, others, strict=True)]
         return Samples(prompt_ids, completions, list(product(range(count), range(count, 2 * count))))
-
-    def anchor_weights(self) -> dict[str, float]:
-        return {REFERENCE: 1.0}
 
     def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
         count = self.args.num_generations
         advantage = leave_one_out_advantage(batch.preference.view(-1, count, count))
-        losses = policy_gradient_loss(logps, batch.anchor_logps, advantage.flatten(), self.beta)
+        losses = policy_gradient_loss(logps, batch.centre_logps, advantage.flatten(), self.beta)
         return losses.view(-1, count).mean(-1)

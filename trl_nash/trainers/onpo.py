@@ -5,12 +5,9 @@
 
 from dataclasses import dataclass, field
 
-from ..policies import PREVIOUS
+from ..algorithms import Fit, Past, onpo, onpo_two_fits
 from .base import NashTrainer
 from .config import PairConfig, check_choice, check_range
-
-
-AUXILIARY = "auxiliary"  # π' of the paper
 
 
 @dataclass
@@ -41,9 +38,10 @@ class ONPOConfig(PairConfig):
         check_choice("fits", self.fits, ["one", "two"])
         check_range("anchor_history", self.anchor_history, 2)
 
-    @property
-    def fits_per_round(self) -> int:
-        return 2 if self.fits == "two" else 1
+    def fits_of(self, past: Past) -> list[Fit]:
+        if self.fits == "two":
+            return onpo_two_fits(past, step_size=self.step_size_of(past))
+        return onpo(past, step_size=self.step_size_of(past), anchor_history=self.anchor_history)
 
 
 class ONPOTrainer(NashTrainer):
@@ -80,24 +78,3 @@ class ONPOTrainer(NashTrainer):
     }
     config_class = ONPOConfig
     fits_rounds = True
-
-    def on_fit_begin(self) -> None:
-        if self.args.fits == "one":
-            self.policies.remember(self.args.anchor_history)
-        elif self.fit == 1:
-            self.policies.freeze(AUXILIARY)  # the first fit has just made π'_{t+1}
-
-    def anchor_weights(self) -> dict[str, float]:
-        if self.args.fits == "two":
-            # Fit 1 is centred at π'_t; fit 2 at π'_{t+1}, which is the model itself by then. π'_1 = π_1.
-            return {AUXILIARY if self.fit == 0 and AUXILIARY in self.policies else PREVIOUS: 1.0}
-        past = [PREVIOUS, *(f"{PREVIOUS}_{k}" for k in range(2, self.args.anchor_history + 1))]
-        past = [name for name in past if name in self.policies] or [PREVIOUS]
-        # log π'_t = ½ log π_t + ¼ log π_{t-1} + ..., the remainder on the oldest policy.
-        weights = {name: 0.5**k for k, name in enumerate(past, start=1)}
-        weights[past[-1]] *= 2
-        return weights
-
-    @property
-    def step_size(self) -> float:
-        return super().step_size * (2 if self.args.fits == "one" else 1)

@@ -1,0 +1,217 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Completions from a policy, live, frozen or mixed: through transformers, its continuous batching, or vLLM."""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+
+from ..algorithms import Policy
+from ..compat import unwrap_model_for_generation
+from ..policies import FrozenPolicies, is_sharded
+from ..rounds.batch import until_eos
+from ..rounds.metrics import Metrics
+from .continuous import generate_continuously
+from .mixture import GeometricMixture
+from .prompts import PromptRenderer
+
+
+class Sampler:
+    """
+    Samples completions from policies.
+
+    Args:
+        args ([`NashConfig`]): how.
+        accelerator ([`~accelerate.Accelerator`]): which has prepared the model.
+        model (`Callable[[], torch.nn.Module]`): returns the live policy, as it is called for training.
+        policies ([`FrozenPolicies`]): the others.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the policy's.
+        eos_token_ids (`list[int]`): tokens that end a completion.
+        metrics (`Callable[[], Metrics]`): where to count prompts that are cut.
+        say_once (`Callable[[str], None]`): says what the user should know, once a run.
+        vllm (`Callable`, *optional*):
+            OnlineDPOTrainer's engine for the live policy: returns, for a list of texts, padded tensors of which the
+            third holds two completions for each of them, and the fourth their mask.
+    """
+
+    def __init__(
+        self,
+        args,
+        accelerator: Accelerator,
+        model: Callable[[], torch.nn.Module],
+        policies: FrozenPolicies,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_token_ids: list[int],
+        metrics: Callable[[], Metrics],
+        say_once: Callable[[str], None],
+        vllm: Callable | None = None,
+    ):
+        self.args = args
+        self.accelerator = accelerator
+        self.policies = policies
+        self.tokenizer = tokenizer
+        self.eos_token_ids = eos_token_ids
+        self.render = PromptRenderer(tokenizer, args.max_length - args.max_new_tokens, args.chat_template_kwargs)
+        self.config = generation_config(args, tokenizer, eos_token_ids)
+        self._model = model
+        self._metrics = metrics
+        self._say_once = say_once
+        self._vllm = vllm
+        self._whole: torch.nn.Module | None = None  # the sharded model that is gathered at the moment
+        self._gathering = ExitStack()  # what keeps it so while a round is sampled
+
+    def generate(
+        self, prompts: list, count: int, policy: Policy | Mapping[Policy, float] | None = None
+    ) -> tuple[list[list[int]], list[list[list[int]]]]:
+        """
+        Samples `count` completions for each prompt.
+
+        Args:
+            prompts (`list`): prompts as they are in the dataset.
+            count (`int`): completions per prompt.
+            policy (`Policy` or `Mapping[Policy, float]`, *optional*):
+                The policy to sample from: the live one if left out, a frozen one, or the geometric mixture of frozen
+                ones, by their weights, with the live one, which has the rest. vLLM samples from the live policy only.
+                All processes ask for it together.
+
+        Returns:
+            The prompts' token lists, and for each prompt its completions' token lists.
+        """
+        texts, cut = zip(*map(self.render, prompts), strict=True)
+        self._metrics().add("prompts/cut_ratio", sum(cut), len(cut))
+        if any(cut):
+            self._say_once(
+                f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "
+                "from the left (metric prompts/cut_ratio)."
+            )
+        prompt_ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        rows = [ids for ids in prompt_ids for _ in range(count)]
+        if isinstance(policy, Mapping):
+            completions = self._from_mixture(rows, policy)
+        elif policy is not None:
+            self._gathering.close()  # weights are exchanged in shards
+            with self.policies.active(policy) as model:
+                completions = self._from_model(model, rows)
+        elif self._vllm is not None:
+            completions = self._from_vllm(texts, count)
+        else:
+            completions = self._from_model(self._model(), rows)
+        completions = [until_eos(row, set(self.eos_token_ids)) for row in completions]
+        return prompt_ids, [completions[b * count : (b + 1) * count] for b in range(len(prompts))]
+
+    def _from_vllm(self, texts: tuple[str, ...], count: int) -> list[list[int]]:
+        # The engine samples two completions for each text; it tokenises by itself, and adds BOS from habit.
+        repeats = -(-count // 2)
+        if count % 2:
+            self._say_once(
+                f"Completions are sampled in twos: of {2 * repeats} per prompt, {count} are used.", logging.INFO
+            )
+        rows, mask = self._vllm([self.render.without_bos(text) for text in texts] * repeats)[2:4]
+        rows = [row[kept.bool()].tolist() for row, kept in zip(rows.cpu(), mask.cpu(), strict=True)]
+        # Row r belongs to text r mod B, whichever of its completions it is.
+        return [row for b in range(len(texts)) for row in rows[b :: len(texts)][:count]]
+
+    def _from_model(self, model: torch.nn.Module, rows: list[list[int]]) -> list[list[int]]:
+        if not self.args.use_transformers_continuous_batching:
+            return self._generate(model, rows)
+        with self.gathered(model), self._unwrapped(model) as policy:  # ranks take different numbers of steps
+            return generate_continuously(policy, rows, self.config, self.args, self.accelerator.device)
+
+    def _from_mixture(self, rows: list[list[int]], policies: Mapping[Policy, float]) -> list[list[int]]:
+        ((reference, coef),) = policies.items()
+        with self.policies.beside(reference) as other:
+            return self._generate(self._model(), rows, partial(GeometricMixture, other, coef))
+
+    @torch.no_grad()
+    def _generate(
+        self, model: torch.nn.Module, rows: list[list[int]], mixing: Callable[..., LogitsProcessor] | None = None
+    ) -> list[list[int]]:
+        """A completion of each row of tokens, in one call of transformers' `generate`."""
+        reversed_rows = [torch.tensor(row[::-1]) for row in rows]
+        input_ids = pad_sequence(reversed_rows, batch_first=True, padding_value=self.config.pad_token_id).flip(-1)
+        width, lengths = input_ids.size(1), torch.tensor([len(row) for row in rows])
+        device = self.accelerator.device
+        attention_mask = (torch.arange(width) >= width - lengths[:, None]).long().to(device)
+        with self._unwrapped(model) as policy:
+            output = policy.generate(
+                input_ids=input_ids.to(device),
+                attention_mask=attention_mask,
+                generation_config=self.config,
+                logits_processor=LogitsProcessorList([mixing(attention_mask=attention_mask)] if mixing else []),
+            )
+        return output[:, width:].tolist()
+
+    @contextmanager
+    def _unwrapped(self, model: torch.nn.Module):
+        """The model without its wrappers, whole, and without gradient checkpointing, for as long as it samples."""
+        with unwrap_model_for_generation(
+            model,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation and self._whole is not model,
+            generation_kwargs=self.config.to_diff_dict(),
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as policy:
+            yield policy
+
+    @contextmanager
+    def round(self):
+        """Within it the live policy is kept gathered, until a frozen one is asked for."""
+        with ExitStack() as self._gathering:
+            if self._vllm is None:
+                self._gathering.enter_context(self.gathered(self._model()))
+            yield
+
+    def release(self) -> None:
+        """Takes weights apart that [`round`] has gathered."""
+        self._gathering.close()
+
+    @contextmanager
+    def gathered(self, model: torch.nn.Module):
+        """Within it weights that ZeRO-3 or FSDP2 has taken apart are whole: gathered once for all tokens."""
+        if self._whole is model or not is_sharded(model):
+            yield
+            return
+        shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        with self._unwrapped(model):
+            self._whole = model  # DeepSpeed refuses to gather what is gathered
+            for module in shards:
+                module.set_reshard_after_forward(False, recurse=False)
+                module.unshard()
+            try:
+                yield
+            finally:
+                self._whole = None
+                for module in shards:
+                    # Layers do again what the profile says; head and embeddings may wait for the backward pass.
+                    if module is not model and any(module.children()):
+                        again = self.accelerator.state.fsdp_plugin.reshard_after_forward
+                        module.set_reshard_after_forward(again, recurse=False)
+                    module.reshard()
+
+
+def generation_config(args, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> GenerationConfig:
+    """How `args` has transformers sample."""
+    options = {
+        "max_new_tokens": args.max_new_tokens,
+        "do_sample": True,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": eos_token_ids,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "min_p": args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+        "cache_implementation": args.cache_implementation,
+        "use_cache": True,
+    }
+    options |= ({} if args.use_vllm else args.generation_kwargs) or {}
+    return GenerationConfig(**{name: value for name, value in options.items() if value is not None})

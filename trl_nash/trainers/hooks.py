@@ -1,0 +1,316 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What transformers' Trainer asks of a trainer of rounds beside the rounds: checkpoints, schedules, logs, steps."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from accelerate.logging import get_logger
+from safetensors import SafetensorError
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+
+from ..algorithms import INITIAL
+from ..compat import OnlineDPOTrainer
+from ..rounds.batch import Samples
+from ..rounds.rows import EvaluationLoader, Share, StreamedRounds, count_of, round_loader
+from .card import append_settings
+from .checkpoint_files import complete_checkpoints
+from .collector import ROUND_FOLDER
+from .keeper import FOLDER, Keeper
+from .reporter import Reporter
+from .stops import Stops
+
+
+logger = get_logger("trl_nash")  # speaks on the main process only
+
+
+class EpochCounter(TrainerCallback):
+    """
+    The epoch that runs. `state.epoch` is of the last step: when an iterable dataset starts anew, it is still a
+    fraction of the epoch before.
+    """
+
+    epoch = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.epoch = int(state.epoch or 0) - 1
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.epoch += 1
+
+
+class TrainerHooks(OnlineDPOTrainer):
+    """The hooks of [`~transformers.Trainer`], each of which hands over to a collaborator. See [`NashTrainer`]."""
+
+    keeper: Keeper
+    reporter: Reporter
+    stops: Stops
+    _saved: Path | None = None  # the last checkpoint of this run
+
+    # Losses are means over a micro-batch; `Trainer.training_step` divides them by the accumulation steps.
+    loss_is_scaled_for_ga = False
+    # OnlineDPOTrainer's own version logs means over padding.
+    _maybe_log_save_evaluate = Trainer._maybe_log_save_evaluate
+
+    # ---- Start and stop ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        output = super().train(self.keeper.choose(resume_from_checkpoint), *args, **kwargs)
+        if self.accelerator.is_main_process:
+            shutil.rmtree(Path(self.args.output_dir) / ROUND_FOLDER, ignore_errors=True)
+        if self.state.global_step == 0 and isinstance(self.train_dataset, IterableDataset):
+            raise ValueError(
+                f"`train_dataset` ended before the first round of {self.args.prompts_per_round} prompts "
+                "(per_device_train_batch_size * steps_per_generation * processes) was full. Lower one of them or add "
+                "prompts."
+            )
+        return output
+
+    def request_stop(self, reason: str) -> None:
+        """
+        Asks the run to save a checkpoint and stop, at the end of a step, or between two generations of a round with
+        [`Stopped`]. A signal handler may call this, on any rank.
+        """
+        self.stops.reason = reason
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was asked to stop, and did."""
+        return self.stops.stopped
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        self._saved = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
+        if self._saved is not None:
+            self.keeper.check(self._saved)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self.start_run(self._saved)
+        return prepared
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial):
+        epochs, batches = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
+        )
+        stream = isinstance(self.train_dataset, IterableDataset) and not has_length(self.train_dataset)
+        if checkpoint is not None and stream:
+            # transformers skips batches of the first pass only; `epoch` is passes + optimizer steps / max_steps.
+            saved = TrainerState.load_from_json(Path(checkpoint) / TRAINER_STATE_NAME)
+            epochs = int(saved.epoch)
+            steps = round((saved.epoch - epochs) * saved.max_steps)
+            batches = 0 if self.args.ignore_data_skip else steps * self.args.gradient_accumulation_steps
+        return epochs, batches
+
+    def start_run(self, checkpoint: Path | None) -> None:
+        """A run begins anew, with no policy of an earlier one, or goes on from a checkpoint."""
+        args = self.args
+        self.reporter.start(self.state.global_step)
+        self._micro_step = self.state.global_step * args.gradient_accumulation_steps
+        self.place = args.schedule.place(self._micro_step)
+        self.batches, epoch = [], int(self.state.epoch or 0)
+        self.policies.start_over()
+        if checkpoint is not None:
+            within = self._micro_step % args.micro_steps_per_round > 0
+            self.batches, epoch = self.keeper.load(checkpoint, within)
+        self.past = args.past(self.round, epoch)
+        logger.info(
+            "%s: %d prompts a round (generation_batch_size), %d a micro-step and device "
+            "(per_device_train_batch_size), %d a generation call (per_device_generation_batch_size); "
+            "optimizer steps a round: %d.",
+            self._name,
+            args.prompts_per_round,
+            args.per_device_train_batch_size,
+            args.generation_chunk,
+            args.optimizer_steps_per_round,
+        )
+        if self.fits_rounds and args.optimizer_steps_per_round < 10:
+            self.reporter.say_once(
+                f"Optimizer steps a round: {args.optimizer_steps_per_round}. {self._name}'s guarantees, and its "
+                "published results, assume rounds that are fitted: raise `steps_per_generation` or `num_iterations` "
+                "to 10 optimizer steps or more. Shorter rounds are online learning."
+            )
+
+    # ---- Rows ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        args = self.args
+        share = Share(
+            prompts=self._train_batch_size * args.steps_per_generation,
+            micro_steps=args.micro_steps_per_round,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            epoch=lambda: self.epochs.epoch,
+            samplings=args.samplings,
+            # Of a round that an epoch begins in the middle of: resumed, it has its batches, and no rows are skipped.
+            unfinished=lambda: -self._micro_step % args.micro_steps_per_round if args.ignore_data_skip else 0,
+        )
+        return round_loader(self.train_dataset, share, **self._reading)
+
+    def _get_dataloader(self, dataset, description, batch_size, **kwargs) -> EvaluationLoader:
+        """Of evaluation and prediction."""
+        return EvaluationLoader(
+            dataset,
+            batch_size=batch_size,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            **self._reading,
+        )
+
+    @property
+    def _reading(self) -> dict:
+        """Options of the [`~torch.utils.data.DataLoader`] that reads rows; these have no use for pinned memory."""
+        names = ("num_workers", "prefetch_factor", "persistent_workers", "multiprocessing_context", "in_order")
+        return {name: getattr(self.args, f"dataloader_{name}") for name in names}
+
+    def num_examples(self, dataloader) -> int:
+        dataset = getattr(dataloader, "dataset", None)
+        return len(dataset.stream) if isinstance(dataset, StreamedRounds) else super().num_examples(dataloader)
+
+    # ---- Steps ----
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        with self.reporter.phase("fit"):
+            return Trainer.training_step(self, model, inputs, num_items_in_batch)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # With fp16 an overflow of gradients is ordinary: the scaler skips the step.
+        checked = grad_norm if self.accelerator.scaler is None else None
+        self.stops.if_not_finite(checked, f"at step {self.state.global_step} (round {self.round + 1})")
+        return grad_norm
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if not self.args.restart_each_round or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps = self.args.optimizer_steps_per_round
+        scheduler = super().create_scheduler(steps, optimizer)
+        if not hasattr(scheduler, "lr_lambdas"):
+            raise ValueError(
+                f"`lr_scheduler_type={self.args.lr_scheduler_type}` cannot be restarted: with `restart_each_round` "
+                "use a schedule that is a function of the step, such as 'linear' or 'cosine'."
+            )
+        scheduler.lr_lambdas = [lambda step, f=f: f(step % steps) for f in scheduler.lr_lambdas]
+        return scheduler
+
+    def forget_optimizer(self) -> None:
+        """`restart_each_round`: a fresh optimizer, as one training script per round has it."""
+        optimizer = self.optimizer
+        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
+            optimizer = optimizer.optimizer
+        optimizer.state.clear()
+
+    # ---- Checkpoints ----
+
+    def save_stopped(self) -> str | None:
+        """Saves a checkpoint of a run that stops within a round, and says so; before training there is nothing."""
+        if self.optimizer is None:
+            return None
+        self._save_checkpoint(self.model_wrapped, trial=None)
+        return f"A checkpoint of step {self.state.global_step} is in {self.args.output_dir}."
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self._saved is not None and folder.resolve() == self._saved.resolve():
+            return  # a kill while it is written again would take what there is
+        if self.args.should_save:
+            # What an earlier run has left here must not pass for a part of this one.
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise  # not torch.save's way of saying that the disk is full
+            complete, _ = complete_checkpoints(folder.parent)
+            raise RuntimeError(
+                f"The checkpoint {folder} could not be written ({error}). "
+                + (f"{complete[-1]} is complete: make space" if complete else "No earlier one is complete: make space")
+                + " and resume."
+            ) from error
+        self._saved = folder
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Trainer now writes its state: whoever finds it finds the files of all ranks.
+        self.keeper.list_files(Path(output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        within = self.state.global_step % self.args.optimizer_steps_per_round
+        self.keeper.save(Path(output_dir), self.batches if within else [], self.past.epoch)
+
+    def _save(self, output_dir=None, state_dict=None):
+        # transformers keeps the arguments beside the weights, where a token is no secret any more.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+
+    # ---- Logs ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:  # a training log: evaluation's and the final summary have other keys
+            logs |= self.reporter.flush(self.state.global_step)
+        super().log(logs, start_time)
+        # "completions" in training, "eval_completions" (or with the dataset's name) in evaluation.
+        name = next((key[: -len("loss")] for key in logs if key.endswith("loss")), "") + "completions"
+        self.reporter.show_completions(name, self.state.global_step)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            append_settings(Path(self.args.output_dir) / "README.md", self.args, self.judge)
+
+    # ---- Evaluation ----
+
+    def prediction_step(self, model, inputs: list[dict], prediction_loss_only, ignore_keys=None):
+        """The loss of the fit that would begin now, and how often the policy beats the reference."""
+        self.policies.ensure_initial()
+        self.stops.begin_round()
+        count, losses = count_of(inputs), []
+        with self.as_if_a_round_began(), torch.no_grad(), self.compute_loss_context_manager():
+            own: list[list[list[int]]] = []
+            for judged in self.collector.collect(inputs):
+                batches = self.collector.micro_batches(judged.samples, judged.preference)
+                kept = {policy if self._is_kept(policy) else self.live: 0.0 for policy in self.fit.centre}
+                for policy, weight in self.fit.centre.items():
+                    kept[policy if policy in kept else self.live] += weight
+                batches = self.scorer.centre(
+                    self.fit._replace(centre=kept), batches, self.live, len(batches), self.references
+                )
+                for batch in batches:
+                    batch = batch.to(self.accelerator.device)
+                    losses.append(self.compute_loss(model, batch, return_outputs=True)[1]["losses"])
+                own += judged.samples.completion_ids
+            self._record_win_rate(inputs, own)
+        total = torch.cat(losses)[:count].sum()
+        self.reporter.metrics.add("loss", total, count)
+        return total / max(count, 1), None, None
+
+    def _record_win_rate(self, rows: list[dict], own: list[list[list[int]]]) -> None:
+        """P(policy ≻ reference), completion k against completion k: it costs a generation, so only evaluation asks."""
+        count, prompts = self.args.num_generations, [row["prompt"] for row in rows]
+        with self.reporter.phase("generate"):
+            if not self.trains_on_policy:
+                _, own = self.generate(prompts, count)
+            prompt_ids, others = self.generate(prompts, count, INITIAL)
+        completions = [mine[:count] + other for mine, other in zip(own, others, strict=True)]
+        samples = Samples(prompt_ids, completions, [(k, count + k) for k in range(count)])
+        with self.reporter.phase("judge"):
+            wins = self.judging.verdicts(rows, samples).preference
+        failure, self.judging.failure = self.judging.failure, None
+        self.stops.if_judge_failed(failure)
+        self.reporter.metrics.add("policy/win_rate_reference", wins.nansum(), (~wins.isnan()).sum())
+        lengths = [len(ids) for completions in others[: count_of(rows)] for ids in completions]
+        self.reporter.metrics.add("completions/mean_length_reference", sum(lengths), len(lengths))
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in self.reporter.flush_evaluation().items()})
+        return output

@@ -1,0 +1,155 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""From samples to verdicts: texts for the judge, its failures, and its waiting, beside which the next are sampled."""
+
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase, TrainerState
+
+from ..generation.prompts import strip_thinking
+from ..judges.base import JudgeError, PairwiseJudge, Tally
+from ..rounds.batch import Samples
+from ..rounds.rows import count_of
+from ..rounds.tournament import best_and_worst_by_tournament
+
+
+LONGEST_FAREWELL = 10.0  # seconds that a judge that is asked is waited for after Ctrl-C: its answers are paid for
+
+
+class Asked(NamedTuple):
+    """One call of the judge: what it counted, and how many of its verdicts on how many pairs are none."""
+
+    tally: Tally
+    abstained: int
+    pairs: int
+
+
+class Judged(NamedTuple):
+    """Samples with the judge's verdicts on their pairs."""
+
+    rows: list[dict]
+    samples: Samples
+    texts: list[list[str]]  # B x N
+    preference: torch.Tensor  # (B, M) P(first beats second), nan abstains
+    asked: list[Asked]
+
+
+class Judging:
+    """
+    Has samples judged.
+
+    Args:
+        judge ([`PairwiseJudge`]): who judges.
+        args ([`NashConfig`]): `strip_thinking`, `pair_selection`, `num_generations`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the policy's.
+        state (`Callable[[], TrainerState]`): for reward functions that change during training.
+
+    Attributes:
+        failure (`str`, *optional*): why the judge cannot go on. It is not asked any more then, and abstains.
+    """
+
+    def __init__(
+        self, judge: PairwiseJudge, args, tokenizer: PreTrainedTokenizerBase, state: Callable[[], TrainerState]
+    ):
+        self.judge = judge
+        self.failure: str | None = None
+        self._args = args
+        self._tokenizer = tokenizer
+        self._state = state
+        self._asked: Future | None = None  # the last question to a judge that waits
+
+    def decode(self, completion_ids: list[int]) -> str:
+        """The text that a judge sees."""
+        text = self._tokenizer.decode(completion_ids, skip_special_tokens=True)
+        return strip_thinking(text) if self._args.strip_thinking else text
+
+    def ask(self, rows: list[dict], samples: Samples) -> Callable[[], Judged]:
+        """
+        Asks for verdicts on the pairs of samples; they are there when the function that it returns returns.
+
+        A judge that waits (for a server, say) is asked in a thread of its own, one question after the other, so that
+        the caller can sample meanwhile.
+        """
+        if not self.judge.waits:
+            judged = self.verdicts(rows, samples, self._args.pair_selection)
+            return lambda: judged
+        before, self._asked = self._asked, Future()
+        threading.Thread(target=self._run, args=(self._asked, before, rows, samples), daemon=True).start()
+        return _waiting_for(self._asked)
+
+    def _run(self, answer: Future, before: Future | None, rows: list[dict], samples: Samples) -> None:
+        try:
+            if before is not None:
+                before.result()  # what fails there fails here as well, and nothing more is asked
+            answer.set_result(self.verdicts(rows, samples, self._args.pair_selection))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    def verdicts(self, rows: list[dict], samples: Samples, selection: str = "all") -> Judged:
+        """The verdicts on the pairs of samples; in a `"tournament"`, on the pair of best and worst that it finds."""
+        texts = [[self.decode(ids) for ids in completions] for completions in samples.completion_ids]
+        asked: list[Asked] = []
+
+        def compare(players: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
+            return self._compare(rows, samples.completion_ids, texts, players, pairs, asked)
+
+        everybody = np.tile(np.arange(len(texts[0])), (len(rows), 1))
+        if selection != "tournament":
+            preference = compare(everybody, samples.pairs)
+        else:
+            count = self._args.num_generations
+            chosen, preference = best_and_worst_by_tournament(compare, len(rows), count)
+            # The best comes first and the worst second: they are the pair that is trained on.
+            order = np.array([[*row, *(k for k in range(count) if k not in row)] for row in chosen.tolist()])
+            samples = replace(samples, completion_ids=_take(samples.completion_ids, order), pairs=[(0, 1)])
+            texts = _take(texts, order)
+        return Judged(rows, samples, texts, torch.as_tensor(preference, dtype=torch.float32), asked)
+
+    def _compare(self, rows, completion_ids, texts, players, pairs, asked: list[Asked]) -> np.ndarray:
+        """P(first ≻ second) of pairs of those completions that play, of shape (B, M)."""
+        preference = np.full((len(rows), len(pairs)), math.nan)
+        if not (count := count_of(rows)) or self.failure is not None:
+            return preference
+        rows, players = rows[:count], players[:count]
+        try:
+            verdicts = self.judge.compare(
+                [row["prompt"] for row in rows],
+                _take(texts[:count], players),
+                pairs,
+                columns={name: [row[name] for row in rows] for name in rows[0] if name != "prompt"},
+                completion_ids=_take(completion_ids[:count], players),
+                trainer_state=self._state(),
+            )
+        except JudgeError as error:
+            # The other ranks may be waiting in a generation: the rest of the round is sampled unjudged.
+            self.failure = str(error)
+            self.judge.tally.take()
+            return preference
+        preference[:count] = np.asarray(verdicts, dtype=np.float64)
+        tally, abstained = self.judge.tally.take(), int(np.isnan(preference[:count]).sum())
+        tally.abstained["no opinion"] += max(0, abstained - tally.abstained.total())  # of judges that keep no tally
+        asked.append(Asked(tally, abstained, count * len(pairs)))
+        return preference
+
+
+def _take(values: list[list], players: np.ndarray) -> list[list]:
+    return [[row[k] for k in chosen] for row, chosen in zip(values, players, strict=True)]
+
+
+def _waiting_for(answer: Future) -> Callable[[], Judged]:
+    def wait() -> Judged:
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            answer.exception(timeout=LONGEST_FAREWELL)
+            raise
+
+    return wait

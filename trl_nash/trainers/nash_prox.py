@@ -1,0 +1,62 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Nash Prox: a policy gradient in self-play, with a KL to a target that follows slowly."""
+
+from dataclasses import dataclass, field
+
+from ..algorithms import Fit, Past, regularized_response
+from .config import NashConfig, check_on_policy, check_range
+from .nash_md import NashMDTrainer
+from .nash_mirror_prox import NashMirrorProxTrainer
+
+
+@dataclass
+class NashProxConfig(NashConfig):
+    r"""
+    Options of [`NashProxTrainer`].
+
+    Parameters:
+        beta (`float` or `list[float]`, *optional*, defaults to `0.1`):
+            Coefficient of the KL to the target, indexed by epoch.
+        reference_rounds (`int`, *optional*, defaults to `100`):
+            K, rounds (which are optimizer steps) after which the target becomes the current policy. Larger than the
+            run, the target stays the initial policy.
+
+    The other parameters are those of [`NashConfig`]. The gradient is on-policy: a round is one optimizer step.
+    """
+
+    regularized = True
+
+    beta: list[float] = field(default_factory=lambda: [0.1], metadata={"help": "KL coefficient, indexed by epoch."})
+    reference_rounds: int = field(
+        default=100, metadata={"help": "Rounds after which the target moves to the current policy."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("reference_rounds", self.reference_rounds, 1)
+        check_on_policy(self)
+
+    def fits_of(self, past: Past) -> list[Fit]:
+        return regularized_response(past, beta=self.beta_of(past))
+
+
+class NashProxTrainer(NashMDTrainer):
+    r"""
+    Trainer for Nash Prox, the form of Nash mirror prox for parametrised policies
+    ([2505.19731](https://huggingface.co/papers/2505.19731)).
+
+    `y` and `y'` are both sampled from `π_θ`, and the policy follows [`NashMDTrainer`]'s gradient,
+
+    `∇log π_θ(y) · ( P(y ≻ y') - ½ - τ log π_θ(y)/π̂(y) )`,
+
+    with the target `π̂ ← π_θ` every K rounds.
+
+    Takes the arguments of [`NashTrainer`].
+    """
+
+    _tag_names = ["trl", "trl-nash", "nash-prox"]
+    _name = "Nash Prox"
+    _paper = NashMirrorProxTrainer._paper
+    config_class = NashProxConfig

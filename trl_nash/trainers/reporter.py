@@ -1,0 +1,165 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a run says of itself: metrics of rounds and fits, progress, the table of completions, sentences."""
+
+import logging
+import math
+from collections.abc import Callable, Sized
+from itertools import combinations
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from tqdm.auto import tqdm
+
+from ..generation.prompts import text_of
+from ..objectives import cycle_rate
+from ..rounds.batch import Samples
+from ..rounds.metrics import Metrics
+from ..rounds.rows import count_of
+from .completions import Verdict, log_verdicts
+from .judging import Judged
+
+
+logger = get_logger("trl_nash")  # speaks on the main process only
+
+
+class Reporter:
+    """
+    Collects what is logged.
+
+    Args:
+        args ([`NashConfig`]): what is to be shown.
+        accelerator ([`~accelerate.Accelerator`]): adds metrics up over ranks.
+        mode (`Callable[[], str]`): `"train"` or `"eval"`, each of which has metrics of its own.
+        round (`Callable[[], int]`): the round that runs, counted from 0.
+        eos_token_ids (`list[int]`): tokens that end a completion; one without was clipped.
+    """
+
+    def __init__(
+        self,
+        args,
+        accelerator: Accelerator,
+        mode: Callable[[], str],
+        round: Callable[[], int],
+        eos_token_ids: list[int],
+    ):
+        self._args = args
+        self._eos_token_ids = eos_token_ids
+        self._accelerator = accelerator
+        self._mode = mode
+        self._round = round
+        self._metrics = {"train": Metrics(accelerator), "eval": Metrics(accelerator)}
+        self._verdicts: list[Verdict] = []
+        self._said: set[str] = set()
+        self._flushed_at = 0
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._metrics[self._mode()]
+
+    def phase(self, name: str):
+        """Context that is timed as a phase of a round."""
+        return self.metrics.phase(name)
+
+    def bar(self, what: str, total: int, rows: Sized, unit: str = "micro-batch") -> tqdm:
+        """A progress bar of a part of a round; one generation chunk is over too soon to show it."""
+        prompts = sum(map(len, rows)) if unit == "micro-batch" else len(rows)
+        shown = self._mode() == "train" and prompts > self._args.generation_chunk and self._accelerator.is_main_process
+        return tqdm(
+            total=total,
+            desc=f"Round {self._round() + 1}: {what}",
+            unit=unit,
+            leave=False,
+            disable=self._args.disable_tqdm or not shown,
+        )
+
+    def say_once(self, message: str, level: int = logging.WARNING) -> None:
+        """Says something about this run, once."""
+        if message not in self._said:
+            self._said.add(message)
+            logger.log(level, message)
+
+    def record_judged(self, judged: Judged) -> None:
+        """Counts verdicts, why there are none, and lengths; keeps pairs to show."""
+        self._record_tallies(judged)
+        count = count_of(judged.rows)
+        if not count:
+            return
+        preference, metrics = judged.preference[:count], self.metrics
+        samples = Samples(
+            judged.samples.prompt_ids[:count], judged.samples.completion_ids[:count], judged.samples.pairs
+        )
+        self._record_lengths(samples)
+        judged_pairs = ~preference.isnan()
+        metrics.add("judge/preference", preference.nansum(), judged_pairs.sum())
+        lengths = torch.tensor([[len(ids) for ids in completions] for completions in samples.completion_ids])
+        first, second = (lengths[:, index] for index in torch.tensor(samples.pairs).T)
+        decided = judged_pairs & (first != second)
+        longer_wins = torch.where(first > second, preference, 1 - preference)
+        metrics.add("judge/longer_wins", longer_wins[decided].sum(), decided.sum())
+        self._record_cycles(samples, preference)
+        if self._args.log_completions:
+            i, j = samples.pairs[0]
+            for row, texts, verdict in zip(judged.rows, judged.texts, preference, strict=False):
+                self._verdicts.append(Verdict(text_of(row["prompt"]), texts[i], texts[j], float(verdict[0])))
+
+    def _record_tallies(self, judged: Judged) -> None:
+        """What the judge knows of its verdicts beside the preferences that they make."""
+        for tally, abstained, pairs in judged.asked:
+            self.metrics.add("judge/abstained", abstained, pairs)
+            for reason, count in (+tally.abstained).items():
+                self.metrics.add(f"judge/abstained/{reason.replace(' ', '_').replace('/', '_')}", count, 0)
+            self.metrics.add("judge/position_bias", tally.disagreement, tally.both_orders)
+            if tally.asked + tally.cached:
+                self.metrics.add("judge/cached", tally.cached, tally.asked + tally.cached)
+
+    def _record_cycles(self, samples: Samples, preference: torch.Tensor) -> None:
+        count = self._args.num_generations
+        if count < 3 or len(samples.pairs) != math.comb(count, 2):
+            return
+        rate = cycle_rate(preference, torch.tensor(samples.pairs), count)
+        column = {pair: m for m, pair in enumerate(samples.pairs)}
+        triples = [[column[pair] for pair in combinations(triple, 2)] for triple in combinations(range(count), 3)]
+        complete = (~preference.isnan())[:, torch.tensor(triples)].all(-1).sum()
+        self.metrics.add("judge/cycle_rate", rate.nan_to_num() * complete, complete)
+
+    def _record_lengths(self, samples: Samples) -> None:
+        """Lengths of the completions that are trained on, and how many were cut."""
+        own = [ids for completions in samples.completion_ids for ids in completions[: self._args.num_generations]]
+        clipped = [not ids or ids[-1] not in self._eos_token_ids for ids in own]
+        self.metrics.add("completions/mean_length", sum(map(len, own)), len(own))
+        self.metrics.add("completions/clipped_ratio", sum(clipped), len(own))
+
+    def record_fit(self, margin: torch.Tensor, target: torch.Tensor) -> None:
+        """How far margins have come towards their targets, both of shape (B, M); `nan` targets abstain."""
+        judged = ~target.isnan()
+        target = target.nan_to_num()
+        margin = torch.where(judged, margin.detach(), 0.0)
+        count = judged.sum()
+        self.metrics.add("fit/margin", (target.sign() * margin).sum(), count)
+        self.metrics.add("fit/target", target.abs().sum(), count)
+        # The targets' mean is 0 by antisymmetry, so R² is taken about 0.
+        explained = target.square().sum() - (margin - target).square().sum()
+        self.metrics.add("fit/r2", explained, target.square().sum())
+
+    def start(self, step: int) -> None:
+        """A run begins, or goes on, behind so many optimizer steps."""
+        self._flushed_at = step
+
+    def flush(self, step: int) -> dict[str, float]:
+        """The training metrics since the last flush, which was some optimizer steps ago."""
+        steps, self._flushed_at = step - self._flushed_at, step
+        return self._metrics["train"].flush(steps=steps) | {"round": self._round() + 1}
+
+    def flush_evaluation(self) -> dict[str, float]:
+        """The metrics of an evaluation."""
+        return self._metrics["eval"].flush()
+
+    def show_completions(self, name: str, step: int) -> None:
+        """Prints and logs the pairs that were kept, as table `name`."""
+        if self._verdicts and self._accelerator.is_main_process:
+            verdicts = self._verdicts[-self._args.num_completions_to_print :]
+            log_verdicts(verdicts, step, self._args.output_dir, self._args.report_to, name)
+        self._verdicts.clear()
