@@ -302,7 +302,7 @@ class NashTrainer(TrainerHooks):
 
     @contextmanager
     def as_if_a_round_began(self):
-        """Within it the run is where the next round would begin now; a policy that is still to come is the live one."""
+        """Within it the run is where the next round would begin now; a policy yet to come is the live one."""
         place, past = self.place, self.past
         here = self.args.schedule.place(self._micro_step)
         self.place = Place(here.round + (not here.begins_round), 0, 0, 0)

@@ -54,8 +54,8 @@ class EGPOTrainer(NashTrainer):
     _tag_names = ["trl", "trl-nash", "egpo"]
     _name = "EGPO"
     _paper = {
-        "title": "Extragradient Preference Optimization (EGPO): Beyond Last-Iterate Convergence for Nash Learning from "
-        "Human Feedback",
+        "title": "Extragradient Preference Optimization (EGPO): Beyond Last-Iterate Convergence for Nash Learning "
+        "from Human Feedback",
         "id": "2503.08942",
         "citation": """\
 @article{zhou2025extragradient,

@@ -70,7 +70,8 @@ class Scorer:
         resolve = self._policies.resolve
         weights: dict[Policy, float] = {}
         for policy, weight in fit.centre.items():
-            weights[resolve(policy)] = weights.get(resolve(policy), 0.0) + weight
+            if weight:
+                weights[resolve(policy)] = weights.get(resolve(policy), 0.0) + weight
         live_weight = weights.pop(resolve(live), 0.0)
         sampled = {name: resolve(policy) for name, policy in references.items()}
         passes = dict.fromkeys(weights, batches)
@@ -82,15 +83,17 @@ class Scorer:
         # In fp64, so that weights that add up to 1 return a policy's own log-probs bitwise.
         rests: list[torch.Tensor | float] = [0.0] * len(batches)
         sums: dict[Policy, list[torch.Tensor]] = {}
+        dtype = torch.float32
         total = sum(map(len, passes.values()))
         with self._reporter.phase("score"), self._precision(), self._reporter.bar("scoring", total, batches) as bar:
             for policy, rows in passes.items():
                 scores = self.under(policy, rows, is_live=policy == live, progress=bar.update)
+                dtype = scores[0].dtype if scores else dtype
                 if policy == live:
                     rests[first:] = [r + live_weight * s.double() for r, s in zip(rests[first:], scores, strict=True)]
                     continue
                 sums[policy] = [s.sum(-1) for s in scores]
-                if weight := weights.get(policy, 0.0):
+                if weight := weights.get(policy):
                     rests = [r + weight * s.double() for r, s in zip(rests, scores, strict=True)]
         for name, policy in sampled.items():
             if policy == resolve(live):
@@ -100,11 +103,10 @@ class Scorer:
         for index, (batch, rest) in enumerate(zip(batches, rests, strict=True)):
             early = index < first
             known = {name: sums[p][index] for name, p in sampled.items() if p in sums and index < len(sums[p])}
-            centre = torch.zeros(()) if isinstance(rest, float) else rest
             centred.append(
                 replace(
                     batch,
-                    centre_logps=centre if early and live_weight else centre.float(),
+                    centre_logps=torch.as_tensor(rest) if early and live_weight else rest.to(dtype),
                     live_weight=live_weight if early else 0.0,
                     kl_from=known if early else {},
                 )
@@ -127,7 +129,7 @@ class Scorer:
             self._reporter.metrics.sample(name, (logps.sum(-1) - other).view(len(batch), -1).mean(-1))
         centre = batch.centre_logps
         if batch.live_weight:
-            centre = (centre + batch.live_weight * logps.double()).float()
+            centre = (centre + batch.live_weight * logps.double()).to(logps.dtype)
         return replace(batch, centre_logps=centre, live_weight=0.0, kl_from={})
 
     @torch.no_grad()
@@ -139,7 +141,7 @@ class Scorer:
         def scores(model: torch.nn.Module) -> list[torch.Tensor]:
             found = []
             for batch in batches:
-                found.append(self._score(model, batch.to(self._device)).float().cpu())
+                found.append(self._score(model, batch.to(self._device)).cpu())
                 progress()
             return found
 
