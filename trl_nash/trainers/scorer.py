@@ -77,7 +77,7 @@ class Scorer:
         passes = dict.fromkeys(weights, batches)
         if (initial := resolve(INITIAL)) in sampled.values() and initial not in (*passes, resolve(live)):
             passes[initial] = _some(batches[:first])
-        if live_weight:
+        if live_weight and batches[first:]:
             passes[live] = batches[first:]
 
         # In fp64, so that weights that add up to 1 return a policy's own log-probs bitwise.

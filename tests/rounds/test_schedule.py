@@ -1,0 +1,38 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where in a run a micro-step is: the loops of the papers, written out."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trl_nash.rounds.schedule import Place, Schedule
+
+
+COUNTS = st.integers(1, 5)
+
+
+@given(steps=COUNTS, iterations=COUNTS, fits=st.integers(1, 3), rounds=COUNTS)
+def test_places_are_those_of_the_loops(steps, iterations, fits, rounds):
+    """Round by round, fit by fit, pass by pass, step by step: each place once and in this order."""
+    schedule = Schedule(steps, iterations, fits)
+    looped = [
+        Place(round, fit, iteration, step)
+        for round in range(rounds)
+        for fit in range(fits)
+        for iteration in range(iterations)
+        for step in range(steps)
+    ]
+    assert [schedule.place(number) for number in range(len(looped))] == looped
+    assert len(looped) == rounds * schedule.micro_steps_per_round
+    assert schedule.micro_steps_per_round == fits * schedule.micro_steps_per_fit
+
+
+@given(steps=COUNTS, iterations=COUNTS, fits=st.integers(1, 3), number=st.integers(0, 10**6))
+def test_a_place_says_what_begins(steps, iterations, fits, number):
+    """A fit begins where the one before has had its passes, a round where the one before has had its fits."""
+    schedule = Schedule(steps, iterations, fits)
+    place = schedule.place(number)
+    assert place.begins_fit == (number % schedule.micro_steps_per_fit == 0)
+    assert place.begins_round == (number % schedule.micro_steps_per_round == 0)
+    assert place.round == number // schedule.micro_steps_per_round
