@@ -42,10 +42,8 @@ try:
         from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
         from trl.models.utils import unwrap_model_for_generation
         from trl.trainer.utils import (
-            RepeatSampler,
             create_model_from_path,
             maybe_gather_lm_head_ctx,
-            repeat_iterable_dataset,
         )
 except ImportError as error:
     raise ImportError(
@@ -65,7 +63,6 @@ __all__ = [
     "ModelConfig",
     "OnlineDPOConfig",
     "OnlineDPOTrainer",
-    "RepeatSampler",
     "ScriptArguments",
     "TrlParser",
     "apply_chat_template",
@@ -77,7 +74,6 @@ __all__ = [
     "is_conversational",
     "maybe_apply_chat_template",
     "maybe_gather_lm_head_ctx",
-    "repeat_iterable_dataset",
     "trainer_utils",
     "unwrap_model_for_generation",
 ]

@@ -29,7 +29,7 @@ from torch.utils.data import BatchSampler
 from trl_nash import NashTrainer, RewardJudge
 from trl_nash.generation.prompts import PromptRenderer, strip_thinking
 from trl_nash.policies import FrozenPolicies
-from trl_nash.rounds.batch import RoundSampler
+
 
 
 def prompts_of(trainer, batch) -> list[str]:

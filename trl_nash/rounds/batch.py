@@ -3,15 +3,12 @@
 
 """What a round is made of: samples as token lists, and the padded micro-batches that a policy is fitted to."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
-
-from ..compat import RepeatSampler
 
 
 IGNORED = -100  # label of a position that is no completion token
@@ -84,44 +81,6 @@ def until_eos(tokens: list[int], eos_token_ids: set[int]) -> list[int]:
         if token in eos_token_ids:
             return tokens[: position + 1]
     return tokens
-
-
-class RoundSampler(RepeatSampler):
-    """
-    Yields the prompts of a round once for each of its micro-steps, as TRL's GRPO does, shuffled anew every epoch.
-
-    The order depends on seed and epoch only, so that a run resumed in a later epoch sees the prompts it would have
-    seen.
-
-    Args:
-        epoch (`Callable[[], int]`): returns the epoch that is about to start.
-    """
-
-    def __init__(self, data_source, batch_size: int, repeat_count: int, seed: int, epoch: Callable[[], int]):
-        super().__init__(data_source, mini_repeat_count=1, batch_size=batch_size, repeat_count=repeat_count, seed=seed)
-        self.epoch = epoch
-
-    def __iter__(self):
-        self.generator.manual_seed(self.seed + self.epoch())
-        yield from super().__iter__()
-
-
-class Positions(Dataset):
-    """
-    Stands for a dataset whose rows are read once a round and not once a micro-step: an item is its own position.
-
-    Args:
-        dataset (sized): the dataset.
-    """
-
-    def __init__(self, dataset):
-        self.count = len(dataset)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, position: int) -> int:
-        return position
 
 
 def save_batches(batches: list[PairBatch], file: str | Path) -> None:

@@ -167,6 +167,11 @@ class Filler(dict):
     """A row that is sampled only so that all processes make the same number of calls: it is not judged or counted."""
 
 
+def count_of(rows: list[dict]) -> int:
+    """How many rows of an evaluation count. They come first."""
+    return sum(not isinstance(row, Filler) for row in rows)
+
+
 class EvaluationLoader:
     """
     Rows to evaluate, in the order of the dataset: at each step the next `world_size * batch_size` of them, of which

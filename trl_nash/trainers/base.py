@@ -273,7 +273,7 @@ class NashTrainer(
 
     # ---- A round ----
 
-    def _prepare_inputs(self, inputs: list[int] | list[dict] | PairBatch) -> PairBatch:
+    def _prepare_inputs(self, inputs: list[dict] | PairBatch) -> PairBatch:
         """The next micro-batch of the round; the first one samples, judges and scores the round."""
         if isinstance(inputs, PairBatch):
             return inputs.to(self.accelerator.device)
@@ -290,8 +290,7 @@ class NashTrainer(
                 self.on_fit_begin()
                 self._fits_begun = fits
             if position == 0:
-                rows = [self.train_dataset[row] if isinstance(row, int) else row for row in inputs]
-                self._buffer = self._sample_round(rows)
+                self._buffer = self._sample_round(inputs)
             self._buffer = self._score_anchor(self._buffer)
         self._micro_step += 1
         return self._buffer[position % self.args.steps_per_generation].to(self.accelerator.device)
@@ -304,9 +303,10 @@ class NashTrainer(
 
     def compute_loss(self, model, inputs: PairBatch, return_outputs=False, num_items_in_batch=None):
         logps = self.score(model, inputs)
-        loss = self.objective(logps, inputs).mean()
+        losses = self.objective(logps, inputs)
+        loss = losses.mean()
         self._stop_unless_finite(loss.detach(), "loss", inputs)
-        return (loss, {"logps": logps}) if return_outputs else loss
+        return (loss, {"logps": logps, "losses": losses}) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
-from datasets import IterableDataset
 from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..judges.base import JudgeError
 from ..rounds.batch import IGNORED, PairBatch, load_batches, save_batches
-from ..rounds.log import random_state, set_random_state
+from ..rounds.log import set_random_state
 from .checkpoint_files import complete_checkpoints, fault_of, step_of
 
 
@@ -137,15 +137,12 @@ class CheckpointMixin:
                 f"`max_nan_rate` ({self.args.max_nan_rate:g}) allows. See why it gives no verdict, then resume."
             )
 
-    def _load_rng_state(self, checkpoint):
-        super()._load_rng_state(checkpoint)
-        self._epochs.random_state = random_state()
-
     def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial):
         epochs, batches = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
         )
-        if checkpoint is not None and isinstance(self.train_dataset, IterableDataset):
+        stream = isinstance(self.train_dataset, IterableDataset) and not has_length(self.train_dataset)
+        if checkpoint is not None and stream:
             # transformers skips batches of the first pass only; `epoch` is passes + optimizer steps / max_steps.
             saved = TrainerState.load_from_json(Path(checkpoint) / TRAINER_STATE_NAME)
             epochs = int(saved.epoch)

@@ -16,6 +16,7 @@ from ..objectives import cycle_rate
 from ..policies import INITIAL
 from ..rounds.batch import Samples
 from ..rounds.log import random_state
+from ..rounds.rows import count_of
 from .card import append_settings
 from .completions import log_verdicts
 
@@ -94,11 +95,15 @@ class ReportingMixin:
         self.fit = 0  # the loss is that of a fit that would begin now
         self._random_state = random_state()
         samples, preference = self._sample_and_judge(inputs)
+        count = count_of(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            batches = self._score_anchor(self._micro_batches(samples, preference))
-            losses = [self.compute_loss(model, batch.to(self.accelerator.device)) * len(batch) for batch in batches]
+            batches = self._score_anchor(self._micro_batches(samples, preference), count)
+            batches = [batch.to(self.accelerator.device) for batch in batches]
+            outputs = [self.compute_loss(model, batch, return_outputs=True)[1] for batch in batches]
         self._record_win_rate(inputs, samples)
-        return torch.stack(losses).sum() / len(inputs), None, None
+        total = torch.cat([output["losses"] for output in outputs])[:count].sum()
+        self._metrics["eval"].add("loss", total, count)
+        return total / max(count, 1), None, None
 
     def _record_win_rate(self, rows: list[dict], samples: Samples) -> None:
         """P(policy ≻ reference), completion k against completion k: it costs a generation, so only evaluation asks."""
@@ -109,7 +114,7 @@ class ReportingMixin:
         wins = self._judge(rows, completions, [(k, count + k) for k in range(count)])
         self._stop_if_judge_failed()
         self._metrics["eval"].add("policy/win_rate_reference", wins.nansum(), (~wins.isnan()).sum())
-        lengths = [len(ids) for completions in opponents for ids in completions]
+        lengths = [len(ids) for completions in opponents[: count_of(rows)] for ids in completions]
         self._metrics["eval"].add("completions/mean_length_reference", sum(lengths), len(lengths))
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from datasets import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from ..compat import repeat_iterable_dataset
 from ..generation.prompts import strip_thinking
 from ..judges.base import JudgeError
 from ..objectives import best_and_worst, hard_label
-from ..rounds.batch import PairBatch, Positions, RoundSampler, Samples, chunks, collate
+from ..rounds.batch import PairBatch, Samples, chunks, collate
 from ..rounds.log import RoundLog, random_state
+from ..rounds.rows import EvaluationLoader, Filler, Share, StreamedRounds, count_of, round_loader
 from ..rounds.tournament import best_and_worst_by_tournament
 from .checks import check_prompt
 from .completions import Verdict
@@ -43,22 +43,15 @@ class EpochCounter(TrainerCallback):
     """
     The epoch that runs. `state.epoch` is of the last step: when an iterable dataset starts anew, it is still a
     fraction of the epoch before.
-
-    Until its first step, an epoch can be begun again from `random_state`: its dataloader draws a number.
     """
 
     epoch = 0
-    random_state = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.epoch = int(state.epoch or 0) - 1
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.epoch += 1
-        self.random_state = random_state()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.random_state = None
 
 
 class SamplingMixin:
@@ -76,33 +69,41 @@ class SamplingMixin:
             )
         return output
 
-    def get_train_dataloader(self):
-        # As in TRL's GRPO: a batch is a whole round of this rank, repeated for each of its micro-steps.
-        if isinstance(self.train_dataset, IterableDataset):
-            dataset = repeat_iterable_dataset(
-                self.train_dataset,
-                1,
-                batch_size=self.args.prompts_per_round,
-                repeat_count=self.args.micro_steps_per_round,
-            )
-        else:
-            dataset = Positions(self.train_dataset)
-        return self._get_dataloader(
-            dataset=dataset,
-            description="Training",
-            batch_size=self._train_batch_size * self.args.steps_per_generation,
-            sampler_fn=self._get_train_sampler,
-            is_training=True,
+    def get_train_dataloader(self) -> DataLoader:
+        share = Share(
+            prompts=self._train_batch_size * self.args.steps_per_generation,
+            micro_steps=self.args.micro_steps_per_round,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            epoch=lambda: self._epochs.epoch,
+            unfinished=self._unfinished_micro_steps,
+        )
+        return round_loader(self.train_dataset, share, **self._reading)
+
+    def _unfinished_micro_steps(self) -> int:
+        """Of a round that an epoch begins in the middle of: resumed, it has its batches, and no rows are skipped."""
+        return -self._micro_step % self.args.micro_steps_per_round if self.args.ignore_data_skip else 0
+
+    def _get_dataloader(self, dataset, description, batch_size, **kwargs) -> EvaluationLoader:
+        """Of evaluation and prediction."""
+        return EvaluationLoader(
+            dataset,
+            batch_size=batch_size,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            **self._reading,
         )
 
-    def _get_train_sampler(self, dataset=None) -> RoundSampler:
-        return RoundSampler(
-            self.train_dataset if dataset is None else dataset,
-            batch_size=self.args.prompts_per_round,
-            repeat_count=self.args.micro_steps_per_round,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            epoch=lambda: int(self.state.epoch or 0),
-        )
+    @property
+    def _reading(self) -> dict:
+        """Options of the [`~torch.utils.data.DataLoader`] that reads rows; these have no use for pinned memory."""
+        names = ("num_workers", "prefetch_factor", "persistent_workers", "multiprocessing_context", "in_order")
+        return {name: getattr(self.args, f"dataloader_{name}") for name in names}
+
+    def num_examples(self, dataloader) -> int:
+        dataset = getattr(dataloader, "dataset", None)
+        return len(dataset.stream) if isinstance(dataset, StreamedRounds) else super().num_examples(dataloader)
 
     def _sample_round(self, rows: list[dict]) -> list[PairBatch]:
         """
@@ -110,7 +111,7 @@ class SamplingMixin:
         tokens are never kept for more than these.
         """
         # Resumed from a stop in this round, a run samples the same completions: the judge's cache knows them.
-        self._random_state = self._epochs.random_state or random_state()
+        self._random_state = random_state()
         size, micro = self._generation_size, self._train_batch_size
         self._round_log = self._open_round_log(rows) if len(rows) > size else None
         batches, preferences = [], []
@@ -178,7 +179,9 @@ class SamplingMixin:
         place = sorted(range(len(rows)), key=order.__getitem__)  # where each row has gone
         samples = Samples([prompt_ids[k] for k in place], [completion_ids[k] for k in place], samples.pairs)
         preference = torch.cat(preference)[place]
-        self._record_round(samples, preference)
+        if count := count_of(rows):
+            own = Samples(samples.prompt_ids[:count], samples.completion_ids[:count], samples.pairs)
+            self._record_round(own, preference[:count])
         return samples, preference
 
     def _draw(self, prompts: list) -> Samples:
@@ -204,6 +207,13 @@ class SamplingMixin:
         return strip_thinking(text) if self.args.strip_thinking else text
 
     def _judge(self, rows: list[dict], completion_ids: list, pairs: list, of_round: bool = False) -> torch.Tensor:
+        asked = [index for index, row in enumerate(rows) if not isinstance(row, Filler)]
+        if len(asked) < len(rows):
+            preference = torch.full((len(rows), len(pairs)), math.nan)
+            if asked:
+                rows, completion_ids = ([items[index] for index in asked] for items in (rows, completion_ids))
+                preference[asked] = self._judge(rows, completion_ids, pairs, of_round)
+            return preference
         with self._metrics[self._mode].phase("judge"):
             prompts = [row["prompt"] for row in rows]
             texts = [[self.decode(ids) for ids in completions] for completions in completion_ids]

@@ -29,8 +29,11 @@ class ScoringMixin:
         ).log_probs
 
     @torch.no_grad()
-    def _score_anchor(self, batches: list[PairBatch]) -> list[PairBatch]:
-        """Scores a round under the policies of the anchor, one swap each, and combines them into `anchor_logps`."""
+    def _score_anchor(self, batches: list[PairBatch], count: int | None = None) -> list[PairBatch]:
+        """
+        Scores a round under the policies of the anchor, one swap each, and combines them into `anchor_logps`. Metrics
+        are of the first `count` prompts.
+        """
         weights: dict[str, float] = {}
         for name, weight in self.anchor_weights().items():
             name = self.policies.resolve(name)
@@ -50,7 +53,7 @@ class ScoringMixin:
         if self.fit == 0:
             for metric, name in (("policy/kl_reference", INITIAL), ("policy/kl_anchor", REFERENCE)):
                 if name in sums:
-                    kl = sums[PREVIOUS] - sums[name]
+                    kl = (sums[PREVIOUS] - sums[name]).unflatten(0, (-1, self.args.num_generations))[:count]
                     self._metrics[self._mode].add(metric, kl.sum(), kl.numel())
         return [replace(batch, anchor_logps=a.float()) for batch, a in zip(batches, anchors, strict=True)]
 
