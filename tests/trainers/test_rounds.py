@@ -7,7 +7,6 @@ from collections import Counter
 
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from datasets import IterableDataset
 from helpers import (
     ALGORITHMS,
@@ -24,12 +23,10 @@ from helpers import (
 )
 from tiny import CHAT_TEMPLATE, build_model, build_tokenizer
 from tokenizers.processors import TemplateProcessing
-from torch.utils.data import BatchSampler
 
 from trl_nash import NashTrainer, RewardJudge
 from trl_nash.generation.prompts import PromptRenderer, strip_thinking
 from trl_nash.policies import FrozenPolicies
-
 
 
 def prompts_of(trainer, batch) -> list[str]:
@@ -155,7 +152,8 @@ def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, generations, 
     trainer._generate = lambda model, prompts: calls.update(calls=1) or engine(model, prompts)
     trainer.train()
     assert calls["calls"] == 3 * generations
-    assert [len(call["prompts"]) for call in judge.calls] == [4 * 2 * 2] * 3  # 2 x 2 cross pairs of 4 prompts
+    asked = [len(call["prompts"]) for call in judge.calls]
+    assert len(asked) == 3 and max(asked) == 4 * 2 * 2  # 2 x 2 cross pairs of 4 prompts, but for equal completions
     assert forwards.counts["fit"] == 3 * 2
     assert forwards.counts["score"] == 3 * 2 * 2
 
@@ -730,29 +728,6 @@ def test_data_seed_orders_the_prompts_alone(tmp_path):
     assert order(seed=1) != order(seed=2)
 
 
-@pytest.mark.parametrize("micro_steps, repeats", [(1, 1), (2, 1), (1, 3), (3, 2)])
-def test_two_ranks_cover_a_round_between_them(micro_steps, repeats):
-    """
-    With 2 ranks a round is 2 * B * S prompts. Sharded as accelerate shards batches, each rank's batch is its half of
-    the round, repeated once a micro-step; the halves are disjoint, and all rounds together are the dataset.
-    """
-    size, per_rank = 24, 2 * micro_steps
-
-    def batches(rank):
-        sampler = RoundSampler(range(size), 2 * per_rank, micro_steps * repeats, seed=3, epoch=lambda: 0)
-        return list(BatchSamplerShard(BatchSampler(sampler, per_rank, drop_last=False), 2, rank))
-
-    first, second = batches(0), batches(1)
-    assert len(first) == len(second) == size // (2 * per_rank) * micro_steps * repeats
-    covered = []
-    for r in range(size // (2 * per_rank)):
-        own = slice(r * micro_steps * repeats, (r + 1) * micro_steps * repeats)
-        assert all(batch == first[own][0] for batch in first[own])
-        assert all(batch == second[own][0] for batch in second[own])
-        covered += first[own][0] + second[own][0]
-    assert sorted(covered) == list(range(size))
-
-
 def test_a_row_is_read_once_a_round(tmp_path):
     """Not once a micro-step: a round of 20,000 prompts has thousands of them."""
 
@@ -770,21 +745,6 @@ def test_a_row_is_read_once_a_round(tmp_path):
         "ipo", tmp_path, dataset=Reading(), steps_per_generation=2, num_iterations=3, num_train_epochs=1
     ).train()
     assert sorted(Reading.read) == list(range(8))
-
-
-def test_the_sampler_depends_on_seed_and_epoch_alone():
-    """Epoch 3 has the same order whether or not epochs 0 to 2 were drawn before it, which resuming relies on."""
-
-    def order(epochs, seed=3):
-        now = iter(epochs)
-        sampler = RoundSampler(range(10), 5, 1, seed=seed, epoch=lambda: next(now))
-        return [list(sampler) for _ in epochs]
-
-    through = order([0, 1, 2, 3])
-    assert order([3]) == [through[3]]
-    assert len({tuple(epoch) for epoch in through}) == 4
-    assert all(sorted(epoch) == list(range(10)) for epoch in through)
-    assert order([0], seed=4) != order([0])
 
 
 # ---- A fresh optimizer in every round ----

@@ -35,7 +35,6 @@ class GenerationMixin:
             The prompts' token lists, and for each prompt its completions' token lists.
         """
         texts, cut = zip(*map(self.render, prompts), strict=True)
-        self._metrics[self._mode].add("prompts/cut_ratio", sum(cut), len(cut))
         if any(cut):
             self._say_once(
                 f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "

@@ -110,6 +110,11 @@ class SamplingMixin:
         A round of this rank in micro-batches, sampled and judged a few generation chunks at a time, so that lists of
         tokens are never kept for more than these.
         """
+        if math.ceil(len(rows) / self._train_batch_size) != self.args.steps_per_generation:
+            raise ValueError(
+                f"`get_train_dataloader` yields {len(rows)} rows at a round's first micro-step, where a list of "
+                f"{self._train_batch_size * self.args.steps_per_generation} is needed: the process's rows of a round."
+            )
         # Resumed from a stop in this round, a run samples the same completions: the judge's cache knows them.
         self._random_state = random_state()
         size, micro = self._generation_size, self._train_batch_size
@@ -182,6 +187,8 @@ class SamplingMixin:
         if count := count_of(rows):
             own = Samples(samples.prompt_ids[:count], samples.completion_ids[:count], samples.pairs)
             self._record_round(own, preference[:count])
+            cut = [self.render(row["prompt"])[1] for row in rows[:count]]
+            self._metrics[self._mode].add("prompts/cut_ratio", sum(cut), count)
         return samples, preference
 
     def _draw(self, prompts: list) -> Samples:
@@ -207,13 +214,15 @@ class SamplingMixin:
         return strip_thinking(text) if self.args.strip_thinking else text
 
     def _judge(self, rows: list[dict], completion_ids: list, pairs: list, of_round: bool = False) -> torch.Tensor:
+        """P(first ≻ second) of each row's pairs, of shape (len(rows), len(pairs)); nobody is asked of fillers."""
+        preference = torch.full((len(rows), len(pairs)), math.nan)
         asked = [index for index, row in enumerate(rows) if not isinstance(row, Filler)]
-        if len(asked) < len(rows):
-            preference = torch.full((len(rows), len(pairs)), math.nan)
-            if asked:
-                rows, completion_ids = ([items[index] for index in asked] for items in (rows, completion_ids))
-                preference[asked] = self._judge(rows, completion_ids, pairs, of_round)
-            return preference
+        if asked:
+            rows, completion_ids = ([items[index] for index in asked] for items in (rows, completion_ids))
+            preference[asked] = self._ask(rows, completion_ids, pairs, of_round)
+        return preference
+
+    def _ask(self, rows: list[dict], completion_ids: list, pairs: list, of_round: bool) -> torch.Tensor:
         with self._metrics[self._mode].phase("judge"):
             prompts = [row["prompt"] for row in rows]
             texts = [[self.decode(ids) for ids in completions] for completions in completion_ids]
