@@ -329,6 +329,72 @@ def test_iterable_dataset_hands_columns_to_the_judge(tmp_path):
     assert seen == dict(zip(PROMPTS, answers, strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_of_two_shards_is_trained_on_once_a_pass(workers, tmp_path):
+    """32 prompts in 2 shards, rounds of 2 micro-steps and 3 passes: each pass over a round has its 4 prompts once."""
+
+    def read(shards):
+        for shard in shards:
+            yield from ({"prompt": prompt} for prompt in shard)
+
+    prompts = [f"{first} {second}" for first in "abcd" for second in "abcdefgh"]
+    trainer = record(
+        "ipo",
+        tmp_path,
+        dataset=IterableDataset.from_generator(read, gen_kwargs={"shards": [prompts[:9], prompts[9:]]}),
+        dataloader_num_workers=workers,
+        steps_per_generation=2,
+        num_iterations=3,
+        max_steps=8 * 2 * 3,
+    )
+    assert sorted(trainer.prompts) == sorted(prompts)
+    fitted = [prompt for batch in trainer.fitted for prompt in prompts_of(trainer, batch)[::2]]
+    for r in range(8):
+        own = trainer.prompts[4 * r :][:4]
+        assert fitted[12 * r :][:12] == 3 * own
+
+
+class Listed(torch.utils.data.IterableDataset):
+    """A stream of one's own, with a length."""
+
+    def __init__(self, prompts=PROMPTS):
+        self.prompts = prompts
+
+    def __len__(self):
+        return len(self.prompts)
+
+    def __iter__(self):
+        return ({"prompt": prompt} for prompt in self.prompts)
+
+
+@pytest.mark.parametrize("dataset", [[{"prompt": prompt} for prompt in PROMPTS[:7]], Listed(PROMPTS[:7])])
+def test_lists_and_streams_with_a_length(dataset, tmp_path):
+    """7 prompts are 3 rounds of 2 an epoch, of 4 steps; neither needs `max_steps`, and both have 7 examples."""
+    options = {"num_iterations": 4, "num_train_epochs": 2}
+    trainer = record("ipo", tmp_path, dataset=dataset, **options)
+    assert trainer.state.global_step == trainer.state.max_steps == 2 * 3 * 4
+    assert len(trainer.prompts) == 2 * 6 and all(len(set(trainer.prompts[6 * e :][:6])) == 6 for e in (0, 1))
+    loader = trainer.get_train_dataloader()
+    assert len(loader) == 3 * 4 and trainer.num_examples(loader) == 7
+
+
+def test_a_train_dataloader_of_ones_own(tmp_path):
+    """It yields lists of rows, those of a round at its first micro-step; too few are no round."""
+
+    class Own(NashTrainer):
+        def get_train_dataloader(self):
+            return torch.utils.data.DataLoader(self.train_dataset, batch_size=self.size, collate_fn=list)
+
+    options = {"steps_per_generation": 2, "num_train_epochs": 1}
+    trainer = make_trainer("ipo", tmp_path, trainer_class=recording(Own), **options)
+    trainer.size = 4
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.prompts == PROMPTS[:4]
+    trainer.size = 2
+    with pytest.raises(ValueError, match="yields 2 rows .* where a list of 4 is needed"):
+        trainer.train()
+
+
 # ---- Strings and conversations ----
 
 
