@@ -18,7 +18,7 @@ import pytest
 import torch
 import trl.experimental.online_dpo.online_dpo_trainer as online_dpo
 import trl.experimental.utils
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from tiny import build_model, build_tokenizer
@@ -86,10 +86,10 @@ def test_missing_name_in_trl_is_an_import_error_that_says_which_versions_work(mo
     """When TRL has moved a name, the ImportError holds that name, the installed version and the pip line."""
     import trl.trainer.utils
 
-    monkeypatch.delattr(trl.trainer.utils, "RepeatSampler")
+    monkeypatch.delattr(trl.trainer.utils, "maybe_gather_lm_head_ctx")
     with pytest.raises(ImportError) as error:
         load_compat_again()
-    for part in ("RepeatSampler", str(compat.TRL_VERSION), 'pip install "trl>=1.16,<2"'):
+    for part in ("maybe_gather_lm_head_ctx", str(compat.TRL_VERSION), 'pip install "trl>=1.16,<2"'):
         assert part in str(error.value)
 
 
@@ -401,31 +401,6 @@ def test_unwrapping_for_generation_turns_gradient_checkpointing_off(model):
     assert model.is_gradient_checkpointing
 
 
-# ---- Order of prompts ----
-
-
-def test_repeat_sampler_repeats_whole_batches_and_drops_the_rest():
-    """`batch_size` indices are yielded `repeat_count` times, then the next; an incomplete batch is dropped."""
-    sampler = compat.RepeatSampler(range(5), mini_repeat_count=1, batch_size=2, repeat_count=3, shuffle=False)
-    assert list(sampler) == [0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3] and len(sampler) == 12
-
-
-def test_repeat_sampler_shuffles_with_its_generator():
-    """The order is `torch.randperm` of `sampler.generator`, which we seed anew for every epoch."""
-    sampler = compat.RepeatSampler(range(6), mini_repeat_count=1, batch_size=3, repeat_count=1, seed=5)
-    assert sampler.seed == 5
-    sampler.generator.manual_seed(11)
-    assert list(sampler) == torch.randperm(6, generator=torch.Generator().manual_seed(11)).tolist()
-
-
-def test_repeated_stream_has_the_samplers_order():
-    """`repeat_iterable_dataset` yields the records in the order of an unshuffled `RepeatSampler`."""
-    dataset = IterableDataset.from_generator(lambda: ({"x": i} for i in range(5)))
-    repeated = compat.repeat_iterable_dataset(dataset, 1, batch_size=2, repeat_count=3)
-    sampler = compat.RepeatSampler(range(5), mini_repeat_count=1, batch_size=2, repeat_count=3, shuffle=False)
-    assert [row["x"] for row in repeated] == list(sampler)
-
-
 # ---- Data and models ----
 
 
@@ -480,7 +455,7 @@ def test_peft_and_quantisation_of_a_model_config():
         ("log", ["self", "logs", "start_time"]),
         ("create_scheduler", ["self", "num_training_steps", "optimizer"]),
         ("_save_optimizer_and_scheduler", ["self", "output_dir"]),
-        ("_get_train_sampler", ["self", "train_dataset"]),
+        ("num_examples", ["self", "dataloader"]),
         ("get_train_dataloader", ["self"]),
     ],
 )
@@ -490,9 +465,8 @@ def test_signature_of_what_we_override(method, expected):
 
 
 def test_signature_of_get_dataloader():
-    """`_get_dataloader` takes the keywords that we call it with."""
-    names = {"dataset", "description", "batch_size", "sampler_fn", "is_training"}
-    assert names <= set(parameters(Trainer._get_dataloader))
+    """`get_eval_dataloader` and `get_test_dataloader` call `_get_dataloader` with the arguments that ours takes."""
+    assert parameters(Trainer._get_dataloader)[:4] == ["self", "dataset", "description", "batch_size"]
 
 
 def test_evaluation_loop_gets_the_metric_prefix(tmp_path, monkeypatch):

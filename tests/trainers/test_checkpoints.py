@@ -169,15 +169,21 @@ def test_resuming_a_run_that_evaluates(stop, tmp_path):
     assert history(resumed, "eval_policy/win_rate_reference") == history(whole, "eval_policy/win_rate_reference")
 
 
-@pytest.mark.parametrize("stop, shuffle", [(1, False), (2, False), (4, False), (5, False), (5, True), (6, True)])
-def test_resuming_from_a_stream(stop, shuffle, tmp_path):
+@pytest.mark.parametrize(
+    "stop, shuffle, workers",
+    [(1, False, 0), (2, False, 0), (4, False, 0), (5, False, 0), (5, True, 0), (6, True, 0), (5, True, 2)],
+)
+def test_resuming_from_a_stream(stop, shuffle, workers, tmp_path):
     """A stream of 2 rounds is read on from where the run stopped: in a round or at its end, in any pass over it."""
     rows = [{"prompt": prompt} for prompt in PROMPTS]
+    reading = {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
 
     def run(folder, **kwargs):
         dataset = IterableDataset.from_generator(lambda: iter(rows))
         dataset = dataset.shuffle(seed=1, buffer_size=8) if shuffle else dataset
-        trainer = build("comal", folder, dataset=dataset, max_steps=8, beta=[0.1, 0.2, 0.3], save_steps=stop)
+        trainer = build(
+            "comal", folder, dataset=dataset, max_steps=8, beta=[0.1, 0.2, 0.3], save_steps=stop, **reading
+        )
         sampled = []
         sample = trainer._sample_and_judge
         trainer._sample_and_judge = lambda rows: sampled.extend(row["prompt"] for row in rows) or sample(rows)
@@ -190,6 +196,31 @@ def test_resuming_from_a_stream(stop, shuffle, tmp_path):
     resumed, rest = run(tmp_path / "resumed", resume_from_checkpoint=str(checkpoint))
     assert rest == sampled[-len(rest) :]
     assert_same_run(resumed, whole, stop)
+
+
+@pytest.mark.parametrize("iterable", [False, True], ids=["table", "stream"])
+def test_resuming_without_skipping(iterable, tmp_path):
+    """
+    Stopped in the middle of the second round of its epoch and resumed with `ignore_data_skip`, a run ends that round
+    with its own batches, and then takes the rows from the beginning of an epoch.
+    """
+
+    def run(folder, **options):
+        rows = [{"prompt": prompt} for prompt in PROMPTS]
+        dataset = IterableDataset.from_generator(lambda: iter(rows)) if iterable else None
+        trainer = build("comal", folder, dataset=dataset, max_steps=8, save_steps=3, **options)
+        sampled = []
+        sample = trainer._sample_and_judge
+        trainer._sample_and_judge = lambda rows: sampled.append([row["prompt"] for row in rows]) or sample(rows)
+        return trainer, sampled
+
+    whole, rounds = run(tmp_path / "whole")
+    whole.train()
+    resumed, again = run(tmp_path / "resumed", ignore_data_skip=True)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed.state.global_step == 8 and len(rounds) == 4
+    assert again == rounds[:2]
+    assert steps_of(resumed, 3)[0]["loss"] == steps_of(whole, 3)[0]["loss"]
 
 
 @pytest.mark.parametrize("stop", [1, 5])

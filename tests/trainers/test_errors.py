@@ -49,6 +49,7 @@ OPTIONS_OF_CONFIG = {
     *("loss_type", "remove_unused_columns", "neftune_noise_alpha", "label_smoothing_factor", "auto_find_batch_size"),
     *("disable_dropout", "generation_kwargs", "missing_eos_penalty", "reward_weights", "reward_model_path"),
     *("steps_per_generation", "per_device_train_batch_size", "gradient_accumulation_steps", "temperature"),
+    "accelerator_config",
 }
 
 
@@ -322,6 +323,20 @@ def test_dataset_smaller_than_a_round_counts_the_round(tmp_path):
     """2 prompts a micro-step x 5 micro-steps are a round of 10; 8 prompts are fewer."""
     with pytest.raises(ValueError, match="has 8 prompts, fewer than a round of 10 .* or add prompts"):
         build_unloaded(tmp_path, steps_per_generation=5)
+
+
+def test_list_smaller_than_a_round(tmp_path):
+    """A list of rows is counted as a table is."""
+    with pytest.raises(ValueError, match="has 3 prompts, fewer than a round of 4"):
+        build_unloaded(tmp_path, steps_per_generation=2, train_dataset=[{"prompt": "a"}] * 3)
+    with pytest.raises(ValueError, match="`train_dataset` is empty"):
+        build_unloaded(tmp_path, train_dataset=[])
+
+
+def test_split_batches_are_refused(tmp_path):
+    """It would make the batch of one process that of all."""
+    with pytest.raises(ValueError, match="`split_batches=True` in `accelerator_config` .* Leave it at False"):
+        build_unloaded(tmp_path, accelerator_config={"split_batches": True})
 
 
 @pytest.mark.parametrize("rows", [0, 3])

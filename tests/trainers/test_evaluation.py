@@ -766,7 +766,25 @@ def test_win_rate_is_the_average_over_both_ranks(two_processes):
 
 def test_stream_is_evaluated_by_two_processes(two_processes):
     """An iterable dataset beside a map-style training set: each prompt is evaluated once, on one rank."""
-    assert sorted(prompt for rank in two_processes["ranks"] for prompt in rank["streamed"]) == ["a", "b", "c", "d"]
+    first, second = (rank["streamed"] for rank in two_processes["ranks"])
+    assert first == ["a", "b", "e"] and second == ["c", "d"]
+
+
+def test_each_prompt_counts_once(two_processes):
+    """
+    11 prompts in batches of 2 on 2 ranks: at the last step a rank has one prompt, and one that is sampled with it so
+    that both ranks make the same calls. It has no verdict and no part in the loss, which is the mean over 11 prompts.
+    """
+    first, second = two_processes["ranks"]
+    assert first["calls"] == second["calls"]
+    assert [len(part["prompts"]) for part in second["eval"]] == [2, 2, 1]
+    assert second["eval"][-1]["uncounted"] == [None] * 3  # pairs of 3 completions
+    assert sorted(prompt for rank in (first, second) for part in rank["eval"] for prompt in part["prompts"]) == sorted(
+        "cdefghabcde"
+    )
+    losses = [loss for rank in (first, second) for part in rank["eval"] for loss in part["losses"]]
+    assert len(losses) == 11
+    assert two_processes["eval"][0]["loss"] == pytest.approx(sum(losses) / 11, rel=1e-5)
 
 
 def test_each_rank_writes_once(two_processes):

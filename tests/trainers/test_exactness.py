@@ -11,7 +11,6 @@ from recording import copy_in_fp64, logps_in_fp64, own_rows, record, rows_of
 from tiny import build_model, build_tokenizer
 
 
-
 ROUNDS = 5
 ACCUMULATION = 2
 # Two passes over 4 micro-batches of 2 prompts a fit; Nash-MD's rounds are one optimizer step.

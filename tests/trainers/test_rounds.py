@@ -7,7 +7,6 @@ from collections import Counter
 
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from datasets import IterableDataset
 from helpers import (
     ALGORITHMS,
@@ -24,12 +23,10 @@ from helpers import (
 )
 from tiny import CHAT_TEMPLATE, build_model, build_tokenizer
 from tokenizers.processors import TemplateProcessing
-from torch.utils.data import BatchSampler
 
 from trl_nash import NashTrainer, RewardJudge
 from trl_nash.generation.prompts import PromptRenderer, strip_thinking
 from trl_nash.policies import FrozenPolicies
-from trl_nash.rounds.batch import RoundSampler
 
 
 def prompts_of(trainer, batch) -> list[str]:
@@ -155,7 +152,8 @@ def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, generations, 
     trainer._generate = lambda model, prompts: calls.update(calls=1) or engine(model, prompts)
     trainer.train()
     assert calls["calls"] == 3 * generations
-    assert [len(call["prompts"]) for call in judge.calls] == [4 * 2 * 2] * 3  # 2 x 2 cross pairs of 4 prompts
+    asked = [len(call["prompts"]) for call in judge.calls]
+    assert len(asked) == 3 and max(asked) == 4 * 2 * 2  # 2 x 2 cross pairs of 4 prompts, but for equal completions
     assert forwards.counts["fit"] == 3 * 2
     assert forwards.counts["score"] == 3 * 2 * 2
 
@@ -329,6 +327,72 @@ def test_iterable_dataset_hands_columns_to_the_judge(tmp_path):
     make_trainer("ipo", tmp_path, dataset=stream(answer=answers), judge=judge, max_steps=4).train()
     seen = {p: a for call in judge.calls for p, a in zip(call["prompts"], call["answer"], strict=True)}
     assert seen == dict(zip(PROMPTS, answers, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_of_two_shards_is_trained_on_once_a_pass(workers, tmp_path):
+    """32 prompts in 2 shards, rounds of 2 micro-steps and 3 passes: each pass over a round has its 4 prompts once."""
+
+    def read(shards):
+        for shard in shards:
+            yield from ({"prompt": prompt} for prompt in shard)
+
+    prompts = [f"{first} {second}" for first in "abcd" for second in "abcdefgh"]
+    trainer = record(
+        "ipo",
+        tmp_path,
+        dataset=IterableDataset.from_generator(read, gen_kwargs={"shards": [prompts[:9], prompts[9:]]}),
+        dataloader_num_workers=workers,
+        steps_per_generation=2,
+        num_iterations=3,
+        max_steps=8 * 2 * 3,
+    )
+    assert sorted(trainer.prompts) == sorted(prompts)
+    fitted = [prompt for batch in trainer.fitted for prompt in prompts_of(trainer, batch)[::2]]
+    for r in range(8):
+        own = trainer.prompts[4 * r :][:4]
+        assert fitted[12 * r :][:12] == 3 * own
+
+
+class Listed(torch.utils.data.IterableDataset):
+    """A stream of one's own, with a length."""
+
+    def __init__(self, prompts=PROMPTS):
+        self.prompts = prompts
+
+    def __len__(self):
+        return len(self.prompts)
+
+    def __iter__(self):
+        return ({"prompt": prompt} for prompt in self.prompts)
+
+
+@pytest.mark.parametrize("dataset", [[{"prompt": prompt} for prompt in PROMPTS[:7]], Listed(PROMPTS[:7])])
+def test_lists_and_streams_with_a_length(dataset, tmp_path):
+    """7 prompts are 3 rounds of 2 an epoch, of 4 steps; neither needs `max_steps`, and both have 7 examples."""
+    options = {"num_iterations": 4, "num_train_epochs": 2}
+    trainer = record("ipo", tmp_path, dataset=dataset, **options)
+    assert trainer.state.global_step == trainer.state.max_steps == 2 * 3 * 4
+    assert len(trainer.prompts) == 2 * 6 and all(len(set(trainer.prompts[6 * e :][:6])) == 6 for e in (0, 1))
+    loader = trainer.get_train_dataloader()
+    assert len(loader) == 3 * 4 and trainer.num_examples(loader) == 7
+
+
+def test_a_train_dataloader_of_ones_own(tmp_path):
+    """It yields lists of rows, those of a round at its first micro-step; too few are no round."""
+
+    class Own(NashTrainer):
+        def get_train_dataloader(self):
+            return torch.utils.data.DataLoader(self.train_dataset, batch_size=self.size, collate_fn=list)
+
+    options = {"steps_per_generation": 2, "num_train_epochs": 1}
+    trainer = make_trainer("ipo", tmp_path, trainer_class=recording(Own), **options)
+    trainer.size = 4
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.prompts == PROMPTS[:4]
+    trainer.size = 2
+    with pytest.raises(ValueError, match="yields 2 rows .* where a list of 4 is needed"):
+        trainer.train()
 
 
 # ---- Strings and conversations ----
@@ -730,29 +794,6 @@ def test_data_seed_orders_the_prompts_alone(tmp_path):
     assert order(seed=1) != order(seed=2)
 
 
-@pytest.mark.parametrize("micro_steps, repeats", [(1, 1), (2, 1), (1, 3), (3, 2)])
-def test_two_ranks_cover_a_round_between_them(micro_steps, repeats):
-    """
-    With 2 ranks a round is 2 * B * S prompts. Sharded as accelerate shards batches, each rank's batch is its half of
-    the round, repeated once a micro-step; the halves are disjoint, and all rounds together are the dataset.
-    """
-    size, per_rank = 24, 2 * micro_steps
-
-    def batches(rank):
-        sampler = RoundSampler(range(size), 2 * per_rank, micro_steps * repeats, seed=3, epoch=lambda: 0)
-        return list(BatchSamplerShard(BatchSampler(sampler, per_rank, drop_last=False), 2, rank))
-
-    first, second = batches(0), batches(1)
-    assert len(first) == len(second) == size // (2 * per_rank) * micro_steps * repeats
-    covered = []
-    for r in range(size // (2 * per_rank)):
-        own = slice(r * micro_steps * repeats, (r + 1) * micro_steps * repeats)
-        assert all(batch == first[own][0] for batch in first[own])
-        assert all(batch == second[own][0] for batch in second[own])
-        covered += first[own][0] + second[own][0]
-    assert sorted(covered) == list(range(size))
-
-
 def test_a_row_is_read_once_a_round(tmp_path):
     """Not once a micro-step: a round of 20,000 prompts has thousands of them."""
 
@@ -770,21 +811,6 @@ def test_a_row_is_read_once_a_round(tmp_path):
         "ipo", tmp_path, dataset=Reading(), steps_per_generation=2, num_iterations=3, num_train_epochs=1
     ).train()
     assert sorted(Reading.read) == list(range(8))
-
-
-def test_the_sampler_depends_on_seed_and_epoch_alone():
-    """Epoch 3 has the same order whether or not epochs 0 to 2 were drawn before it, which resuming relies on."""
-
-    def order(epochs, seed=3):
-        now = iter(epochs)
-        sampler = RoundSampler(range(10), 5, 1, seed=seed, epoch=lambda: next(now))
-        return [list(sampler) for _ in epochs]
-
-    through = order([0, 1, 2, 3])
-    assert order([3]) == [through[3]]
-    assert len({tuple(epoch) for epoch in through}) == 4
-    assert all(sorted(epoch) == list(range(10)) for epoch in through)
-    assert order([0], seed=4) != order([0])
 
 
 # ---- A fresh optimizer in every round ----

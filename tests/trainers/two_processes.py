@@ -15,6 +15,7 @@ from datasets import IterableDataset
 from helpers import favours_a, make_trainer, prompt_dataset, weights
 
 import trl_nash.trainers.reporting as reporting
+from trl_nash.rounds.rows import count_of
 
 
 ASKED: list[tuple[str, str]] = []  # on this rank
@@ -44,7 +45,7 @@ def main(folder: Path) -> None:
         folder / "out",
         judge=unsure,
         dataset=prompt_dataset(["c"] * 16),
-        extra={"eval_dataset": prompt_dataset(["c", "d", "e", "f", "g", "h", "a", "b"])},
+        extra={"eval_dataset": prompt_dataset("cdefghabcde")},
         max_nan_rate=1.0,
         max_steps=3,
         learning_rate=3e-2,
@@ -53,21 +54,33 @@ def main(folder: Path) -> None:
         # The ranks' rounds differ in how many pairs are judged, so that a mean of means would be another number.
         num_generations=3,
     )
-    seen = {"train": [], "eval": [], "losses": [], "wins": [], "start": digest(trainer.model), "tables": False}
+    seen = {
+        "train": [],
+        "eval": [],
+        "losses": [],
+        "wins": [],
+        "calls": [],
+        "start": digest(trainer.model),
+        "tables": False,
+    }
     scores: dict[str, torch.Tensor] = {}
     sample_and_judge, score_under = trainer._sample_and_judge, trainer._score_under
     compute_loss, judge = trainer.compute_loss, trainer._judge
 
     def keep_samples(rows):
         samples, preference = sample_and_judge(rows)
+        count = count_of(rows)
+        seen["calls"].append(len(rows))
         seen[trainer._mode].append(
             {
-                "prompts": [row["prompt"] for row in rows],
-                "completions": [ids for group in samples.completion_ids for ids in group],
-                "preferences": numbers(preference),
+                "prompts": [row["prompt"] for row in rows[:count]],
+                "completions": [ids for group in samples.completion_ids[:count] for ids in group],
+                "preferences": numbers(preference[:count]),
+                "uncounted": numbers(preference[count:]),
+                "losses": [],
                 "texts": [
                     trainer._tokenizer.decode(ids, skip_special_tokens=True)
-                    for group in samples.completion_ids
+                    for group in samples.completion_ids[:count]
                     for ids in group
                 ],
             }
@@ -78,7 +91,8 @@ def main(folder: Path) -> None:
         values = score_under(name, batches)
         scores[name] = torch.cat([value.sum(-1) for value in values])
         if {"previous", "initial"} <= scores.keys():
-            seen[trainer._mode][-1]["kl"] = (scores["previous"] - scores["initial"]).tolist()
+            part = seen[trainer._mode][-1]
+            part["kl"] = (scores["previous"] - scores["initial"]).tolist()[: len(part["completions"])]
             scores.clear()
         return values
 
@@ -86,6 +100,9 @@ def main(folder: Path) -> None:
         loss = compute_loss(model, inputs, *args, **kwargs)
         if trainer._mode == "train":
             seen["losses"].append(loss.item())
+        else:
+            part = seen["eval"][-1]
+            part["losses"] = (part["losses"] + loss[1]["losses"].tolist())[: len(part["prompts"])]
         return loss
 
     def keep_wins(rows, completion_ids, pairs, **kwargs):
@@ -110,7 +127,7 @@ def main(folder: Path) -> None:
     evaluated = [{name.removeprefix("eval_"): value for name, value in metrics.items()}]
     rounds = {mode: list(seen[mode]) for mode in ("train", "eval")}
     wins = list(seen["wins"])
-    stream = IterableDataset.from_generator(lambda: ({"prompt": prompt} for prompt in "abcd"))
+    stream = IterableDataset.from_generator(lambda: ({"prompt": prompt} for prompt in "abcde"))
     trainer.evaluate(stream)
     seen["streamed"] = [prompt for part in seen["eval"][len(rounds["eval"]) :] for prompt in part["prompts"]]
 

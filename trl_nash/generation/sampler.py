@@ -18,7 +18,6 @@ from ..algorithms import Policy
 from ..compat import unwrap_model_for_generation
 from ..policies import FrozenPolicies, is_sharded
 from ..rounds.batch import until_eos
-from ..rounds.metrics import Metrics
 from .continuous import generate_continuously
 from .mixture import GeometricMixture
 from .prompts import PromptRenderer
@@ -35,7 +34,6 @@ class Sampler:
         policies ([`FrozenPolicies`]): the others.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the policy's.
         eos_token_ids (`list[int]`): tokens that end a completion.
-        metrics (`Callable[[], Metrics]`): where to count prompts that are cut.
         say_once (`Callable[[str], None]`): says what the user should know, once a run.
         vllm (`Callable`, *optional*):
             OnlineDPOTrainer's engine for the live policy: returns, for a list of texts, padded tensors of which the
@@ -50,7 +48,6 @@ class Sampler:
         policies: FrozenPolicies,
         tokenizer: PreTrainedTokenizerBase,
         eos_token_ids: list[int],
-        metrics: Callable[[], Metrics],
         say_once: Callable[[str], None],
         vllm: Callable | None = None,
     ):
@@ -62,7 +59,6 @@ class Sampler:
         self.render = PromptRenderer(tokenizer, args.max_length - args.max_new_tokens, args.chat_template_kwargs)
         self.config = generation_config(args, tokenizer, eos_token_ids)
         self._model = model
-        self._metrics = metrics
         self._say_once = say_once
         self._vllm = vllm
         self._whole: torch.nn.Module | None = None  # the sharded model that is gathered at the moment
@@ -86,7 +82,6 @@ class Sampler:
             The prompts' token lists, and for each prompt its completions' token lists.
         """
         texts, cut = zip(*map(self.render, prompts), strict=True)
-        self._metrics().add("prompts/cut_ratio", sum(cut), len(cut))
         if any(cut):
             self._say_once(
                 f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "

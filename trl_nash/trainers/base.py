@@ -202,7 +202,6 @@ class NashTrainer(TrainerHooks):
             self.policies,
             tokenizer,
             self.eos_token_ids,
-            metrics=lambda: self.reporter.metrics,
             say_once=self.reporter.say_once,
             vllm=self._generate_vllm if self.use_vllm else None,
         )

@@ -13,6 +13,7 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from packaging.version import Version
 from transformers import AutoModelForCausalLM
+from transformers.trainer_utils import has_length
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..compat import OnlineDPOConfig, create_model_from_path
@@ -87,6 +88,11 @@ def check_arguments(
         raise ValueError(
             "`restart_each_round` makes a schedule for every round and cannot restart yours: leave the scheduler in "
             "`optimizers` at None."
+        )
+    if args.accelerator_config.split_batches:
+        raise ValueError(
+            "`split_batches=True` in `accelerator_config` cannot apply here: `per_device_train_batch_size` is of one "
+            "process. Leave it at False; `generation_batch_size` sets the prompts of all processes."
         )
     check_continuous_batching(args)
     generation_kwargs = args.generation_kwargs or {}
@@ -204,12 +210,13 @@ def check_dataset(dataset, args: NashConfig, name: str) -> None:
         )
     if columns is not None and {"image", "images"} & set(columns):
         raise ValueError(f"`{name}` has an image column: images are not supported. Remove it with `remove_columns`.")
-    if not isinstance(dataset, Dataset):
+    if not has_length(dataset):
         return
     if len(dataset) == 0:
         raise ValueError(f"`{name}` is empty.")
-    for index, prompt in enumerate(dataset["prompt"]):
-        check_prompt(prompt, f"row {index} of `{name}`")
+    if isinstance(dataset, Dataset):
+        for index, prompt in enumerate(dataset["prompt"]):
+            check_prompt(prompt, f"row {index} of `{name}`")
     if name == "train_dataset" and len(dataset) < args.prompts_per_round:
         raise ValueError(
             f"`train_dataset` has {len(dataset)} prompts, fewer than a round of {args.prompts_per_round} "

@@ -20,7 +20,7 @@ from ..objectives import hard_label
 from ..rounds.batch import PairBatch, Samples, chunks, collate
 from ..rounds.log import RoundLog
 from ..rounds.pairs import trained_pairs
-from ..rounds.rows import Filler
+from ..rounds.rows import Filler, count_of
 from .checks import check_prompt
 from .judging import Judged, Judging
 from .reporter import Reporter
@@ -79,6 +79,12 @@ class Collector:
             number (`int`): of the round, from 0.
             key: what samples depend on beside rows, options and random numbers: the policy and its fit.
         """
+        per_step, steps = self._args.per_device_train_batch_size, self._args.steps_per_generation
+        if math.ceil(len(rows) / per_step) != steps:
+            raise ValueError(
+                f"`get_train_dataloader` yields {len(rows)} rows where a round is sampled, and a list of "
+                f"{per_step * steps} is needed: the process's rows of a round."
+            )
         state = self._stops.begin_round()
         log = None
         if len(rows) > self._args.generation_chunk:
@@ -161,6 +167,10 @@ class Collector:
         samples = Samples(prompt_ids, completion_ids, samples.pairs)
         judged = Judged(rows, samples, texts, torch.stack(preference), verdicts)
         self._reporter.record_judged(judged)
+        own = rows[: count_of(rows)]
+        self._reporter.metrics.add(
+            "prompts/cut_ratio", sum(self._sampler.render(r["prompt"])[1] for r in own), len(own)
+        )
         return judged
 
     def micro_batches(self, samples: Samples, preference: torch.Tensor) -> list[PairBatch]:
