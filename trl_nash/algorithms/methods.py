@@ -31,14 +31,11 @@ def onpo(past: Past, *, step_size: float, anchor_history: int | None = None) -> 
     r"""
     ONPO in one fit, [2502.16852](https://huggingface.co/papers/2502.16852): `π_{t+1} ∝ π'_t exp(2η P(· ≻ π_t))` with
     `log π'_t = ½ log π_t + ¼ log π_{t-1} + ...`, the remainder on the oldest of `anchor_history` policies (all if left
-    out).
+    out, or the 64 after which no float64 feels another).
     """
-    count = past.round + 1 if anchor_history is None else anchor_history
-    centre: dict[Policy, float] = {}
-    for age in range(count):
-        policy = past.before(age)
-        centre[policy] = centre.get(policy, 0.0) + 0.5 ** (age + (age < count - 1))
-    return [Fit(centre, 2 * step_size)]
+    count = min(past.round + 1, 64) if anchor_history is None else anchor_history
+    halves = [(past.before(age), 0.5 ** (age + (age < count - 1))) for age in range(count)]
+    return [Fit(_mixture(*halves), 2 * step_size)]
 
 
 def onpo_two_fits(past: Past, *, step_size: float) -> list[Fit]:
@@ -64,11 +61,8 @@ def mnpo(past: Past, *, step_size: float, beta: float, history_weights: Sequence
     `π_{t+1} ∝ ref^ρ Π_j π_{t-j}^{(1-ρ)λ_j} exp(η P(· ≻ π_t))`, with `history_weights` λ from j = 0.
     """
     rho = step_size * beta
-    centre: dict[Policy, float] = {past.reference: rho}
-    for age, weight in enumerate(history_weights):
-        policy = past.before(age)
-        centre[policy] = centre.get(policy, 0.0) + (1 - rho) * weight
-    return [Fit(centre, step_size)]
+    history = [(past.before(age), (1 - rho) * weight) for age, weight in enumerate(history_weights)]
+    return [Fit(_mixture((past.reference, rho), *history), step_size)]
 
 
 def mpo(past: Past, *, step_size: float, beta: float) -> list[Fit]:
@@ -114,7 +108,7 @@ def regularized_response(past: Past, *, beta: float, mixture_coef: float = 0.0) 
     ([2505.19731](https://huggingface.co/papers/2505.19731), where the reference moves).
     """
     step_size = 1 / beta if beta else float("inf")
-    mixture = {past.reference: mixture_coef, past.now: 1 - mixture_coef} if mixture_coef else None
+    mixture = _towards_reference(past, mixture_coef) if mixture_coef else None
     return [Fit({past.reference: 1.0}, step_size, pairs_from=mixture)]
 
 
@@ -126,4 +120,12 @@ def average_response(past: Past, *, beta: float) -> list[Fit]:
 
 def _towards_reference(past: Past, weight: float) -> dict[Policy, float]:
     """`ref^w π_t^{1-w}`."""
-    return {past.reference: weight, past.now: 1 - weight}
+    return _mixture((past.reference, weight), (past.now, 1 - weight))
+
+
+def _mixture(*parts: tuple[Policy, float]) -> dict[Policy, float]:
+    """The weights of policies, added up where one has several names: a reference that has just moved is `now`."""
+    weights: dict[Policy, float] = {}
+    for policy, weight in parts:
+        weights[policy] = weights.get(policy, 0.0) + weight
+    return weights
