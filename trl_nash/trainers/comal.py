@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from accelerate.logging import get_logger
 
-from ..games.stability import minimum_reference_rounds
+from ..algorithms.stability import minimum_reference_rounds
 from ..policies import PREVIOUS, REFERENCE
 from .base import NashTrainer
 from .config import PairConfig, check_range, check_step, scheduled

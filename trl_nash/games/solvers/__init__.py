@@ -53,9 +53,7 @@ SOLVERS: dict[str, Callable[..., History]] = {
     "iterative-ipo": mirror_descent,
     "iterative-dpo": iterative_dpo,
     "sppo": sppo,
-    "grpo": grpo,
     "inpo": inpo,
-    "mnpo": mnpo,
     "onpo": onpo,
     "comal": comal,
     "nash-md": nash_md,
@@ -63,4 +61,6 @@ SOLVERS: dict[str, Callable[..., History]] = {
     "egpo": egpo,
     "nash-mp": nash_mirror_prox,
     "mpo": mpo,
+    "mnpo": mnpo,
+    "grpo": grpo,
 }

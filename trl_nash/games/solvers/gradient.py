@@ -74,8 +74,8 @@ def _groups(answers: int, size: int) -> np.ndarray:
     if size < 2:
         raise ValueError(f"`num_generations` must be at least 2 to make a group, got {size}.")
     if (groups := comb(answers + size - 1, size)) > MOST_GROUPS:
-        fits = max((fewer for fewer in range(2, size) if comb(answers + fewer - 1, fewer) <= MOST_GROUPS), default=None)
-        fix = f"lower it to {fits}" if fits else "leave it out"
+        possible = [fewer for fewer in range(2, size) if comb(answers + fewer - 1, fewer) <= MOST_GROUPS]
+        fix = f"lower it to {possible[-1]}" if possible else "leave it out"
         raise ValueError(f"{groups:.2g} groups of `num_generations` {size} cannot be enumerated: {fix}.")
     # Of `size + answers - 1` places, `answers - 1` are bars; between two bars lie the draws of an answer.
     bars = np.array(list(combinations(range(size + answers - 1), answers - 1)))
