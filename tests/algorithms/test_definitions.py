@@ -30,7 +30,7 @@ from trl_nash.algorithms.table import (
     weighted,
 )
 from trl_nash.games.matrix import MatrixGame
-from trl_nash.games.solvers import SOLVERS, play
+from trl_nash.games.solvers import SOLVERS, iterate
 
 
 GAME = MatrixGame([[0.5, 0.15, 0.8, 0.6], [0.85, 0.5, 0.3, 0.45], [0.2, 0.7, 0.5, 0.9], [0.4, 0.55, 0.1, 0.5]])
@@ -207,7 +207,7 @@ def mpo(x, ref, t):
 def test_exact_rounds_are_the_recursion_of_the_paper(name, recursion):
     method, reference_rounds = CASES[name]
     reference = None if reference_rounds else REFERENCE  # one that moves is the start at first
-    run = play(GAME, method, start=BEGIN, reference=reference, reference_rounds=reference_rounds)
+    run = iterate(GAME, method, start=BEGIN, reference=reference, reference_rounds=reference_rounds)
     policies = [np.log(BEGIN)]
     for t, played in enumerate(islice(run, ROUNDS)):
         policies.append(log_softmax(recursion(policies, np.log(REFERENCE), t)))
@@ -242,7 +242,7 @@ def test_where_a_constant_step_settles(name):
     expected = TAU / (1 - RHO) if name == "nash-md" else TAU
     assert settled_beta(name, ETA, TAU) == pytest.approx(expected)
     method, _ = CASES[name]
-    run = play(GAME, method, start=BEGIN, reference=REFERENCE)
+    run = iterate(GAME, method, start=BEGIN, reference=REFERENCE)
     policy = list(islice(run, 2000))[-1]
     ref = np.log(REFERENCE)
     opponent = log_softmax(RHO * ref + (1 - RHO) * policy) if name == "nash-md" else policy

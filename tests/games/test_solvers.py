@@ -21,6 +21,7 @@ from trl_nash.games.solvers import (
     exact_pairs,
     grpo,
     inpo,
+    iterate,
     iterative_dpo,
     mirror_descent,
     mnpo,
@@ -29,7 +30,6 @@ from trl_nash.games.solvers import (
     nash_md,
     nash_mirror_prox,
     onpo,
-    play,
     sppo,
 )
 
@@ -398,7 +398,7 @@ def test_a_method_of_ones_own():
         return [algorithms.Fit({past.now: 0.5, past.initial: 0.5}, 2.0, pairs_from={past.before(1): 1.0})]
 
     policies = [np.log(BEGIN)]
-    for policy in itertools.islice(play(GAME, method, start=BEGIN), 5):
+    for policy in itertools.islice(iterate(GAME, method, start=BEGIN), 5):
         opponent = np.exp(policies[-2] if len(policies) > 1 else policies[0])
         expected = log_softmax((policies[-1] + np.log(BEGIN)) / 2 + 2 * (P @ opponent))
         np.testing.assert_allclose(policy, expected, atol=1e-14)

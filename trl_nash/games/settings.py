@@ -45,7 +45,7 @@ def check_stability(
     if (largest := largest_stable_step(algorithm, kappa=rates, **settings)) > 0:
         return [
             f"`step_size` {step_size:g} is past the largest that converges on this game, {largest:.3g} {turns}: "
-            f"the policies spiral out, by a factor of {factor:.3g} a round."
+            f"the policies spiral out, by a factor of {factor:.5g} a round."
         ]
     if algorithm == "onpo":
         return [
@@ -54,7 +54,7 @@ def check_stability(
         ]
     return [
         f"No `step_size` converges: with {step_size:g} the policies spiral out of this game's cycle {turns}, by a "
-        f"factor of {factor:.3g} a round."
+        f"factor of {factor:.5g} a round."
     ]
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from ..history import History
 from .direct import iterative_dpo, sppo
-from .executor import Pairs, exact_pairs, play, solve
+from .executor import Pairs, exact_pairs, iterate, solve
 from .gradient import grpo
 from .regressions import comal, egpo, inpo, mirror_descent, mnpo, mpo, nash_ema, nash_md, nash_mirror_prox, onpo
 
@@ -35,6 +35,7 @@ __all__ = [
     "exact_pairs",
     "grpo",
     "inpo",
+    "iterate",
     "iterative_dpo",
     "mirror_descent",
     "mnpo",
@@ -43,7 +44,6 @@ __all__ = [
     "nash_md",
     "nash_mirror_prox",
     "onpo",
-    "play",
     "solve",
     "sppo",
 ]

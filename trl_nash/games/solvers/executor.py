@@ -32,7 +32,7 @@ def exact_pairs(game: MatrixGame) -> Pairs:
     return pairs
 
 
-def play(
+def iterate(
     game: MatrixGame,
     method: Method,
     *,
@@ -86,12 +86,13 @@ def solve(
     Plays a definition, `define(past, step_size=..., **settings)`, for so many rounds.
 
     Lists, of `step_size` and of `beta`, are indexed by how often the reference has moved, or by round if it stays; the
-    last one repeats. The other arguments are those of [`play`].
+    last one repeats. The other arguments are those of [`iterate`].
     """
     check_rounds("rounds", rounds)
     if reference_rounds is not None:
         check_rounds("reference_rounds", reference_rounds)
-    scheduled = {"step_size": step_size} | {name: settings[name] for name in ("beta",) if name in settings}
+    settings["step_size"] = step_size
+    scheduled = {name: settings[name] for name in ("step_size", "beta") if name in settings}
 
     def values_of(number: int) -> dict[str, float]:
         index = min(number, rounds - 1) // (reference_rounds or 1)  # what is needed looks past the last round
@@ -112,7 +113,7 @@ def solve(
         return fits
 
     iterates = Iterates(game, start)
-    policies = play(
+    policies = iterate(
         game,
         method,
         start=start,
