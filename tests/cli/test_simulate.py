@@ -117,9 +117,26 @@ def test_options_reach_the_solver(results, capsys):
     assert found["onpo"]["settings"] == {"step_size": 1, "fits": "two"}
     found = results("--algorithm", "onpo", "--rounds", "4", "--anchor-history=3")
     assert found["onpo"]["settings"] == {"step_size": 1, "anchor_history": 3}
+    found = results("--algorithm", "mnpo", "--rounds", "4", "--history_weights", "0.7", "0.3")
+    assert found["mnpo"]["settings"] == {"step_size": 1, "beta": 0.1, "history_weights": [0.7, 0.3]}
     found = results("--algorithm", "nash-md", "--rounds", "4", "--reference", "0.2", "0.2", "0.6")
     assert found["nash-md"]["settings"] == {"beta": 0.1, "reference": [0.2, 0.2, 0.6]}
     assert "a 0.200, b 0.200, c 0.600" in capsys.readouterr().out
+
+
+def test_new_names_converge_or_not_as_they_should(results, capsys):
+    found = results("--algorithm", "mnpo", "grpo", "egpo", "--rounds", "600")
+    assert {name: entry["verdict"] for name, entry in found.items()} == {
+        "mnpo": "converges, regularised",
+        "grpo": "cycles",
+        "egpo": "converges, regularised",
+    }
+    assert found["mnpo"]["last gap"] == pytest.approx(0.0588, abs=1e-4)
+    assert found["mnpo"]["largest_stable_step"] == pytest.approx(5.74, abs=0.01)
+    assert found["grpo"]["largest_stable_step"] == 0 and found["grpo"]["last gap"] > 0.2
+    shown = capsys.readouterr().out
+    assert "Warning, GRPO: No `step_size` converges: with 1 the policies spiral out" in shown
+    assert "(rotation rate 0.0687), by a factor of 1.0024 a round." in shown
 
 
 def test_a_short_history_diverges_and_a_longer_one_does_not(results):
@@ -187,6 +204,8 @@ def test_selection_and_temperature_reach_the_sampler(results):
         ("--fits three", "argument --fits: invalid choice: 'three'"),
         ("--temperature 2", "--temperature is for sampled pairs, and without --pairs fits are exact: add --pairs N."),
         ("--seeds 3", "--seeds is for sampled pairs"),
+        ("--history_weights 1", "--history_weights means nothing to comal and onpo and inpo and iterative-ipo"),
+        ("--pairs 10 --algorithm grpo", "--pairs: grpo is no regression on pairs and only fitted exactly"),
         ("--pairs 10 --algorithm sppo", "--pairs: sppo is no regression on pairs and only fitted exactly"),
         ("--pairs 10 --pair_selection best_worst", "changes nothing with two answers per prompt"),
         ("--rounds 0", "--rounds must be at least 1, got 0."),
@@ -211,6 +230,7 @@ def test_options_that_cannot_be_run_are_answered_with_a_sentence(argv, sentence,
     [
         ("--step_size -1", "comal: `step_size` must be a positive number, got -1.0."),
         ("--step_size 20", "lower `step_size` to 10."),
+        ("--algorithm mnpo --history_weights 1 1", "mnpo: `history_weights` must be at least 0 and add up to 1"),
         ("--beta 0", "`beta` must be a positive number, got 0.0."),
         ("--algorithm onpo --step_size 1e308", "overflows with `step_size` 1e+308"),
         ("--pairs 0", "`pairs` must be at least 1 a round, got 0."),

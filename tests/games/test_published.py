@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from trl_nash.games.equilibria import nash_equilibrium
 from trl_nash.games.matrix import MatrixGame
+from trl_nash.games.named import load_game
 from trl_nash.games.sampled import SampledPairs
 from trl_nash.games.solvers import (
     comal,
@@ -156,6 +158,34 @@ def test_onpo_contracts_at_the_rate_of_its_recursion(eta_kappa):
     history = onpo(GAME, start=NASH + ASIDE, rounds=200, step_size=eta_kappa / KAPPA)
     rate = np.abs(np.roots([1, -1 - 2j * eta_kappa, 1j * eta_kappa])).max()
     assert growth(history, NASH, 10, 60) == pytest.approx(rate, abs=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("game", "step_size", "rounds"),
+    [("comal-cycle", 1.0, 1000), ("rock-paper-scissors", 1.0, 500), ("random:5:2", 2.0, 2000)],
+)
+def test_last_policies_of_onpo_converge_linearly_after_a_burn_in(game, step_size, rounds):
+    """
+    One fit is optimistic multiplicative weights, whose last iterate does so (2512.24818) where an equilibrium gives
+    every answer: the logarithm of the distance is a line, of the slope that the recursion has.
+    """
+    game = load_game(game)
+    nash = nash_equilibrium(game)
+    assert nash.min() > 0.02
+    start = np.arange(1, len(game) + 1) / np.arange(1, len(game) + 1).sum()
+    history = onpo(game, start=start, rounds=rounds, step_size=step_size)
+    deviation = np.log(history.policies / nash)
+    distance = np.sqrt(deviation**2 @ nash - (deviation @ nash) ** 2)  # which a turn does not change
+    line = np.flatnonzero((distance < 1e-2) & (distance > 1e-9))
+    assert distance[-1] < 1e-9 < distance[line[-1]] < 2e-9
+    values = np.log(distance[line])
+    slope, intercept = np.polyfit(line, values, 1)
+    residuals = values - (intercept + slope * line)
+    assert 1 - residuals.var() / values.var() > 0.9999
+    rates = np.abs(np.linalg.eigvals((game.preferences - 0.5) @ (np.diag(nash) - np.outer(nash, nash))).imag)
+    turns = step_size * rates[rates > 1e-9]
+    slowest = max(np.abs(np.roots([1, -1 - 2j * turn, 1j * turn])).max() for turn in turns)
+    assert slope == pytest.approx(np.log(slowest), rel=0.02)
 
 
 @pytest.mark.parametrize(("anchor_history", "gap"), [(2, 0.55), (3, 0.088), (4, 0.004), (5, 0.0006), (None, 0.0001)])

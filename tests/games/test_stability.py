@@ -9,22 +9,18 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
+from trl_nash.algorithms.stability import contraction, largest_stable_step, minimum_reference_rounds
 from trl_nash.games.equilibria import geometric_mixture, nash_equilibrium, nash_md_fixed_point, regularized_equilibrium
 from trl_nash.games.matrix import MatrixGame
 from trl_nash.games.named import bradley_terry, load_game, random_game
 from trl_nash.games.settings import check_stability
 from trl_nash.games.solvers import SOLVERS, onpo
-from trl_nash.games.stability import (
-    contraction,
-    largest_stable_step,
-    minimum_reference_rounds,
-    rotation_rate,
-    rotation_rates,
-)
+from trl_nash.games.stability import gradient_rotation_rates, own_equilibrium, rotation_rate, rotation_rates
 
 
 ALGORITHMS = list(SOLVERS)
-REGULARIZED = ("inpo", "nash-md", "nash-ema", "egpo", "nash-mp")
+SPIRALS = ("iterative-ipo", "iterative-dpo", "sppo", "grpo")
+REGULARIZED = ("inpo", "mnpo", "nash-md", "nash-ema", "egpo", "nash-mp")
 MAGNETS = ("comal", "mpo")
 
 
@@ -79,6 +75,10 @@ def update(algorithm, game, reference, eta, tau, rounds):
         aux = log_softmax(x[1] + eta * a @ softmax(x[0]))
         return np.stack([log_softmax(aux + eta * a @ softmax(x[0])), aux])
 
+    def mnpo(x):  # policy and the one before
+        past = (x[0] + x[1]) / 2
+        return np.stack([log_softmax(rho * reference + (1 - rho) * past + eta * a @ softmax(x[0])), x[0]])
+
     def ema(x):  # policy and its average
         policy = log_softmax(rho * reference + (1 - rho) * x[0] + eta * a @ softmax(x[1]))
         return np.stack([policy, log_softmax(0.9 * x[1] + 0.1 * policy)])
@@ -86,6 +86,7 @@ def update(algorithm, game, reference, eta, tau, rounds):
     return {
         "iterative-ipo": lambda x: log_softmax(x[0] + eta * a @ softmax(x[0]))[None],
         "inpo": lambda x: inpo(x[0], reference)[None],
+        "mnpo": mnpo,
         "onpo": onpo,
         "comal": magnet(inpo),
         "nash-md": nash_md,
@@ -131,12 +132,12 @@ def test_contraction_is_the_derivative_of_the_update(algorithm, rounds, name, et
         at = nash_md_fixed_point(game, reference, tau, eta * tau)
         turned = geometric_mixture(at, reference, eta * tau)
     step = update(algorithm, game, np.log(reference), eta, tau, rounds)
-    memory = 2 if algorithm in ("onpo", "nash-ema") else 1
+    memory = 2 if algorithm in ("onpo", "mnpo", "nash-ema") else 1
     state = np.tile(np.log(at), (memory, 1))
     np.testing.assert_allclose(step(state), state, atol=1e-11)
-    predicted = contraction(
-        algorithm, step_size=eta, kappa=rotation_rates(game, turned), beta=tau, reference_rounds=rounds
-    )
+    np.testing.assert_allclose(own_equilibrium(algorithm, game, eta, tau, reference), turned, atol=1e-9)
+    kappa = (gradient_rotation_rates if algorithm == "grpo" else rotation_rates)(game, turned)
+    predicted = contraction(algorithm, step_size=eta, kappa=kappa, beta=tau, reference_rounds=rounds)
     # Games of an odd number of answers rotate in every direction but that of normalisation, whose factor is 0 or real.
     assert measured(step, state, ignore_fixed=True) == pytest.approx(predicted, rel=1e-6)
 
@@ -189,9 +190,7 @@ def test_bad_rho(rho):
 
 @pytest.mark.parametrize("kappa", [0.05, 0.2, 0.45])
 @pytest.mark.parametrize("beta", [0.03, 0.1, 0.3])
-@pytest.mark.parametrize(
-    "algorithm", [name for name in ALGORITHMS if name not in ("iterative-ipo", "iterative-dpo", "sppo")]
-)
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in SPIRALS])
 def test_largest_stable_step_is_where_contraction_passes_one(algorithm, kappa, beta):
     settings = {"kappa": kappa, "beta": beta, "reference_rounds": 30}
     step = largest_stable_step(algorithm, **settings)
@@ -207,7 +206,7 @@ def test_largest_stable_step_is_where_contraction_passes_one(algorithm, kappa, b
 def test_closed_forms_of_the_largest_step(kappa):
     assert largest_stable_step("onpo", kappa=kappa) == pytest.approx(1 / (np.sqrt(3) * kappa))
     assert largest_stable_step("inpo", kappa=kappa, beta=0.04) == pytest.approx(0.08 / (0.04**2 + kappa**2))
-    for algorithm in ("iterative-ipo", "iterative-dpo", "sppo"):
+    for algorithm in SPIRALS:
         assert largest_stable_step(algorithm, kappa=kappa) == 0
         assert contraction(algorithm, step_size=1e-3, kappa=kappa) > 1
 
@@ -233,7 +232,7 @@ def test_slow_rotations_decide_comal_s_rate_and_fast_ones_its_limit():
 
 @pytest.mark.parametrize(
     "algorithm, settings, kappa_of",
-    [("onpo", {}, 0), ("inpo", {"beta": 0.1}, 0.1), ("egpo", {"beta": 0.1}, 0.1), ("nash-mp", {"beta": 0.1}, 0.1)],
+    [("onpo", {}, 0)] + [(name, {"beta": 0.1}, 0.1) for name in ("inpo", "mnpo", "egpo", "nash-mp")],
 )
 def test_solvers_turn_unstable_at_the_predicted_step(algorithm, settings, kappa_of):
     """From 1e-6 beside the equilibrium, 400 rounds at .97 of the limit come closer and at 1.03 go away."""
@@ -256,7 +255,7 @@ def test_solvers_turn_unstable_at_the_predicted_step(algorithm, settings, kappa_
 
 
 def test_warning_of_methods_that_always_spiral():
-    for algorithm in ("iterative-ipo", "iterative-dpo", "sppo"):
+    for algorithm in SPIRALS:
         (message,) = check_stability(algorithm, load_game("comal-cycle"), step_size=1.0)
         assert message.startswith("No `step_size` converges: with 1 the policies spiral out")
 
@@ -278,7 +277,7 @@ def test_warnings_of_moving_references(algorithm):
 
 
 def test_warning_of_a_weight_above_one():
-    for algorithm in ("inpo", "comal", "nash-md", "nash-ema", "egpo"):
+    for algorithm in ("inpo", "mnpo", "comal", "nash-md", "nash-ema", "egpo"):
         (message,) = check_stability(algorithm, load_game("comal-cycle"), step_size=4.0, beta=0.5, reference_rounds=20)
         assert message.startswith("`step_size` * `beta` = 2 must be at most 1") and "`step_size` to 2" in message
 

@@ -35,7 +35,7 @@ def counted(algorithm, tmp_path, rounds=3, **options):
     return fits
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS])
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_a_round_of_one_step_does_not_score_the_policy_itself(algorithm, tmp_path):
     """In the first round nothing is scored at all: every centre is the policy."""
     fits = counted(algorithm, tmp_path, gradient_accumulation_steps=4)

@@ -76,8 +76,8 @@ def mpo(past: Past, *, step_size: float, beta: float) -> list[Fit]:
 
 def nash_mirror_prox(past: Past, *, step_size: float, beta: float) -> list[Fit]:
     r"""
-    Nash mirror prox, [2505.19731](https://huggingface.co/papers/2505.19731): [`mpo`]'s step to `π_{t+½}`, then the same
-    step from the same centre against it, around a reference that stays.
+    Nash mirror prox, [2505.19731](https://huggingface.co/papers/2505.19731): [`mpo`]'s step to `π_{t+½}`, then the
+    same step from the same centre against it, around a reference that stays.
     """
     (half,) = mpo(past, step_size=step_size, beta=beta)
     return [half, half._replace(pairs_from={past.live: 1.0})]

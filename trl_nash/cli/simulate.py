@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_ALGORITHMS = ("comal", "onpo", "inpo", "iterative-ipo")
 # For algorithms that have no default of their own.
 DEFAULTS = {"step_size": 1.0, "beta": 0.1, "reference_rounds": 20}
-SETTINGS = ("step_size", "beta", "reference", "reference_rounds", "fits", "anchor_history")
+SETTINGS = ("step_size", "beta", "reference", "reference_rounds", "fits", "anchor_history", "history_weights")
 SCHEDULED = {"comal"}  # algorithms that take several values of `step_size` and `beta`
 SAMPLING = ("preference_label", "pair_selection", "num_generations", "temperature")
 
@@ -106,7 +106,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="NAME",
         default=list(DEFAULT_ALGORITHMS),
         help=f"one or more (default: {' '.join(DEFAULT_ALGORITHMS)}); there are also iterative-dpo, sppo, nash-md, "
-        "nash-ema, egpo, nash-mp, mpo",
+        "nash-ema, egpo, nash-mp, mpo, mnpo, grpo",
     )
     group.add_argument("--rounds", type=int, default=300, metavar="N", help="default: %(default)s")
     group.add_argument(
@@ -140,6 +140,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     group.add_argument("--fits", choices=("one", "two"), help="ONPO's fits in a round (default: one)")
     group.add_argument(
         "--anchor_history", type=int, metavar="N", help="past policies in ONPO's anchor (default: all of them)"
+    )
+    group.add_argument(
+        "--history_weights",
+        nargs="+",
+        type=float,
+        metavar="X",
+        help="of the latest policy, the one before ... in MNPO's anchor, in all 1 (default: 0.5 0.5)",
     )
     group = parser.add_argument_group("sampled pairs, in place of exact fits")
     group.add_argument("--pairs", type=int, metavar="N", help="pairs a round")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..algorithms.stability import largest_stable_step
+from ..algorithms.table import regularized
 from ..games.equilibria import nash_equilibrium, regularized_equilibrium
 from ..games.history import History
 from ..games.matrix import MatrixGame
@@ -15,12 +17,7 @@ from ..games.plot_style import styles
 from ..games.sampled import SampledPairs
 from ..games.settings import check_stability
 from ..games.solvers import SOLVERS
-from ..games.stability import (
-    largest_stable_step,
-    own_equilibrium,
-    rotation_rate,
-    rotation_rates,
-)
+from ..games.stability import own_rates, rotation_rate
 
 
 @dataclass
@@ -33,6 +30,7 @@ class Outcome:
         settings (`dict[str, object]`): arguments of its solver.
         target (`np.ndarray` of shape `(N,)`, *optional*): the regularised equilibrium, if it converges to that.
         largest_step (`float`, *optional*): steps below it converge from nearby; `None` if they decay.
+        kappa (`float`): how fast it turns around its equilibrium; 0 if nothing turns, or if its steps decay.
         warnings (`list[str]`): the limits that its settings pass.
         histories (`list[History]`): one for each seed.
     """
@@ -41,6 +39,7 @@ class Outcome:
     settings: dict[str, object]
     target: np.ndarray | None
     largest_step: float | None
+    kappa: float
     warnings: list[str]
     histories: list[History] = field(default_factory=list)
 
@@ -102,13 +101,14 @@ class Simulation:
         if regularized(algorithm):
             target = regularized_equilibrium(self.game, reference, beta).policy
         if "step_size" not in last:  # Nash-MD's decaying step has no limit
-            return Outcome(algorithm, settings, target, None, [])
+            return Outcome(algorithm, settings, target, None, 0.0, [])
         step_size = last["step_size"]
-        limits = {name: last.get(name) for name in ("reference_rounds", "anchor_history")} | {"beta": beta}
+        names = ("reference_rounds", "anchor_history", "history_weights")
+        limits = {"beta": beta} | {name: last[name] for name in names if name in last}
         warnings = check_stability(algorithm, self.game, step_size=step_size, reference=reference, **limits)
-        around = own_equilibrium(algorithm, self.game, step_size, beta, reference)
-        largest = largest_stable_step(algorithm, kappa=rotation_rates(self.game, around), **limits)
-        return Outcome(algorithm, settings, target, largest, warnings)
+        rates = own_rates(algorithm, self.game, step_size, beta, reference)
+        largest = largest_stable_step(algorithm, kappa=rates, **limits)
+        return Outcome(algorithm, settings, target, largest, float(rates.max(initial=0.0)), warnings)
 
     def run(self, outcome: Outcome, seed: int) -> None:
         """Adds a run to `outcome.histories`."""
@@ -140,7 +140,7 @@ class Simulation:
         early, late = distance[quarter : 2 * quarter].max(), distance[-quarter:]
         step_size = last_values(outcome.settings).get("step_size", np.inf)
         # Rounds of less than about a turn show progress only where it is large.
-        turned = self.kappa < 1e-9 or step_size * self.kappa * self.rounds > 8
+        turned = outcome.kappa < 1e-9 or step_size * outcome.kappa * self.rounds > 8
         if self.sampling is not None and late.mean() < max(0.25 * distance[0], 0.02):
             return f"hovers near{where}"
         nearer = late.max() < min((0.98 if turned else 0.5) * early, distance[0])
@@ -200,11 +200,6 @@ class Simulation:
         others = "".join(f", {name} {value}" for name, value in self.sampling.items() if name != "pairs")
         seeds = f", medians of {self.seeds} seeds" if self.seeds > 1 else ""
         return f"{self.sampling['pairs']} sampled pairs a round{others}, {self.rounds} rounds{seeds}"
-
-
-def regularized(algorithm: str) -> bool:
-    """Whether it solves the game regularised around a reference that stays."""
-    return algorithm in ("inpo", "nash-md", "nash-ema", "egpo", "nash-mp")
 
 
 def show_policy(game: MatrixGame, policy: np.ndarray) -> str:

@@ -15,7 +15,8 @@ _EXPORTS = {
     "matrix": ["MatrixGame", "kl_divergence"],
     "named": ["GAMES", "load_game"],
     "equilibria": ["nash_equilibrium", "nash_md_fixed_point", "regularized_equilibrium"],
-    "stability": ["contraction", "largest_stable_step", "minimum_reference_rounds", "rotation_rate"],
+    "stability": ["rotation_rate"],
+    ".algorithms.stability": ["contraction", "largest_stable_step", "minimum_reference_rounds"],
     "settings": ["check_stability"],
     "history": ["History"],
     "solvers": ["SOLVERS"],
@@ -29,6 +30,7 @@ _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in nam
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
+    from ..algorithms.stability import contraction, largest_stable_step, minimum_reference_rounds
     from .callback import GameCallback
     from .equilibria import nash_equilibrium, nash_md_fixed_point, regularized_equilibrium
     from .history import History
@@ -40,13 +42,13 @@ if TYPE_CHECKING:
     from .sampled import SampledPairs
     from .settings import check_stability
     from .solvers import SOLVERS
-    from .stability import contraction, largest_stable_step, minimum_reference_rounds, rotation_rate
+    from .stability import rotation_rate
 
 
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -8,12 +8,13 @@ A policy π is a distribution over the N answers. Its opponent plays the same ga
 policy is one that no answer beats: `P(y ≻ π*) <= ½` for every y.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp, rel_entr, softmax
+
+from ..algorithms.checks import check_positive
 
 
 TOLERANCE = 1e-6  # how far rounded input may be from adding up to one
@@ -151,16 +152,6 @@ class MatrixGame:
 def kl_divergence(first: ArrayLike, second: ArrayLike) -> float:
     """`KL(first‖second)` in nats; infinite where `second` never gives an answer that `first` gives."""
     return float(rel_entr(np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)).sum())
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raises `ValueError` unless `value` is a positive number, and finite, as is its inverse."""
-    try:
-        positive = 0 < float(value) < math.inf and 1 / float(value) < math.inf
-    except (TypeError, ValueError, OverflowError):
-        positive = False
-    if not positive or isinstance(value, str):
-        raise ValueError(f"`{name}` must be a positive number, got {value}.")
 
 
 def _as_floats(values: ArrayLike) -> np.ndarray:

@@ -34,6 +34,8 @@ STYLES = {
     "egpo": Style("EGPO", "#6baa1e"),
     "nash-mp": Style("Nash-MP", "#17a2a2"),
     "mpo": Style("MPO", "#c2447a"),
+    "mnpo": Style("MNPO", "#ba49f2"),
+    "grpo": Style("GRPO", "#557350"),
 }
 _OTHER_COLORS = ("#e69f00", "#9467bd", "#56b4e9", "#a6761d", "#c2447a", "#17a2a2", "#6baa1e")
 TIME = ("#2f7ed8", "#8a6fc0", "#e8590c")  # from the first round to the last: as light as each other

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from accelerate.logging import get_logger
 
 from ..algorithms import Fit, Past, inpo
-from ..games.stability import minimum_reference_rounds
+from ..algorithms.stability import minimum_reference_rounds
 from .base import NashTrainer
 from .config import PairConfig, check_range, scheduled
 

@@ -4,12 +4,9 @@
 r"""
 The algorithms on a matrix game, exactly: one function each, in float64 and in log space.
 
-All but iterative DPO and SPPO are built of one step, the fit of a policy to pairs of answers. Around an anchor `a(y)`,
-with pairs drawn from the opponent ν,
-
-`argmin_π E_{y₁,y₂~ν} ( (log π(y₁) - a(y₁)) - (log π(y₂) - a(y₂)) - η (P(y₁≻y₂) - ½) )²  ∝  exp(a) · exp(η P(· ≻ ν))`.
-
-They take the game and, as far as they apply,
+Those of `trl_nash.algorithms` are played by one executor: policies are log-vectors, and a fit around a centre, with
+pairs drawn from the opponent ν, has the closed form `π ∝ exp(centre) · exp(η P(· ≻ ν))`. Iterative DPO, SPPO and GRPO
+have another loss. They take the game and, as far as they apply,
 
     start (`ArrayLike` of shape `(N,)`): π_0, which gives every answer.
     reference (`ArrayLike` of shape `(N,)`, *optional*): ref of the regularised game; the start if left out.
@@ -24,41 +21,30 @@ return a [`History`], and raise `ValueError` on a setting out of its range and o
 from collections.abc import Callable
 
 from ..history import History
-from .base import Fit, Pairs, exact_pairs
 from .direct import iterative_dpo, sppo
-from .original import comal, mirror_descent, mpo, onpo
-from .regularized import (
-    egpo,
-    egpo_update,
-    inpo,
-    inpo_update,
-    nash_ema,
-    nash_md,
-    nash_md_update,
-    nash_mirror_prox,
-    nash_mirror_prox_update,
-)
+from .executor import Pairs, exact_pairs, iterate, solve
+from .gradient import grpo
+from .regressions import comal, egpo, inpo, mirror_descent, mnpo, mpo, nash_ema, nash_md, nash_mirror_prox, onpo
 
 
 __all__ = [
     "SOLVERS",
-    "Fit",
     "Pairs",
     "comal",
     "egpo",
-    "egpo_update",
     "exact_pairs",
+    "grpo",
     "inpo",
-    "inpo_update",
+    "iterate",
     "iterative_dpo",
     "mirror_descent",
+    "mnpo",
     "mpo",
     "nash_ema",
     "nash_md",
-    "nash_md_update",
     "nash_mirror_prox",
-    "nash_mirror_prox_update",
     "onpo",
+    "solve",
     "sppo",
 ]
 
@@ -75,4 +61,6 @@ SOLVERS: dict[str, Callable[..., History]] = {
     "egpo": egpo,
     "nash-mp": nash_mirror_prox,
     "mpo": mpo,
+    "mnpo": mnpo,
+    "grpo": grpo,
 }

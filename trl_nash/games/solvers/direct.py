@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax, logsumexp, wrightomega
 
 from ..history import History
 from ..matrix import MatrixGame, check_positive
-from .base import Iterates, check_rounds
+from .executor import Iterates, check_rounds
 
 
 NEWTON_STEPS = 1000  # about ten suffice, but a preference of 1 asks for long ways of .7 a step
