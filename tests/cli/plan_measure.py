@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 
 import torch
 from bitsandbytes.optim import GlobalOptimManager
@@ -85,7 +86,7 @@ def build(run: Run, folder: str, output_dir: str):
         optim=run.optim,
         **own,
     )
-    trainer.generation_config.suppress_tokens = [trainer._tokenizer.eos_token_id]
+    trainer.sampler.config.suppress_tokens = [trainer._tokenizer.eos_token_id]
     return trainer
 
 
@@ -116,7 +117,7 @@ def measure(run: Run, folder: str) -> dict[str, int]:
         trainer = build(run, folder, output_dir)
         found, caches, scored = {}, [], []
         grad_norm, compute_loss = trainer._get_grad_norm, trainer.compute_loss
-        score_under, new_cache = trainer._score_under, DynamicCache.__init__
+        under, new_cache = trainer.scorer.under, DynamicCache.__init__
 
         def with_gradients(*args, **kwargs):
             found["gradients"] = bytes_of(p.grad for p in trainer.model.parameters() if p.grad is not None)
@@ -130,15 +131,15 @@ def measure(run: Run, folder: str) -> dict[str, int]:
             found["saved"] = bytes_of(t for t in saved if t.untyped_storage().data_ptr() not in weights)
             return loss
 
-        def with_count(name, batches):
-            scored.append((trainer.round, name))
-            return score_under(name, batches)
+        def with_count(policy, batches, *args, **kwargs):
+            scored.append((trainer.round, len(batches) / trainer.args.steps_per_generation))
+            return under(policy, batches, *args, **kwargs)
 
         def with_list(cache, *args, **kwargs):
             caches.append(cache)
             new_cache(cache, *args, **kwargs)
 
-        trainer._get_grad_norm, trainer.compute_loss, trainer._score_under = with_gradients, with_saved, with_count
+        trainer._get_grad_norm, trainer.compute_loss, trainer.scorer.under = with_gradients, with_saved, with_count
         DynamicCache.__init__ = with_list
         try:
             trainer.train()
@@ -147,14 +148,17 @@ def measure(run: Run, folder: str) -> dict[str, int]:
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
         sizes = [bytes_of(t for layer in c.layers for t in (layer.keys, layer.values)) for c in caches if c.layers]
-        batches = [getattr(b, name) for b in trainer.batches for name in b.__dataclass_fields__]
+        # A centre that waits for the fit's own forward is counted as it is afterwards.
+        logps = [torch.empty(b.input_ids.size(0), b.input_ids.size(1) - 1) for b in trainer.batches]
+        batches = [replace(b, centre_logps=c) for b, c in zip(trainer.batches, logps, strict=True)]
+        batches = [tensor for batch in batches for tensor in batch.tensors.values()]
         return found | {
             "weights": bytes_of([*trainer.model.parameters(), *quantisation(trainer.model)]),
             "optimizer states": bytes_of(states),
             "frozen policies": sum(bytes_of(kept.values()) for kept in trainer.policies._weights.values()),
             "round's buffer": bytes_of(batches),
             "KV cache": sum(sizes[-2:]) if run.plays_mixture else max(sizes),
-            "scorings": [sum(index == r for r, _ in scored) for index in range(run.rounds)],
+            "scorings": [sum(share for r, share in scored if r == index) for index in range(run.rounds)],
             "tensors": len(list(trainer.model.parameters())),
         }
 

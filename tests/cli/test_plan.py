@@ -108,7 +108,7 @@ def test_yaml_errors_are_sentences(text, complaint, tmp_path, capsys):
         ("nash-md --parameters 7B --steps_per_generation 4", "on-policy"),
         ("nash-md --parameters 7B --strategy zero3", "two policies at once under zero3: add --use_peft"),
         ("--parameters 7B --use_peft --load_in_4bit --strategy zero3", "under zero3: plan zero2 or ddp"),
-        ("ompo --parameters 7B", "unknown algorithm ompo: did you mean onpo?"),
+        ("onpp --parameters 7B", "unknown algorithm onpp: did you mean onpo?"),
         ("--parameters 7B --use_peft --lora_target_modules query", "there are down_proj, gate_proj"),
         ("--parameters 7B --tflops 0", "--tflops must be positive"),
         ("--parameters 7B --judge openai:m --judge_kwargs {", "--judge_kwargs must be JSON"),

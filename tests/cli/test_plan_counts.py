@@ -27,7 +27,7 @@ from trl_nash.cli import plan, plan_memory, plan_time
 from trl_nash.cli.main import main
 from trl_nash.cli.plan_costs import Plan
 from trl_nash.cli.plan_model import sizes_by_hand, sizes_from_config
-from trl_nash.cli.plan_options import OWN
+from trl_nash.cli.plan_options import ALGORITHMS, OWN
 from trl_nash.cli.plan_run import STRATEGIES, Run, tournament_games
 from trl_nash.cli.plan_time import DEVICES, Speed
 from trl_nash.compat import ModelConfig
@@ -98,13 +98,15 @@ def test_adapters_are_those_of_peft(targets):
 # ---- The run ----
 
 
-@pytest.mark.parametrize("algorithm", ["onpo", "comal", "nash-md", "iterative-ipo"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_defaults_are_the_training_commands(algorithm):
     name = "PairConfig" if algorithm == "iterative-ipo" else trl_nash.cli.options.ALGORITHMS[algorithm].config
     config = getattr(trl_nash, name)
     theirs = {}
     for field in [*dataclasses.fields(ModelConfig), *dataclasses.fields(config)]:
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.name == "history_weights":
+            default = tuple(default)
         theirs[field.name] = default[0] if isinstance(default, list) and default else default
     options = plan._parse([algorithm, "--parameters", "1B"])
     (run,) = plan.check(options)
@@ -143,6 +145,9 @@ def test_tournament_has_as_many_games_as_the_trainers():
         (["onpo", "--num_generations", "4", "--pair_selection", "best_worst"], 12),
         (["nash-md", "--num_generations", "3"], 18),
         (["nash-md", "--num_generations", "3", "--reward_model_path", "org/model"], 6),
+        (["egpo", "--num_generations", "3"], 2 * 3 * 2),  # sampled twice
+        (["nash-mp", "--num_generations", "3", "--reward_model_path", "org/model"], 6),
+        (["nash-prox", "--num_generations", "3"], 18),
     ],
 )
 def test_judge_calls(options, calls, capsys):
@@ -156,11 +161,12 @@ def test_tokens_by_hand(capsys):
     argv += " --num_iterations 2 --prompt_length 100 --completion_length 50"
     (found,) = planned(*argv.split(), capsys=capsys)
     assert found["a_round"]["prompts"] == 64
-    assert found["a_round"]["tokens_generated"] == 64 * 6 * 50  # K = 5 is sampled in twos
+    assert found["a_round"]["tokens_generated"] == 64 * 5 * 50
     rows = 64 * 5 * 150
     assert found["a_round"]["tokens_trained"] == 2 * rows
-    # Live and initial policy, and from the seventh round on the reference, which has moved.
-    assert found["in_all"]["tokens_scored"] == rows * (6 * 2 + 2 * 3)
+    # Of 8 micro-steps one comes before the first optimizer step. In the first round the policy is the start; in the
+    # seventh it is the reference, which has moved; the start is then scored on one micro-batch, for a metric alone.
+    assert found["in_all"]["tokens_scored"] == rows * (7 / 8 + 5 * (1 + 7 / 8) + (7 / 8 + 1 / 8) + (1 + 7 / 8 + 1 / 8))
 
 
 @pytest.mark.parametrize(
@@ -170,11 +176,17 @@ def test_tokens_by_hand(capsys):
         (Run(algorithm="comal", rounds=6, reference_rounds=6), 1),  # the reference has not moved
         (Run(algorithm="comal", rounds=7, reference_rounds=6), 2),
         (Run(algorithm="comal", rounds=7, reference_rounds=6, use_peft=True), 1),
-        (Run(rounds=2), 3),
-        (Run(rounds=20, anchor_history=3), 4),
+        (Run(rounds=2), 2),  # the first of the past policies is the start
+        (Run(rounds=20, anchor_history=3), 3),  # the third is the live one, which the next round names
         (Run(rounds=20, fits="two"), 2),
         (Run(algorithm="nash-md", use_peft=True), 0),
         (Run(algorithm="nash-md", opponent="ema"), 2),
+        (Run(algorithm="inpo"), 1),
+        (Run(algorithm="egpo"), 2),  # the policy at the start of the round, for its second fit
+        (Run(algorithm="egpo", use_peft=True), 1),
+        (Run(algorithm="mnpo", history_weights=(0.5, 0.25, 0.25)), 3),
+        (Run(algorithm="nash-prox", reference_rounds=3), 2),
+        (Run(algorithm="sppo"), 1),
     ],
 )
 def test_frozen_policies_that_are_kept(run, kept):

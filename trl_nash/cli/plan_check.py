@@ -7,9 +7,22 @@ import argparse
 import json
 import math
 
+from ..algorithms import Past
 from .errors import UsageError
 from .plan_options import OWN, STRATEGY_OF
-from .plan_run import SHARDED, STRATEGIES, Run
+from .plan_run import PLAYED, SHARDED, STRATEGIES, Run
+
+
+# Of the commands' defaults those that differ from ONPO's, which are those of `Run`.
+_DEFAULTS = {
+    "comal": {"num_generations": 5},
+    "inpo": {"num_generations": 8},
+    "mnpo": {"num_generations": 5},
+    "mpo": {"reference_rounds": 10},
+    "nash-prox": {"reference_rounds": 100},
+    "online-ipo": {"mixture_coef": 0.0},
+    "sppo": {"num_generations": 5},
+}
 
 
 def check(options: argparse.Namespace) -> list[Run]:
@@ -52,8 +65,10 @@ def check(options: argparse.Namespace) -> list[Run]:
         "steps_per_generation": steps,
         "judge": kind,
         "judge_orders": orders,
-        "num_generations": options.num_generations or (5 if options.algorithm == "comal" else 2),
     }
+    values = _DEFAULTS.get(options.algorithm, {}) | values
+    if options.history_weights is not None:
+        values["history_weights"] = tuple(options.history_weights)
     if options.lora_target_modules is not None:
         values["lora_target_modules"] = tuple(options.lora_target_modules)
     if options.mixture_coef is not None:
@@ -68,7 +83,8 @@ def check(options: argparse.Namespace) -> list[Run]:
         run = Run(**values | {"strategy": strategy, "precision": precision})
         if strategy in SHARDED and run.plays_mixture and not run.use_peft:
             raise UsageError(
-                f"nash-md cannot run two policies at once under {strategy}: add --use_peft or --mixture_coef 0."
+                f"{run.algorithm} cannot run two policies at once under {strategy}: add --use_peft or "
+                "--mixture_coef 0."
             )
         if strategy == "zero3" and (run.load_in_4bit or run.load_in_8bit):
             raise UsageError("transformers cannot take quantised weights apart under zero3: plan zero2 or ddp.")
@@ -109,16 +125,16 @@ def _steps_per_generation(options: argparse.Namespace) -> int:
             f"micro-steps of a round ({steps} times --num_iterations {options.num_iterations}) must be a multiple of "
             f"--gradient_accumulation_steps {accumulation}."
         )
-    if options.algorithm == "nash-md" and steps * options.num_iterations != accumulation:
+    if options.algorithm in PLAYED and steps * options.num_iterations != accumulation:
         raise UsageError(
-            "nash-md is on-policy, a round is one optimizer step: leave --num_iterations at 1 and the round at "
-            f"--gradient_accumulation_steps, got {steps} micro-steps for {accumulation}."
+            f"{options.algorithm} is on-policy, a round is one optimizer step: leave --num_iterations at 1 and the "
+            f"round at --gradient_accumulation_steps, got {steps} micro-steps for {accumulation}."
         )
     return steps
 
 
 def _rounds(options: argparse.Namespace, steps: int) -> int:
-    fits = 2 if options.fits == "two" else 1
+    fits = len(Run(algorithm=options.algorithm, fits=options.fits or "one").fits_of(Past(0)))
     if options.rounds is not None:
         return options.rounds
     if options.max_steps is not None and options.max_steps > 0:

@@ -8,15 +8,20 @@ import argparse
 from .plan_run import STRATEGIES
 
 
-ALGORITHMS = ("onpo", "comal", "nash-md", "iterative-ipo")
+ALGORITHMS = (
+    *("onpo", "comal", "nash-md", "inpo", "egpo", "mnpo", "mpo", "nash-mp", "nash-prox", "online-ipo", "sppo"),
+    "iterative-ipo",
+)
+_ON_POLICY = ("nash-md", "nash-prox")
 # Options of some algorithms only.
 OWN = {
     "fits": ("onpo",),
     "anchor_history": ("onpo",),
-    "reference_rounds": ("comal",),
+    "history_weights": ("mnpo",),
+    "reference_rounds": ("comal", "mpo", "nash-prox"),
     "opponent": ("nash-md",),
-    "mixture_coef": ("nash-md",),
-    "pair_selection": ("onpo", "comal", "iterative-ipo"),
+    "mixture_coef": ("nash-md", "online-ipo"),
+    "pair_selection": tuple(name for name in ALGORITHMS if name not in (*_ON_POLICY, "sppo")),
 }
 # The profiles of --accelerate_config.
 PROFILES_OF_DDP = ("multi_gpu", "single_gpu", "multi_node")
@@ -99,11 +104,12 @@ def _add_training(group) -> None:
 
     group.add_argument("--fits", choices=("one", "two"), help="ONPO's fits in a round")
     whole("anchor_history", None, "past policies in ONPO's anchor (default: 5)")
-    whole("reference_rounds", None, "rounds until COMAL's reference moves (default: 6)")
+    group.add_argument("--history_weights", type=float, nargs="+", metavar="X", help="MNPO's (default: 0.5 0.5)")
+    whole("reference_rounds", None, "rounds until the reference moves (default: 6; nash-prox 100)")
     group.add_argument("--opponent", choices=("mixture", "ema"), help="Nash-MD's")
-    group.add_argument("--mixture_coef", type=float, nargs="+", metavar="X", help="Nash-MD's; 0 is self-play")
+    group.add_argument("--mixture_coef", type=float, nargs="+", metavar="X", help="weight of the start in an opponent")
     group.add_argument("--pair_selection", choices=("all", "iid", "best_worst", "tournament"), help="default: all")
-    whole("num_generations", None, "K, completions per prompt (default: 2; comal 5)")
+    whole("num_generations", None, "K, completions per prompt (default: the command's)")
     whole("per_device_train_batch_size", 8, "prompts in a micro-step")
     whole("gradient_accumulation_steps", 1, "micro-steps of an optimizer step")
     whole("generation_batch_size", None, "prompts in a round over all devices")

@@ -5,6 +5,23 @@
 
 import math
 from dataclasses import dataclass
+from inspect import signature
+
+from ..algorithms import (
+    AVERAGE,
+    INITIAL,
+    START,
+    Fit,
+    Past,
+    Policy,
+    average_response,
+    iterative_ipo,
+    named,
+    needed,
+    onpo_two_fits,
+    regularized_response,
+)
+from ..algorithms.table import METHODS, MOVING
 
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "cpu")
@@ -12,6 +29,15 @@ DEEPSPEED = ("zero1", "zero2", "zero3")
 SHARDED = ("zero3", "fsdp2")  # strategies under which a process holds a part of each weight
 # Judges that look at each completion by itself, once.
 SCORERS = ("reward", "gpm")
+KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.scorer`
+# What the commands train, where tables are played otherwise: by gradient steps, or by another loss at the same centre.
+_DEFINITIONS = METHODS | {
+    "nash-md": regularized_response,
+    "nash-prox": regularized_response,
+    "online-ipo": regularized_response,
+    "sppo": iterative_ipo,
+}
+PLAYED = ("nash-md", "nash-prox")  # whose completions play others, which are not trained on
 
 
 @dataclass(frozen=True)
@@ -21,6 +47,7 @@ class Run:
     algorithm: str = "onpo"
     fits: str = "one"
     anchor_history: int = 5
+    history_weights: tuple[float, ...] = (0.5, 0.5)
     reference_rounds: int = 6
     opponent: str = "mixture"
     mixture_coef: float = 0.125
@@ -29,6 +56,7 @@ class Run:
     num_iterations: int = 1
     rounds: int = 10
     steps_per_generation: int = 1
+    gradient_accumulation_steps: int = 1
     per_device_train_batch_size: int = 8
     per_device_generation_batch_size: int | None = None
     max_length: int = 512
@@ -83,43 +111,67 @@ class Run:
         """Prompts in one call of the generator on a device."""
         return self.per_device_generation_batch_size or self.per_device_train_batch_size
 
+    # ---- What a round fits ----
+
+    def past(self, index: int) -> Past:
+        return Past(index, self.reference_rounds if self.algorithm in (*MOVING, "nash-prox") else None)
+
+    def fits_of(self, past: Past) -> list[Fit]:
+        """The regressions of a round, from the method's definition."""
+        define = _DEFINITIONS[self.algorithm]
+        if self.algorithm == "onpo" and self.fits == "two":
+            define = onpo_two_fits
+        if self.algorithm == "nash-md" and self.opponent == "ema":
+            define = average_response
+        settings = {
+            "step_size": 1.0,  # which policies a fit names, and so what is counted here, depends neither on this
+            "beta": 0.5,  # nor on this
+            "anchor_history": self.anchor_history,
+            "history_weights": self.history_weights,
+            "mixture_coef": self.mixture_coef if self.algorithm in ("nash-md", "online-ipo") else 0.0,
+        }
+        taken = signature(define).parameters
+        return define(past, **{name: value for name, value in settings.items() if name in taken})
+
     @property
     def fit_passes(self) -> int:
         """Passes over a round's rows that train."""
-        return self.num_iterations * (2 if self.is_onpo("two") else 1)
-
-    def is_onpo(self, fits: str) -> bool:
-        return self.algorithm == "onpo" and self.fits == fits
+        return self.num_iterations * len(self.fits_of(self.past(0)))
 
     @property
     def plays_mixture(self) -> bool:
-        """Whether Nash-MD's opponent needs two policies at every token."""
-        return self.algorithm == "nash-md" and self.opponent == "mixture" and self.mixture_coef > 0
+        """Whether an opponent needs two policies at every token."""
+        return any(len(fit.pairs_from or {}) > 1 for fit in self.fits_of(self.past(1)))
 
     # ---- Sampling and judging ----
 
     @property
+    def samplings(self) -> int:
+        """How often a round samples its prompts, for pairs of its own."""
+        return 1 + sum(fit.pairs_from is not None for fit in self.fits_of(self.past(1))[1:])
+
+    @property
     def sampled(self) -> int:
-        """Completions that the engine samples for a prompt at a time: in twos."""
-        return 2 * math.ceil(self.num_generations / 2)
+        """Completions of a prompt that the engine samples at a time; vLLM does so in twos."""
+        return 2 * math.ceil(self.num_generations / 2) if self.use_vllm else self.num_generations
 
     @property
     def completions(self) -> int:
-        """Completions of a prompt that take part, with Nash-MD's opponents."""
-        return self.num_generations * (2 if self.algorithm == "nash-md" else 1)
+        """Completions of a prompt that take part in a round, with opponents that are not trained on."""
+        return self.samplings * self.num_generations * (2 if self.algorithm in PLAYED else 1)
 
     @property
     def generated(self) -> int:
         """Completions of a prompt that are sampled in a round."""
-        if self.algorithm != "nash-md":
-            return self.sampled
+        if self.algorithm not in PLAYED:
+            return self.samplings * self.sampled
         return self.sampled + (self.num_generations if self.plays_mixture else self.sampled)
 
     @property
     def judged_pairs(self) -> int:
         """Pairs of a prompt that a judge sees."""
         count = self.num_generations
-        if self.algorithm == "nash-md":
+        if self.algorithm in PLAYED:
             return count * count
         if self.pair_selection == "iid":
             return count // 2
@@ -133,38 +185,48 @@ class Run:
     @property
     def judge_calls(self) -> int:
         """Questions to the judge for one prompt, before its cache."""
-        return self.completions if self.judge in SCORERS else self.judged_pairs * self.judge_orders
+        return self.completions if self.judge in SCORERS else self.samplings * self.judged_pairs * self.judge_orders
 
     # ---- Frozen policies ----
 
     def kept(self) -> int:
         """The largest number of copies of the trained weights that are kept on the CPU."""
         initial = 0 if self.use_peft else 1  # adapters off is the initial policy
-        if self.algorithm == "comal":
-            return initial + (self.rounds > self.reference_rounds)
-        if self.algorithm == "onpo":
-            past = min(self.rounds, self.anchor_history) if self.fits == "one" else 1
-            return initial + past
-        return initial + (self.algorithm == "nash-md" and self.opponent == "ema")
+        average = AVERAGE in named(self.fits_of(self.past(0)))
+        return initial + average + max(self._kept_in(index) for index in range(self.rounds))
 
-    def scorings(self, index: int) -> int:
-        """Passes over the rows of round `index`, counted from 0, that score them under a policy."""
-        live_and_initial = 2
-        if self.algorithm == "comal":
-            return live_and_initial + (index >= self.reference_rounds)
-        if self.is_onpo("one"):
-            return live_and_initial + min(index, self.anchor_history - 1)
-        if self.is_onpo("two"):
-            return live_and_initial + (index > 0) + 1  # and once more between the fits
-        return live_and_initial
+    def _kept_in(self, index: int) -> int:
+        past = self.past(index)
+        fits = range(len(self.fits_of(past)))
+        return max(len(needed(self.fits_of, past, number) - {INITIAL, START, AVERAGE}) for number in fits)
+
+    def scorings(self, index: int) -> float:
+        """
+        Passes over the rows of round `index`, counted from 0, that score them under a policy. That of the policy
+        itself leaves out what comes before the first optimizer step, that for a metric is of a few rows.
+        """
+        past, total = self.past(index), 0.0
+        first = min(self.gradient_accumulation_steps, self.steps_per_generation)
+        for number, fit in enumerate(self.fits_of(past)):
+            live = _as_kept(Policy(index, number))
+            centre = {_as_kept(policy) for policy, weight in fit.centre.items() if weight}
+            total += len(centre - {live}) + (live in centre) * (1 - first / self.steps_per_generation)
+            own = number == 0 and (self.algorithm in PLAYED or not self.plays_mixture)
+            if own and INITIAL not in centre | {live}:
+                total += min(first, math.ceil(KL_SAMPLE / self.rows)) / self.steps_per_generation
+        return total
 
     @property
-    def all_scorings(self) -> int:
+    def all_scorings(self) -> float:
         return sum(self.scorings(index) for index in range(self.rounds))
 
 
+def _as_kept(policy: Policy) -> Policy:
+    return INITIAL if policy == START else policy
+
+
 def tournament_games(count: int) -> int:
-    """Comparisons of `trainers.tournament`: all play once, winners on for the best, losers for the worst, a final."""
+    """Comparisons of `rounds.tournament`: all play once, winners on for the best, losers for the worst, a final."""
     games, winners, losers = count // 2, count - count // 2, count // 2
     while winners > 1 or losers > 1:
         games += winners // 2 + losers // 2
