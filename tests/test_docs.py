@@ -9,7 +9,8 @@ What the README and `docs/` say of the code is held against the code.
 - Shell and YAML blocks go through the command line's own parser, up to the launch.
 - In a table with a column `code`, every name in that column exists. `objectives.pair_loss` is short for
   `trl_nash.objectives.pair_loss`, and `=...` behind a name is a value.
-- In a table with the columns `option` and `default`, the defaults are those of the page's config.
+- In a table with the columns `option` and `default`, the defaults are those of the page's config, or of the one that
+  an option names (`NashProxConfig.beta`).
 """
 
 import ast
@@ -37,14 +38,22 @@ from trl_nash.cli.options import ALGORITHMS
 
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "trl_nash"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *DOCS]}
 COMMANDS = [*ALGORITHMS, "demo", "simulate", "judge", "plan", "env"]
 CONFIGS = {
     "docs/comal.md": "COMALConfig",
+    "docs/egpo.md": "EGPOConfig",
+    "docs/inpo.md": "INPOConfig",
     "docs/iterative_ipo.md": "PairConfig",
+    "docs/mnpo.md": "MNPOConfig",
+    "docs/mpo.md": "MPOConfig",
     "docs/nash_md.md": "NashMDConfig",
+    "docs/nash_mirror_prox.md": "NashMirrorProxConfig",
+    "docs/online_ipo.md": "OnlineIPOConfig",
     "docs/onpo.md": "ONPOConfig",
+    "docs/sppo.md": "SPPOConfig",
 }
 
 
@@ -173,20 +182,22 @@ def test_algorithm_pages(page, name, tmp_path):
     assert [part for part in parts if part not in headings] == []
     assert any(heading.startswith("Settings of the paper") for heading in headings)
 
-    config = getattr(trl_nash, name)(output_dir=str(tmp_path), bf16=False, use_cpu=True)
     rows = [row for table in tables(PAGES[page]) if {"option", "default"} <= set(table[0]) for row in table]
     assert rows
     for row in rows:
         (option,), default = quoted(row["option"]), row["default"].strip('`"')
-        actual = getattr(config, option)
+        owner, _, field = option.rpartition(".")
+        config = getattr(trl_nash, owner or name)(output_dir=str(tmp_path), bf16=False, use_cpu=True)
+        actual = getattr(config, field)
         expected = default if isinstance(actual, str) else pytest.approx(float(Fraction(default)))
         assert actual == expected, f"{page}: {option}"
 
 
 def test_metrics_page_lists_every_metric():
-    source = "".join(file.read_text() for file in (ROOT / "trl_nash/trainers").glob("*.py"))
+    source = "".join(file.read_text() for part in ("trainers", "generation") for file in PACKAGE.glob(f"{part}/*.py"))
     logged = set(re.findall(r'"((?:judge|fit|policy|completions|prompts)/[a-z0-9_]+)"', source))
     logged |= {f"{name}/<reason>" for name in re.findall(r'f"([a-z/_]+)/\{reason', source)}
+    logged |= {f"{name}_se" for name in logged if name.startswith("policy/kl_")}  # `Metrics.sample` adds these
     logged |= {f"time/{phase}" for phase in re.findall(r'phase\("(\w+)"\)', source)} | {"round"}
     rows = [row for table in tables(PAGES["docs/metrics.md"]) for row in table]
     listed = {name.removeprefix("eval_") for row in rows for name in quoted(row["metric"])}

@@ -163,8 +163,8 @@ class NashConfig(OnlineDPOConfig):
         check_range("beta", self.beta, 0.0)
         if not self.regularized and any(_as_list(self.beta)):
             raise ValueError(
-                f"`beta={self.beta}` has no meaning in {type(self).__name__}: the method solves the original game and "
-                "has no KL coefficient. Leave it out; COMALConfig and NashMDConfig have one."
+                f"`beta={self.beta}` has no meaning in {type(self).__name__}: the method has no KL coefficient. Leave "
+                "it out; COMALConfig and NashMDConfig have one."
             )
         if self.max_new_tokens >= self.max_length:
             raise ValueError(

@@ -16,10 +16,10 @@ class EGPOConfig(PairConfig):
     Options of [`EGPOTrainer`].
 
     Parameters:
-        step_size (`float` or `list[float]`, *optional*, defaults to `10.0`):
-            η, indexed by round.
-        beta (`float` or `list[float]`, *optional*, defaults to `1/30`):
-            τ of the regularised game, indexed by epoch. `step_size * beta` must not exceed 1.
+        step_size (`float` or `list[float]`, *optional*, defaults to `1.0`):
+            η, indexed by round. Exact fits spiral out from a step of about 1/κ on (docs/games.md).
+        beta (`float` or `list[float]`, *optional*, defaults to `0.1`):
+            τ of the regularised game, indexed by epoch: the released code's. `step_size * beta` must not exceed 1.
 
     The other parameters are those of [`PairConfig`]. A round samples its prompts twice.
     """
@@ -27,10 +27,10 @@ class EGPOConfig(PairConfig):
     regularized = True
 
     step_size: list[float] = field(
-        default_factory=lambda: [10.0], metadata={"help": "Step that multiplies the win rate, indexed by round."}
+        default_factory=lambda: [1.0], metadata={"help": "Step that multiplies the win rate, indexed by round."}
     )
     beta: list[float] = field(
-        default_factory=lambda: [1 / 30],
+        default_factory=lambda: [0.1],
         metadata={"help": "KL coefficient of the regularised game, indexed by epoch."},
     )
 
@@ -42,11 +42,11 @@ class EGPOTrainer(NashTrainer):
     r"""
     Trainer for EGPO, extragradient preference optimization ([2503.08942](https://huggingface.co/papers/2503.08942)).
 
-    With ρ = η τ, a round fits twice around the same centre, each time to pairs of its own:
+    With ρ = η τ, a round fits twice around the same centre, each time to pairs that it samples anew:
 
     `π_{t+½} ∝ ref^ρ π_t^{1-ρ} exp(η P(· ≻ π_t))`    and    `π_{t+1} ∝ ref^ρ π_t^{1-ρ} exp(η P(· ≻ π_{t+½}))`.
 
-    The last iterate converges linearly to the equilibrium of the game regularised around the initial policy.
+    The last iterate converges linearly to the equilibrium of the game regularised around `ref`, the initial policy.
 
     Takes the arguments of [`NashTrainer`].
     """

@@ -13,7 +13,7 @@ from .config import PairConfig
 @dataclass
 class INPOConfig(PairConfig):
     r"""
-    Options of [`INPOTrainer`]. The defaults are the paper's, but for the labels, which are soft.
+    Options of [`INPOTrainer`]. The defaults are the paper's, but for labels, which are soft, and pairs, which are all.
 
     Parameters:
         step_size (`float` or `list[float]`, *optional*, defaults to `200.0`):
@@ -21,7 +21,7 @@ class INPOConfig(PairConfig):
         beta (`float` or `list[float]`, *optional*, defaults to `0.005 / 3`):
             τ of the regularised game, indexed by epoch. `step_size * beta` = ρ = 1/3 is the paper's ratio.
         num_generations (`int`, *optional*, defaults to `8`):
-            Completions per prompt, of which the paper trains on the best and the worst
+            Completions per prompt. The paper trains on the best against the worst of them
             (`pair_selection="tournament"`).
 
     The other parameters are those of [`PairConfig`].

@@ -16,12 +16,12 @@ class MPOConfig(PairConfig):
     Options of [`MPOTrainer`].
 
     Parameters:
-        step_size (`float` or `list[float]`, *optional*, defaults to `10.0`):
+        step_size (`float` or `list[float]`, *optional*, defaults to `2.0`):
             η, indexed by round.
-        beta (`float` or `list[float]`, *optional*, defaults to `1/30`):
+        beta (`float` or `list[float]`, *optional*, defaults to `0.1`):
             τ, the pull of the magnet, indexed by epoch.
-        reference_rounds (`int`, *optional*, defaults to `6`):
-            T_k, rounds after which the magnet becomes the current policy.
+        reference_rounds (`int`, *optional*, defaults to `10`):
+            T_k, rounds after which the magnet becomes the current policy. 2/ρ is a good one.
 
     The other parameters are those of [`PairConfig`].
     """
@@ -30,14 +30,14 @@ class MPOConfig(PairConfig):
     limits_rho = False  # the KL to the magnet is not linearised
 
     step_size: list[float] = field(
-        default_factory=lambda: [10.0], metadata={"help": "Step that multiplies the win rate, indexed by round."}
+        default_factory=lambda: [2.0], metadata={"help": "Step that multiplies the win rate, indexed by round."}
     )
     beta: list[float] = field(
-        default_factory=lambda: [1 / 30],
+        default_factory=lambda: [0.1],
         metadata={"help": "KL coefficient of the regularised game, indexed by epoch."},
     )
     reference_rounds: int = field(
-        default=6, metadata={"help": "Rounds after which the magnet moves to the current policy."}
+        default=10, metadata={"help": "Rounds after which the magnet moves to the current policy."}
     )
 
     def __post_init__(self):

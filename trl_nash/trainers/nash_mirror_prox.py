@@ -41,9 +41,9 @@ class NashMirrorProxConfig(PairConfig):
 
 class NashMirrorProxTrainer(NashTrainer):
     r"""
-    Trainer for Nash mirror prox ([2505.19731](https://huggingface.co/papers/2505.19731)).
+    Trainer for Nash mirror prox ([2505.19731](https://huggingface.co/papers/2505.19731), version 1).
 
-    With ρ = η τ, a round fits twice around the same centre, each time to pairs of its own:
+    With ρ = η τ, a round fits twice around the same centre, each time to pairs that it samples anew:
 
     `π_{t+½} ∝ (ref^ρ π_t exp(η P(· ≻ π_t)))^{1/(1+ρ)}`    and
     `π_{t+1} ∝ (ref^ρ π_t exp(η P(· ≻ π_{t+½})))^{1/(1+ρ)}`.
@@ -62,7 +62,7 @@ class NashMirrorProxTrainer(NashTrainer):
         "citation": """\
 @article{tiapkin2025accelerating,
     title  = {{Accelerating Nash Learning from Human Feedback via Mirror Prox}},
-    author = {Daniil Tiapkin and Daniele Calandriello and Denis Belomestny and Eric Moulines and Alexey Naumov and
+    author = {Daniil Tiapkin and Daniele Calandriello and Denis Belomestny and {\\'E}ric Moulines and Alexey Naumov and
               Kashif Rasul and Michal Valko and Pierre M{\\'e}nard},
     year   = 2025,
     eprint = {arXiv:2505.19731}

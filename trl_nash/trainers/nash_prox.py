@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from ..algorithms import Fit, Past, regularized_response
 from .config import NashConfig, check_on_policy, check_range
 from .nash_md import NashMDTrainer
-from .nash_mirror_prox import NashMirrorProxTrainer
 
 
 @dataclass
@@ -44,8 +43,8 @@ class NashProxConfig(NashConfig):
 
 class NashProxTrainer(NashMDTrainer):
     r"""
-    Trainer for Nash Prox, the form of Nash mirror prox for parametrised policies
-    ([2505.19731](https://huggingface.co/papers/2505.19731)).
+    Trainer for Nash Prox ([2505.19731](https://huggingface.co/papers/2505.19731), version 2): a policy gradient in
+    self-play within a proximal point method.
 
     `y` and `y'` are both sampled from `π_θ`, and the policy follows [`NashMDTrainer`]'s gradient,
 
@@ -58,5 +57,17 @@ class NashProxTrainer(NashMDTrainer):
 
     _tag_names = ["trl", "trl-nash", "nash-prox"]
     _name = "Nash Prox"
-    _paper = NashMirrorProxTrainer._paper
+    _paper = {
+        "title": "Proximal Point Nash Learning from Human Feedback",
+        "id": "2505.19731",
+        "citation": """\
+@inproceedings{tiapkin2026proximal,
+    title     = {{Proximal Point Nash Learning from Human Feedback}},
+    author    = {Daniil Tiapkin and Daniele Calandriello and Denis Belomestny and {\\'E}ric Moulines and Alexey Naumov
+                 and Kashif Rasul and Michal Valko and Pierre M{\\'e}nard},
+    year      = 2026,
+    booktitle = {Conference on Learning Theory},
+    eprint    = {arXiv:2505.19731}
+}""",
+    }
     config_class = NashProxConfig

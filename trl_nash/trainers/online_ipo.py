@@ -13,20 +13,20 @@ from .config import PairConfig, check_range, collapse, scheduled
 @dataclass
 class OnlineIPOConfig(PairConfig):
     r"""
-    Options of [`OnlineIPOTrainer`].
+    Options of [`OnlineIPOTrainer`]. The defaults are the paper's best.
 
     Parameters:
-        step_size (`float` or `list[float]`, *optional*, defaults to `10.0`):
+        step_size (`float` or `list[float]`, *optional*, defaults to `1.0`):
             η = 1/τ, indexed by round: the inverse of IPO's `tau`.
         mixture_coef (`float` or `list[float]`, *optional*, defaults to `0.0`):
             Weight of the reference in the policy `π^{1-c} ref^c` that the pairs are sampled from, indexed by epoch. 0
-            is online IPO; IPO-MD has more.
+            is online IPO; the paper's IPO-MD has 0.125.
 
-    The other parameters are those of [`PairConfig`].
+    The other parameters are those of [`PairConfig`]. The default round is one optimizer step: keep it short.
     """
 
     step_size: list[float] = field(
-        default_factory=lambda: [10.0],
+        default_factory=lambda: [1.0],
         metadata={"help": "Step that multiplies the win rate (1 / IPO's tau), indexed by round."},
     )
     mixture_coef: list[float] = field(
@@ -43,7 +43,8 @@ class OnlineIPOConfig(PairConfig):
 
     def fits_of(self, past: Past) -> list[Fit]:
         step_size, mixture_coef = self.step_size_of(past), scheduled(self.mixture_coef, past.epoch)
-        return regularized_response(past, beta=1 / step_size, mixture_coef=mixture_coef)
+        beta = 1 / step_size if step_size else float("inf")
+        return regularized_response(past, beta=beta, mixture_coef=mixture_coef)
 
 
 class OnlineIPOTrainer(NashTrainer):
@@ -54,8 +55,9 @@ class OnlineIPOTrainer(NashTrainer):
 
     `E ( log π(y)/π(y') - log ref(y)/ref(y') - (P(y ≻ y') - ½)/τ )²`,
 
-    over pairs that are sampled anew from `π^{1-c} ref^c` (per token, no gradient). In expectation it is the gradient
-    of [`NashMDTrainer`]'s self-play at c = 0, whose fixed point is the equilibrium regularised with τ.
+    over pairs that are sampled anew from `π^{1-c} ref^c` (per token, no gradient). At c = 0 it is in expectation the
+    gradient of [`NashMDTrainer`]'s self-play, whose fixed point is the equilibrium regularised with τ; at c > 0 the
+    mixture is the equilibrium regularised with τ/(1-c).
 
     Takes the arguments of [`NashTrainer`].
     """

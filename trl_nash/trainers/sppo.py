@@ -16,7 +16,7 @@ from .config import PairConfig
 @dataclass
 class SPPOConfig(PairConfig):
     r"""
-    Options of [`SPPOTrainer`]. The defaults are the paper's.
+    Options of [`SPPOTrainer`]. The defaults are the paper's; all K completions are trained on.
 
     Parameters:
         step_size (`float` or `list[float]`, *optional*, defaults to `1000.0`):
