@@ -17,22 +17,23 @@ import os
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from measuring import fill, machine
 from scipy.special import log_softmax
+from scipy.stats import t as student
 
 from trl_nash.algorithms import Method, Past, inpo, mnpo, onpo
-from trl_nash.games import GameCallback, LanguageGame, MatrixGame, SampledPairs, load_game, nash_equilibrium
-from trl_nash.games import play, rotation_rate
+from trl_nash.games import MatrixGame, SampledPairs, load_game, nash_equilibrium, rotation_rate
 
 
 RESULTS = Path(__file__).parent / "results" / "onpo_noise.json"
 GIVEN, PROPOSED = "step 2, 5 policies", "step 1.5, 8 policies"
 PAIRS, ROUNDS, LONG = 512, 80, 300
 GOAL = 0.06
-RARE = 0.1  # of 512 pairs a tenth has the answer: below that, chance can lose it
+RARE = 0.1  # at the equilibrium; on its way there a policy gives such answers less, and chance can lose them
 KINDS = ("last", "average")
 TUNED, START = "comal-cycle", (0.2, 0.5, 0.3)
 NAMED = ("rock-paper-scissors", "raters", "dice", "weak-edge", "condorcet", "five-cycle .9", "five-cycle .7")
@@ -40,44 +41,19 @@ RANDOM = (*(f"random:4:{seed}" for seed in range(10)), *(f"random:5:{seed}" for 
 DAMPED = [0.2 * 0.8**age for age in range(15)] + [0.8**15]  # optimism of four steps for one that is kept
 HALVING = [2 - 1.5 * t / (ROUNDS - 1) for t in range(ROUNDS)]
 
-
-def steps(past: Past) -> float:
-    return HALVING[min(past.round, ROUNDS - 1)]
-
-
 SETTINGS: dict[str, tuple[Method, int | None]] = {  # with the rounds after which the reference moves
     GIVEN: (partial(onpo, step_size=2.0, anchor_history=5), None),
     "step 2, 3 policies": (partial(onpo, step_size=2.0, anchor_history=3), None),
     "step 2, all policies": (partial(onpo, step_size=2.0), None),
     PROPOSED: (partial(onpo, step_size=1.5, anchor_history=8), None),
     "step 1, 8 policies": (partial(onpo, step_size=1.0, anchor_history=8), None),
-    "step 2 falling to 1/2, 8 policies": (lambda past: onpo(past, step_size=steps(past), anchor_history=8), None),
+    "step 2 falling to 1/2, 8 policies": (
+        lambda past: onpo(past, step_size=HALVING[min(past.round, ROUNDS - 1)], anchor_history=8),
+        None,
+    ),
     "kept step .6, optimism 2.4": (partial(mnpo, step_size=3.0, beta=0.0, history_weights=DAMPED), None),
     "COMAL": (partial(inpo, step_size=2.0, beta=1 / 6), 6),
 }
-
-CONSTANT = {"num_generations": 2, "lr_scheduler_type": "constant", "learning_rate": 3e-3}
-STEP_2 = {**CONSTANT, "step_size": 2.0, "anchor_history": 5}
-TWICE = {"max_steps": 2 * 20 * ROUNDS}  # 40 optimizer steps a round
-# Algorithm, options and optimizer steps a round.
-LANGUAGE_SETTINGS = {
-    GIVEN: ("onpo", STEP_2, 20),
-    PROPOSED: ("onpo", {**STEP_2, "step_size": 1.5, "anchor_history": 8}, 20),
-    "step 2 falling to 1/2": ("onpo", {**STEP_2, "step_size": HALVING}, 20),
-    "twice the passes": ("onpo", {**STEP_2, **TWICE, "num_iterations": 10}, 40),
-    "two fits": ("onpo", {**CONSTANT, **TWICE, "step_size": 2.0, "fits": "two"}, 40),
-    "learning rate falling to 0": ("onpo", {**STEP_2, "lr_scheduler_type": "linear"}, 20),
-    "COMAL": ("comal", CONSTANT, 20),
-}
-LANGUAGE_CASES = (
-    "LoRA",
-    "two tokens",
-    "two games",
-    "rock-paper-scissors",
-    "five-cycle .9",
-    "random:4:1",
-    "random:5:3",
-)
 
 
 def build_game(name: str) -> MatrixGame:
@@ -132,9 +108,9 @@ def tail_gaps(game: MatrixGame, logs: np.ndarray) -> dict[str, float]:
 
 
 def summary(gaps: list[float]) -> dict[str, float]:
-    """Mean with its 95 % interval (normal), extremes and the share of runs within the goal."""
+    """Mean with its 95 % interval (Student's), extremes, and the share of runs within the goal."""
     values = np.array(gaps)
-    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     found = {"mean": values.mean(), "low": values.mean() - half, "high": values.mean() + half}
     found |= {"smallest": values.min(), "largest": values.max(), "within": (values <= GOAL).mean()}
     return {"n": len(values), **{key: round(float(value), 5) for key, value in found.items()}}
@@ -193,115 +169,53 @@ def theory_rows(seeds: int) -> Iterator[dict]:
         }
 
 
-class AverageOfWeights:
-    """The gap of the model whose weights are the average of those after rounds 1 to t, round t with the weight t."""
-
-    def __init__(self, every: int):
-        self.every, self.weights, self.gaps, self.last = every, {}, [], []
-
-    def __call__(self, watch: GameCallback) -> None:
-        if (len(watch.gaps) - 1) % self.every or len(watch.gaps) == 1:
-            return
-        self.last.append(watch.gaps[-1])
-        live = {name: p for name, p in watch.trainer.model.named_parameters() if p.requires_grad}
-        for name, parameter in live.items():
-            average = self.weights.setdefault(name, parameter.detach().clone())
-            average.lerp_(parameter.detach(), 2 / (len(self.last) + 1))
-        kept = {name: parameter.detach().clone() for name, parameter in live.items()}
-        copy(self.weights, live)
-        self.gaps.append(watch.game.duality_gap(watch.game.policies(watch.trainer.model)))
-        copy(kept, live)
+def theory_table(rows: list[dict]) -> str:
+    lines = ["| step | ηκ | last: predicted | met | average: predicted | met |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = [f"{row[f'{kind}_predicted']:.4f} | {spread(row[kind])}" for kind in KINDS]
+        lines.append(f"| {row['step']:g} | {row['turn']:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def copy(source: dict, target: dict) -> None:
-    for name, parameter in target.items():
-        parameter.data.copy_(source[name])
-
-
-def language_case(name: str) -> tuple[LanguageGame, np.ndarray | dict, dict]:
-    """Game, start and further arguments of `play`."""
-    if name == "LoRA":
-        from peft import LoraConfig
-
-        lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-        return LanguageGame(load_game(TUNED)), np.array(START), {"peft_config": lora, "learning_rate": 1e-2}
-    if name == "two tokens":
-        return LanguageGame(load_game(TUNED), tokens_per_answer=2), np.array(START), {}
-    if name == "two games":
-        first, second = load_game(TUNED), build_game("random:4:1")
-        starts = {"choose one": np.array(START), "choose two": build_start("random:4:1", second)}
-        return LanguageGame({"choose one": first, "choose two": second}), starts, {}
-    game = build_game(name)
-    return LanguageGame(game), build_start(name, game), {}
-
-
-def language_rows(seeds: int) -> Iterator[dict]:
-    """One row for each case and setting that trainers play."""
-    import torch
-
-    torch.set_num_threads(1)
-    cells = [(TUNED, setting) for setting in LANGUAGE_SETTINGS] + [(case, PROPOSED) for case in LANGUAGE_CASES]
-    for name, setting in cells:
-        algorithm, options, steps_per_round = LANGUAGE_SETTINGS[setting]
-        last, averaged = [], []
-        for seed in range(seeds):
-            game, start, further = language_case(name)
-            average = AverageOfWeights(steps_per_round // 20)
-            play(game, algorithm, start=start, seed=seed, rounds=ROUNDS, on_reading=average, **{**options, **further})
-            last.append(float(np.mean(average.last[-(ROUNDS // 5) :])))
-            averaged.append(float(np.mean(average.gaps[-(ROUNDS // 5) :])))
-        yield {
-            "game": name,
-            "setting": setting,
-            "tuned": name == TUNED,
-            "last": {**summary(last), "runs": [round(gap, 5) for gap in last]},
-            "average": {**summary(averaged), "runs": [round(gap, 5) for gap in averaged]},
-        }
+def spread(found: dict) -> str:
+    return f"{found['mean']:.4f} ± {found['high'] - found['mean']:.4f}"
 
 
 def language_table(rows: list[dict]) -> str:
     """Mean, smallest and largest of the seeds."""
-    lines = ["| game | setting | n | last policy | average of weights |", "|---|---|---|---|---|"]
+    lines = ["| game | setting | last policy | average of weights |", "|---|---|---|---|"]
     for row in rows:
         cells = [
-            f"{row[kind]['mean']:.3f} ({min(row[kind]['runs']):.3f} to {max(row[kind]['runs']):.3f})" for kind in KINDS
+            f"{gaps['mean']:.3f} ({gaps['smallest']:.3f} to {gaps['largest']:.3f})" for gaps in map(row.get, KINDS)
         ]
-        lines.append(f"| {row['game']} | {row['setting']} | {row['last']['n']} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {row['game']} | {row['setting']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def matrix_table(rows: list[dict]) -> str:
-    """The game that was tuned on, with 95 % intervals; of the others the mean and in how many it is within the goal."""
-    lines = [
-        "| setting | rounds | COMAL's cycle: last | average | other games: last | average | with rare answers: last | average |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    groups = (
-        lambda row: row["tuned"],
-        lambda row: not row["tuned"] and row["rarest"] >= RARE,
-        lambda row: row["rarest"] < RARE,
-    )
-    for setting in SETTINGS:
-        for rounds in (ROUNDS, LONG):
-            here = [row for row in rows if (row["setting"], row["rounds"]) == (setting, rounds)]
-            cells = []
-            for index, group in enumerate(groups):
-                for kind in KINDS:
-                    found = [row[kind] for row in here if group(row)]
-                    means = [gaps["mean"] for gaps in found]
-                    within = f"{sum(mean <= GOAL for mean in means)} of {len(means)}"
-                    half = found[0]["high"] - found[0]["mean"]
-                    cells.append(f"{np.mean(means):.3f} " + (f"({within})" if index else f"± {half:.3f}"))
-            lines.append(f"| {setting} | {rounds} | {' | '.join(cells)} |")
+    """COMAL's cycle with 95 % intervals; of the other games the mean, and on how many it is within the goal."""
+    groups = {
+        "COMAL's cycle": lambda row: row["tuned"],
+        "other games": lambda row: not row["tuned"] and row["rarest"] >= RARE,
+        "rare answers": lambda row: row["rarest"] < RARE,
+    }
+    heads = [f"{group}: {kind}" for group in groups for kind in KINDS]
+    lines = [f"| setting | rounds | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
+    for setting, rounds in product(SETTINGS, (ROUNDS, LONG)):
+        cells = []
+        for group, kind in product(groups.values(), KINDS):
+            found = [row for row in rows if (row["setting"], row["rounds"]) == (setting, rounds) and group(row)]
+            means = [row[kind]["mean"] for row in found]
+            within = f"{np.mean(means):.3f} ({sum(mean <= GOAL for mean in means)} of {len(means)})"
+            cells.append(spread(found[0][kind]) if len(found) == 1 else within)
+        lines.append(f"| {setting} | {rounds} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument(
-        "--language", type=int, default=0, help="seeds of each language model; 0 leaves them as they are"
-    )
+    parser.add_argument("--language", type=int, default=0, help="seeds of the language models")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--docs", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
@@ -311,6 +225,8 @@ def main() -> None:
     record |= {"command": "python benchmarks/onpo_noise.py", "pairs": PAIRS, "goal": GOAL, "machine": machine()}
     parts = {"theory": theory_rows, "matrix": matrix_rows} if options.seeds else {}
     if options.language:
+        from onpo_noise_language import language_rows
+
         parts["language"] = language_rows
     for part, rows in parts.items():
         began, found = time.monotonic(), []
@@ -320,8 +236,8 @@ def main() -> None:
         record[part] = {"minutes": round((time.monotonic() - began) / 60, 1), "rows": found}
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if options.docs:
-        fill(options.docs, "language noise", language_table(record["language"]["rows"]))
-        fill(options.docs, "matrix noise", matrix_table(record["matrix"]["rows"]))
+        for part, table in (("theory", theory_table), ("matrix", matrix_table), ("language", language_table)):
+            fill(options.docs, f"{part} noise", table(record[part]["rows"]))
 
 
 if __name__ == "__main__":
