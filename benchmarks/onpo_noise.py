@@ -8,7 +8,7 @@ On matrix games a fit is least squares on sampled pairs, and the game that the s
 stands beside games that they were not. With `--language` the trainers play, at a constant learning rate, and the
 average is one of weights. Every gap is exact, read from the policies.
 
-    python benchmarks/onpo_noise.py --seeds 30 --language 3 --docs docs/onpo.md
+    python benchmarks/onpo_noise.py --language 3 --docs docs/onpo.md
 """
 
 import argparse
@@ -22,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 from measuring import fill, machine
+from numpy.typing import ArrayLike
 from scipy.special import log_softmax
 from scipy.stats import t as student
 
 from trl_nash.algorithms import Method, Past, inpo, mnpo, onpo
-from trl_nash.games import MatrixGame, SampledPairs, load_game, nash_equilibrium, rotation_rate
+from trl_nash.games import MatrixGame, load_game, nash_equilibrium, rotation_rate
 
 
 RESULTS = Path(__file__).parent / "results" / "onpo_noise.json"
@@ -71,43 +72,49 @@ def build_start(name: str, game: MatrixGame) -> np.ndarray:
     return weights / weights.sum()
 
 
+def sampled_advantages(game: MatrixGame, logs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """What a fit of `SampledPairs` adds to its centre per unit of step, for S runs at once: logs of shape (S, N)."""
+    size, policies = len(game), np.exp(logs)
+    chances = (policies[:, :, None] * policies[:, None, :]).reshape(len(logs), -1)
+    counts = generator.multinomial(PAIRS, chances / chances.sum(axis=1, keepdims=True)).reshape(-1, size, size)
+    counts = counts + counts.transpose(0, 2, 1)
+    wins = (counts * game.advantage).sum(axis=2)
+    laplacians = counts.sum(axis=2)[:, :, None] * np.eye(size) - counts
+    return np.einsum("sij,sj->si", np.linalg.pinv(laplacians, hermitian=True), wins)
+
+
 def run(
-    game: MatrixGame, start: np.ndarray, method: Method, seed: int | None, reference_rounds: int | None = None
+    game: MatrixGame, start: np.ndarray, method: Method, seeds: int, reference_rounds: int | None = None
 ) -> np.ndarray:
-    """Log-policies of shape (LONG + 1, N); without a seed the fits are exact."""
-    pairs = None if seed is None else SampledPairs(game, pairs=PAIRS, seed=seed)
-    logs = [np.log(start)]
+    """Log-policies of shape (seeds, LONG + 1, N); with no seeds those of exact fits, (1, LONG + 1, N)."""
+    generator, logs = np.random.default_rng(0), [np.tile(np.log(start), (max(seeds, 1), 1))]
     for t in range(LONG):
         (fit,) = method(Past(t, reference_rounds))
         centre = sum(weight * logs[max(policy.round, 0)] for policy, weight in fit.centre.items())
-        if pairs is None:
-            logs.append(log_softmax(centre + fit.step_size * (game.advantage @ np.exp(logs[-1]))))
-        else:
-            logs.append(pairs(logs[-1])(centre, fit.step_size))
-    return np.array(logs)
+        exact = np.exp(logs[-1]) @ game.advantage.T
+        advantages = sampled_advantages(game, logs[-1], generator) if seeds else exact
+        logs.append(log_softmax(centre + fit.step_size * advantages, axis=1))
+    return np.stack(logs, axis=1)
 
 
 def averages(values: np.ndarray) -> np.ndarray:
-    """The averages so far, of shape (T, N): of rounds 1 to t, round t with the weight t."""
-    weights = np.arange(1, len(values))[:, None]
-    return (values[1:] * weights).cumsum(axis=0) / weights.cumsum(axis=0)
+    """The averages so far, of rounds 1 to t, round t with the weight t: (S, T + 1, N) to (S, T, N)."""
+    weights = np.arange(1, values.shape[1])[:, None]
+    return (values[:, 1:] * weights).cumsum(axis=1) / weights.cumsum(axis=0)
 
 
-def tail_gaps(game: MatrixGame, logs: np.ndarray) -> dict[str, float]:
-    """Mean gaps of the last 20 % of rounds: of the policies, of their averages in logs and in probabilities."""
-    policies, rounds = np.exp(logs), len(logs) - 1
+def tail_gaps(game: MatrixGame, logs: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean gaps of the last 20 % of rounds, shape (S,): of the policies, of averages in logs and in probabilities."""
+    policies, tail = np.exp(logs), (logs.shape[1] - 1) // 5
     kinds = {
-        "last": policies[1:],
-        "average": np.exp(log_softmax(averages(logs), axis=1)),
+        "last": policies,
+        "average": np.exp(log_softmax(averages(logs), axis=-1)),
         "mean": averages(policies),
     }
-    return {
-        kind: float((2 * (values[-(rounds // 5) :] @ game.advantage.T).max(axis=1)).mean())
-        for kind, values in kinds.items()
-    }
+    return {kind: 2 * (kept[:, -tail:] @ game.advantage.T).max(-1).mean(-1) for kind, kept in kinds.items()}
 
 
-def summary(gaps: list[float]) -> dict[str, float]:
+def summary(gaps: ArrayLike) -> dict[str, float]:
     """Mean with its 95 % interval (Student's), extremes, and the share of runs within the goal."""
     values = np.array(gaps)
     half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
@@ -129,24 +136,24 @@ def matrix_rows(seeds: int) -> Iterator[dict]:
             "start_gap": round(float(game.duality_gap(start)), 4),
         }
         for setting, (method, reference_rounds) in SETTINGS.items():
-            exact, *runs = (run(game, start, method, seed, reference_rounds) for seed in (None, *range(seeds)))
+            exact, sampled = (run(game, start, method, count, reference_rounds) for count in (0, seeds))
             for rounds in (ROUNDS, LONG):
-                found = [tail_gaps(game, logs[: rounds + 1]) for logs in runs]
+                found = tail_gaps(game, sampled[:, : rounds + 1])
+                limit = tail_gaps(game, exact[:, : rounds + 1])
                 yield {
                     **facts,
                     "setting": setting,
                     "rounds": rounds,
-                    "exact": tail_gaps(game, exact[: rounds + 1]),
-                    **{kind: summary([gaps[kind] for gaps in found]) for kind in found[0]},
+                    "exact": {kind: round(float(gaps[0]), 5) for kind, gaps in limit.items()},
+                    **{kind: summary(gaps) for kind, gaps in found.items()},
                 }
 
 
 def one_round_gap(game: MatrixGame, draws: int = 20_000) -> float:
     """2 E max_y of the error of the win rates against the equilibrium, fitted to the pairs of one round."""
-    pairs, log_nash = SampledPairs(game, pairs=PAIRS), np.log(nash_equilibrium(game))
-    errors = [pairs(log_nash)(np.zeros(len(game)), 1.0) for _ in range(draws)]
-    centred = np.array(errors) - np.array(errors) @ np.exp(log_nash)[:, None]
-    return float(2 * centred.max(axis=1).mean())
+    nash = nash_equilibrium(game)
+    errors = sampled_advantages(game, np.tile(np.log(nash), (draws, 1)), np.random.default_rng(0))
+    return float(2 * (errors - errors @ nash[:, None]).max(axis=1).mean())
 
 
 def theory_rows(seeds: int) -> Iterator[dict]:
@@ -157,15 +164,14 @@ def theory_rows(seeds: int) -> Iterator[dict]:
     for step in (0.5, 1.0, 1.5, 2.0, 2.4):
         turn = step * kappa
         method = partial(onpo, step_size=step)
-        found = [tail_gaps(game, run(game, nash, method, seed)) for seed in range(seeds)]
+        found = tail_gaps(game, run(game, nash, method, seeds))
         yield {
             "step": step,
             "turn": round(turn, 4),
             "one_round": round(unit, 5),
             "last_predicted": round(unit * np.sqrt((1 + 3 * turn**2) / (1 - 3 * turn**2)), 5),
             "average_predicted": round(unit * np.sqrt(4 / (3 * 0.9 * LONG)), 5),  # 0.9: the middle of the last 20 %
-            "last": summary([gaps["last"] for gaps in found]),
-            "average": summary([gaps["average"] for gaps in found]),
+            **{kind: summary(found[kind]) for kind in KINDS},
         }
 
 
@@ -214,7 +220,7 @@ def matrix_table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--language", type=int, default=0, help="seeds of the language models")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--docs", type=Path, help="page whose tables are replaced")
