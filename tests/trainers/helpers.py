@@ -150,6 +150,13 @@ def perturb(model: torch.nn.Module, scale: float = 0.1, seed: int = 1) -> None:
                 parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
 
 
+def move(trainer, scale: float = 0.1, seed: int = 1) -> None:
+    """Moves the policy as a round of training would, and counts one."""
+    trainer.policies.ensure_initial()
+    perturb(trainer.model, scale, seed)
+    trainer._micro_step += trainer.args.micro_steps_per_round
+
+
 def history(trainer, key: str) -> list[float]:
     """The values of a metric in the training log."""
     return [entry[key] for entry in trainer.state.log_history if key in entry]
@@ -179,7 +186,7 @@ def answer_with(trainer, answers: list[str], frozen: list[str] | None = None) ->
         encode = trainer._tokenizer
         texts = answers if policy is None else frozen
         rows = [encode(text, add_special_tokens=False)["input_ids"] for text in texts[:count]]
-        return [encode(trainer.render(prompt)[0], add_special_tokens=False)["input_ids"] for prompt in prompts], [
+        return [encode(trainer.sampler.render(prompt)[0], add_special_tokens=False)["input_ids"] for prompt in prompts], [
             [list(row) for row in rows] for _ in prompts
         ]
 

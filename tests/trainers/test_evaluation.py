@@ -23,7 +23,7 @@ from helpers import (
     equal,
     history,
     make_trainer,
-    perturb,
+    move,
     prompt_dataset,
     weights,
 )
@@ -62,15 +62,15 @@ def without_times(metrics: dict) -> dict:
 
 def keep_rounds(trainer) -> list:
     """From now on: (weights, samples, preference) of all that is sampled and judged."""
-    kept, sample_and_judge = [], trainer._sample_and_judge
+    kept, collect = [], trainer.collector.collect
 
-    def keep(rows):
+    def keep(rows, *args):
         state = weights(trainer.model)
-        samples, preference = sample_and_judge(rows)
-        kept.append((state, samples, preference))
-        return samples, preference
+        for judged in collect(rows, *args):
+            kept.append((state, judged.samples, judged.preference))
+            yield judged
 
-    trainer._sample_and_judge = keep
+    trainer.collector.collect = keep
     return kept
 
 
@@ -150,8 +150,8 @@ def test_metrics_of_evaluation_by_hand(algorithm, lora, tmp_path):
         algorithm, tmp_path, lora=lora, extra={"eval_dataset": rows}, per_device_eval_batch_size=2, num_generations=3
     )
     initial = copy_in_fp64(weights(trainer.model), lora)
-    trainer.evaluate()  # freezes the initial policy
-    perturb(trainer.model, 0.05)
+    trainer.evaluate()
+    move(trainer, 0.05)
     live = copy_in_fp64(weights(trainer.model), lora)
     kept = keep_rounds(trainer)
     metrics = trainer.evaluate()
@@ -201,11 +201,10 @@ def test_win_rate_against_the_reference_is_its_expectation(lora, moved, tmp_path
         return trainer.model(input_ids=prompt).logits[0, -1].double().softmax(-1)
 
     reference = distribution()
-    trainer.policies.ensure_initial()
     if moved:
-        perturb(trainer.model, 0.5, seed=2)
+        move(trainer, 0.5, seed=2)
     policy = distribution()
-    texts = [trainer.decode([token]) for token in range(len(policy))]
+    texts = [trainer.judging.decode([token]) for token in range(len(policy))]
     wins = torch.tensor([[(a > b) + 0.5 * (a == b) for b in texts] for a in texts], dtype=torch.float64)
     expected = (policy @ wins @ reference).item()
     assert abs(expected - 0.5) > 0.1 if moved else expected == pytest.approx(0.5)
@@ -489,8 +488,7 @@ def test_metrics_do_not_depend_on_padding(algorithm, tmp_path):
         trainer = make_trainer(
             algorithm, tmp_path, extra={"eval_dataset": prompt_dataset(["a", "b c", "d e f"])}, **options
         )
-        trainer.policies.ensure_initial()
-        perturb(trainer.model, 0.05)
+        move(trainer, 0.05)
         sampled = ["a b <eos>", "c <eos>", "d e f <eos>", "g <eos>", "a a <eos>", "b <eos>"]
         rows = [tokens(trainer, text) for text in sampled]
 
@@ -611,7 +609,8 @@ def test_completions_are_printed_and_kept(tmp_path, capsys, monkeypatch):
     dataset = prompt_dataset(table)
     trainer = make_trainer("ipo", tmp_path, judge=judge, dataset=dataset, log_completions=True, max_steps=1)
     answer_by_table(trainer, table)
-    trainer.decode = lambda ids, decode=trainer.decode: decode(ids).replace("f", "[bold]f")
+    decode = trainer.judging.decode
+    trainer.judging.decode = lambda ids: decode(ids).replace("f", "[bold]f")
     trainer.train()
     frame = pd.read_parquet(tmp_path / "completions" / "completions_00001.parquet").sort_values("prompt")
     assert list(frame.columns) == ["step", "prompt", "first", "second", "preference"]

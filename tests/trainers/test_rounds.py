@@ -23,8 +23,10 @@ from helpers import (
 )
 from tiny import CHAT_TEMPLATE, build_model, build_tokenizer
 from tokenizers.processors import TemplateProcessing
+from transformers import LlamaForCausalLM
 
 from trl_nash import NashTrainer, RewardJudge
+from trl_nash.algorithms import INITIAL
 from trl_nash.generation.prompts import PromptRenderer, strip_thinking
 from trl_nash.policies import FrozenPolicies
 
@@ -53,19 +55,22 @@ def recording(base):
         def __init__(self, *args, **kwargs):
             self.prompts, self.sampled, self.fitted = [], [], []
             super().__init__(*args, **kwargs)
+            collect = self.collector.collect
 
-        def _sample_and_judge(self, rows):
-            self.prompts += [row["prompt"] for row in rows]
-            return super()._sample_and_judge(rows)
+            def keep_prompts(rows, *args):
+                self.prompts += [row["prompt"] for row in rows]
+                return collect(rows, *args)
+
+            self.collector.collect = keep_prompts
 
         def sample_pairs(self, prompts):
             samples = super().sample_pairs(prompts)
             self.sampled.append((list(prompts), samples))
             return samples
 
-        def compute_loss(self, model, inputs, **kwargs):
-            self.fitted.append(inputs)
-            return super().compute_loss(model, inputs, **kwargs)
+        def objective(self, logps, batch):
+            self.fitted.append(batch)
+            return super().objective(logps, batch)
 
     return Recorder
 
@@ -95,14 +100,16 @@ class Forwards:
 @pytest.mark.parametrize("algorithm", PAIR_ALGORITHMS)
 def test_sampling_judging_and_scoring_happen_once_a_round(algorithm, lora, tmp_path):
     """
-    3 rounds of 2 micro-batches, 2 passes: the engine and the judge are called 3 times, a training step runs the
-    policy once, and every frozen policy scores a micro-batch once.
+    3 rounds of 2 micro-batches, 2 passes, a step each: the engine and the judge are called 3 times, a training step
+    runs the policy once, and every frozen policy that a centre names scores a micro-batch once.
 
-    Scored policies: `previous` and `initial` in each round; ONPO (one fit) adds previous_2 from round 2 and previous_3
-    from round 3; ONPO (two fits) adds π' from round 2 and `previous` again for the second fit; COMAL, which moves its
-    reference every 2 rounds, adds it in round 3.
+    Of the live policy the second micro-batch is scored, for the first one is fitted before it has changed; the start,
+    where only the metric asks for it, scores the first one, and nothing where it is the live policy. So by round
+    IPO has 1, then 1 + 1; ONPO (one fit) adds 2 for each policy before the live one, of which the start is one and is
+    no metric's alone; ONPO (two fits) has 1 and 1, then 2 for π' and 1 for the metric, and 1 in its second fit;
+    COMAL has 1, then 1 and 2 for the reference, then 1 and 1, as the reference has moved to the live policy.
     """
-    policies_scored = {"ipo": 2 * 3, "onpo-one": 2 + 3 + 4, "onpo-two": 2 + 3 + 3 + 3, "comal": 2 + 2 + 3}
+    scored = {"ipo": 1 + 2 + 2, "onpo-one": 1 + 3 + 5, "onpo-two": 2 + 4 + 4, "comal": 1 + 3 + 2}[algorithm]
     own = {"comal": {"reference_rounds": 2}}.get(algorithm, {})
     fits = 2 if algorithm == "onpo-two" else 1
     judge = CountingJudge()
@@ -119,23 +126,21 @@ def test_sampling_judging_and_scoring_happen_once_a_round(algorithm, lora, tmp_p
     )
     forwards = Forwards(trainer.model)
     generations = Counter()
-    engine = trainer._generate
-    trainer._generate = lambda model, prompts: (
-        generations.update(calls=1, prompts=len(prompts)) or engine(model, prompts)
-    )
+    engine = trainer.sampler._generate
+    trainer.sampler._generate = lambda model, rows: generations.update(calls=1, rows=len(rows)) or engine(model, rows)
     trainer.train()
     assert trainer.state.global_step == 3 * 2 * 2 * fits
-    assert generations == {"calls": 3, "prompts": 3 * 4}
+    assert generations == {"calls": 3, "rows": 3 * 4 * 2}
     assert [len(call["prompts"]) for call in judge.calls] == [4, 4, 4]
     assert forwards.counts["fit"] == 3 * 2 * 2 * fits
-    assert forwards.counts["score"] == 2 * policies_scored[algorithm]
+    assert forwards.counts["score"] == scored
 
 
-@pytest.mark.parametrize("algorithm, generations", [("nash-md", 1), ("nash-ema", 2)])
-def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, generations, tmp_path):
+@pytest.mark.parametrize("algorithm", ["nash-md", "nash-ema"])
+def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, tmp_path):
     """
-    A round of 2 accumulated micro-batches: one judgement, one generation of the policy and one of the opponent (the
-    mixture has its own loop), each micro-batch scored under `previous` and the reference, and fitted once.
+    A round of 2 accumulated micro-batches: one judgement, one generation of the policy and one of the opponent, each
+    micro-batch fitted once, and scored under the reference alone, which in the first round is the policy itself.
     """
     judge = CountingJudge()
     trainer = make_trainer(
@@ -147,15 +152,15 @@ def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, generations, 
         max_steps=3,
     )
     forwards = Forwards(trainer.model)
-    calls = Counter()
-    engine = trainer._generate
-    trainer._generate = lambda model, prompts: calls.update(calls=1) or engine(model, prompts)
+    generated = []
+    engine = trainer.sampler._generate
+    trainer.sampler._generate = lambda model, rows, *mixing: generated.append(len(rows)) or engine(model, rows, *mixing)
     trainer.train()
-    assert calls["calls"] == 3 * generations
+    assert generated == [4 * 2] * 3 * 2
     asked = [len(call["prompts"]) for call in judge.calls]
     assert len(asked) == 3 and max(asked) == 4 * 2 * 2  # 2 x 2 cross pairs of 4 prompts, but for equal completions
     assert forwards.counts["fit"] == 3 * 2
-    assert forwards.counts["score"] == 3 * 2 * 2
+    assert forwards.counts["score"] == (3 - 1) * 2
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -191,12 +196,20 @@ def test_a_training_step_runs_only_the_policy(algorithm, tmp_path):
 
 
 def test_one_swap_a_frozen_policy_and_round(tmp_path, monkeypatch):
-    """Scoring a round of 4 micro-batches swaps the initial policy in and out once: 2 exchanges in each of 2 rounds."""
+    """
+    Scoring a round of 4 micro-batches swaps the reference in and out once: 2 exchanges in each round but the first, in
+    which it is the live policy.
+    """
     exchanges = []
     exchange = FrozenPolicies._exchange
-    monkeypatch.setattr(FrozenPolicies, "_exchange", lambda self, name: exchanges.append(name) or exchange(self, name))
-    make_trainer("ipo", tmp_path, steps_per_generation=4, max_steps=8).train()
-    assert exchanges == ["initial"] * 4
+
+    def keep_name(self, frozen):
+        exchanges.append(next(policy for policy in self if self._weights[policy] is frozen))
+        exchange(self, frozen)
+
+    monkeypatch.setattr(FrozenPolicies, "_exchange", keep_name)
+    make_trainer("comal", tmp_path, steps_per_generation=4, max_steps=12).train()
+    assert exchanges == [INITIAL] * 4
 
 
 # ---- Micro-steps, passes, steps and epochs ----
@@ -391,7 +404,7 @@ def test_a_train_dataloader_of_ones_own(tmp_path):
     trainer.train()
     assert trainer.state.global_step == 2 and trainer.prompts == PROMPTS[:4]
     trainer.size = 2
-    with pytest.raises(ValueError, match="yields 2 rows .* where a list of 4 is needed"):
+    with pytest.raises(ValueError, match="yields 2 rows .* a list of 4 is needed"):
         trainer.train()
 
 
@@ -561,7 +574,7 @@ def test_judges_see_no_thinking_if_told_so(strip, tmp_path, monkeypatch):
     """`strip_thinking` changes what the judge sees, and not the tokens that are trained on."""
     tokenizer = build_tokenizer(words=["a", "b", "c", "d", "<think>", "</think>"])
     answers = [f"<think> b </think> {last}" for last in "cd"]
-    patch_engine(monkeypatch, lambda prompt, s: tokenizer(answers[s] + " <eos>")["input_ids"])
+    patch_engine(monkeypatch, tokenizer, lambda prompt, s: tokenizer(answers[s] + " <eos>")["input_ids"])
     judge = CountingJudge()
     trainer = record(
         "ipo",
@@ -580,23 +593,22 @@ def test_judges_see_no_thinking_if_told_so(strip, tmp_path, monkeypatch):
 # ---- Which completion belongs to which prompt ----
 
 
-def patch_engine(monkeypatch, tokens):
-    """The engine answers sample s of prompt text p with `tokens(p, s)`; rows come as OnlineDPOTrainer returns them."""
+def patch_engine(monkeypatch, tokenizer, tokens):
+    """transformers' `generate` answers its row number s of prompt text p with `tokens(p, s)`, padded on the right."""
 
-    def generate(self, model, prompts, images=None):
-        encoded = self.processing_class(
-            text=prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-        )
+    def generate(self, input_ids, attention_mask, generation_config, logits_processor):
         samples, count = [], Counter()
-        for _ in range(2):
-            for prompt in prompts:
-                samples.append(torch.tensor(tokens(prompt, count[prompt])))
-                count[prompt] += 1
-        completions = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True, padding_value=0)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(s) for s in samples], batch_first=True)
-        return encoded["input_ids"].repeat(2, 1), encoded["attention_mask"].repeat(2, 1), completions, mask, None
+        for ids, mask in zip(input_ids, attention_mask.bool(), strict=True):
+            assert mask.sort().values.equal(mask)  # padded on the left
+            prompt = tokenizer.decode(ids[mask])
+            samples.append(torch.tensor(tokens(prompt, count[prompt])))
+            count[prompt] += 1
+        completions = torch.nn.utils.rnn.pad_sequence(
+            samples, batch_first=True, padding_value=generation_config.pad_token_id
+        )
+        return torch.cat([input_ids, completions], dim=1)
 
-    monkeypatch.setattr(NashTrainer, "_generate", generate)
+    monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 6])
@@ -609,7 +621,9 @@ def test_every_completion_goes_to_its_prompt(count, chunk, tmp_path, monkeypatch
     numbers = ["one", "two", "three", "yes", "no", "user"]
     tokenizer = build_tokenizer()
     patch_engine(
-        monkeypatch, lambda prompt, s: tokenizer.convert_tokens_to_ids([prompt.split()[-1], numbers[s], "<eos>"])
+        monkeypatch,
+        tokenizer,
+        lambda prompt, s: tokenizer.convert_tokens_to_ids([prompt.split()[-1], numbers[s], "<eos>"]),
     )
     judge = CountingJudge()
     trainer = record(
@@ -665,25 +679,24 @@ def test_real_generation_answers_the_right_prompt(count, algorithm, tmp_path):
     )
     for prompts, samples in trainer.sampled:
         for prompt, completions in zip(prompts, samples.completion_ids, strict=True):
-            assert {trainer.decode(ids) for ids in completions} == {" ".join([prompt.split()[-1]] * 5)}
+            assert {trainer.judging.decode(ids) for ids in completions} == {" ".join([prompt.split()[-1]] * 5)}
             assert len(completions) == (2 * count if algorithm.startswith("nash") else count)
     for batch in trainer.fitted:
         for prompt, completion in zip(prompts_of(trainer, batch), completions_of(trainer, batch), strict=True):
             assert set(completion.split()) == {prompt.split()[-1]}
 
 
-@pytest.mark.parametrize("count, engine_prompts, said", [(2, 1, False), (3, 2, True), (4, 2, False), (5, 3, True)])
-def test_an_odd_number_of_completions_leaves_one_over(count, engine_prompts, said, tmp_path, caplog):
-    """The engine samples in twos, so ceil(K / 2) repeats of the prompts go in, and a surplus is said once."""
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_all_completions_are_sampled_in_one_call(count, tmp_path, caplog):
+    """K rows a prompt go to the engine at once, odd K or even: none is left over, and nothing is said of one."""
     trainer = make_trainer("ipo", tmp_path, num_generations=count, max_steps=2)
     sizes = []
-    engine = trainer._generate
-    trainer._generate = lambda model, prompts: sizes.append(len(prompts)) or engine(model, prompts)
+    engine = trainer.sampler._generate
+    trainer.sampler._generate = lambda model, rows: sizes.append(len(rows)) or engine(model, rows)
     with caplog.at_level("INFO", logger="trl_nash"):
         trainer.train()
-    assert sizes == [2 * engine_prompts] * 2
-    messages = [entry.message for entry in caplog.records if "sampled in twos" in entry.message]
-    assert len(messages) == said and all(f"of {count + 1} per prompt, {count} are used" in text for text in messages)
+    assert sizes == [2 * count] * 2
+    assert not [entry.message for entry in caplog.records if "sampled in twos" in entry.message]
 
 
 def test_the_samples_of_a_prompt_differ(tmp_path):
@@ -747,7 +760,7 @@ def test_columns_reach_reward_functions_with_their_row(conversational, tmp_path)
     assert isinstance(trainer.judge, RewardJudge)
     assert len(rows) == 4 * 3
     expected = [
-        (prompt, trainer.decode(ids), ids)
+        (prompt, trainer.judging.decode(ids), ids)
         for prompts, samples in trainer.sampled
         for prompt, completions in zip(prompts, samples.completion_ids, strict=True)
         for ids in completions

@@ -14,7 +14,8 @@ from accelerate.utils import gather_object
 from datasets import IterableDataset
 from helpers import favours_a, make_trainer, prompt_dataset, weights
 
-import trl_nash.trainers.reporting as reporting
+import trl_nash.trainers.reporter as reporter
+from trl_nash.algorithms import INITIAL
 from trl_nash.rounds.rows import count_of
 
 
@@ -63,60 +64,59 @@ def main(folder: Path) -> None:
         "start": digest(trainer.model),
         "tables": False,
     }
-    scores: dict[str, torch.Tensor] = {}
-    sample_and_judge, score_under = trainer._sample_and_judge, trainer._score_under
-    compute_loss, judge = trainer.compute_loss, trainer._judge
+    collect, verdicts, compute_loss = trainer.collector.collect, trainer.judging.verdicts, trainer.compute_loss
 
-    def keep_samples(rows):
-        samples, preference = sample_and_judge(rows)
-        count = count_of(rows)
+    def mode() -> str:
+        return "train" if trainer.model.training else "eval"
+
+    def scores(policy, batches):
+        values = trainer.scorer.under(policy, batches, is_live=policy == trainer.live)
+        return torch.cat([value.sum(-1) for value in values])
+
+    def keep_samples(rows, *args):
+        (judged,) = collect(rows, *args)
+        completions, preference, count = judged.samples.completion_ids, judged.preference, count_of(rows)
+        batches = trainer.collector.micro_batches(judged.samples, preference)
+        kl = (scores(trainer.live, batches) - scores(INITIAL, batches)).tolist()
         seen["calls"].append(len(rows))
-        seen[trainer._mode].append(
+        seen[mode()].append(
             {
                 "prompts": [row["prompt"] for row in rows[:count]],
-                "completions": [ids for group in samples.completion_ids[:count] for ids in group],
+                "completions": [ids for group in completions[:count] for ids in group],
                 "preferences": numbers(preference[:count]),
                 "uncounted": numbers(preference[count:]),
                 "losses": [],
+                "kl": kl[: 3 * count],
                 "texts": [
                     trainer._tokenizer.decode(ids, skip_special_tokens=True)
-                    for group in samples.completion_ids[:count]
+                    for group in completions[:count]
                     for ids in group
                 ],
             }
         )
-        return samples, preference
-
-    def keep_scores(name, batches):
-        values = score_under(name, batches)
-        scores[name] = torch.cat([value.sum(-1) for value in values])
-        if {"previous", "initial"} <= scores.keys():
-            part = seen[trainer._mode][-1]
-            part["kl"] = (scores["previous"] - scores["initial"]).tolist()[: len(part["completions"])]
-            scores.clear()
-        return values
+        yield judged
 
     def keep_loss(model, inputs, *args, **kwargs):
         loss = compute_loss(model, inputs, *args, **kwargs)
-        if trainer._mode == "train":
+        if mode() == "train":
             seen["losses"].append(loss.item())
         else:
             part = seen["eval"][-1]
             part["losses"] = (part["losses"] + loss[1]["losses"].tolist())[: len(part["prompts"])]
         return loss
 
-    def keep_wins(rows, completion_ids, pairs, **kwargs):
-        preference = judge(rows, completion_ids, pairs, **kwargs)
-        if pairs[0] == (0, 3):
-            seen["wins"] += numbers(preference)
-        return preference
+    def keep_wins(rows, samples, *args):
+        judged = verdicts(rows, samples, *args)
+        if samples.pairs[0] == (0, 3):
+            seen["wins"] += numbers(judged.preference)
+        return judged
 
     def keep_table(*args, **kwargs):
         seen["tables"] = True
 
-    trainer._sample_and_judge, trainer._score_under = keep_samples, keep_scores
-    trainer.compute_loss, trainer._judge = keep_loss, keep_wins
-    reporting.log_verdicts = keep_table
+    trainer.collector.collect, trainer.judging.verdicts = keep_samples, keep_wins
+    trainer.compute_loss = keep_loss
+    reporter.log_verdicts = keep_table
 
     trainer.train()
     seen["asked"] = list(ASKED)

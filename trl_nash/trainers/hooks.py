@@ -23,6 +23,7 @@ from .checkpoint_files import complete_checkpoints
 from .collector import ROUND_FOLDER
 from .keeper import FOLDER, Keeper
 from .reporter import Reporter
+from .scorer import count_first
 from .stops import Stops
 
 
@@ -284,7 +285,7 @@ class TrainerHooks(OnlineDPOTrainer):
                 batches = self.scorer.centre(
                     self.fit._replace(centre=kept), batches, self.live, len(batches), self.references
                 )
-                for batch in batches:
+                for batch in count_first(batches, count_of(judged.rows)):
                     batch = batch.to(self.accelerator.device)
                     losses.append(self.compute_loss(model, batch, return_outputs=True)[1]["losses"])
                 own += judged.samples.completion_ids

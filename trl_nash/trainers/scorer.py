@@ -151,6 +151,16 @@ class Scorer:
             return scores(model)
 
 
+def count_first(batches: list[PairBatch], count: int) -> list[PairBatch]:
+    """The micro-batches, of which metrics count the first `count` prompts alone: behind them are fillers."""
+    marked = []
+    for batch in batches:
+        counts = torch.arange(batch.input_ids.size(0)) < count * batch.num_completions
+        marked.append(replace(batch, kl_from={k: v.where(counts, torch.nan) for k, v in batch.kl_from.items()}))
+        count -= len(batch)
+    return marked
+
+
 def _some(batches: list[PairBatch]) -> list[PairBatch]:
     """As many micro-batches as hold `KL_SAMPLE` completions."""
     count = 0
