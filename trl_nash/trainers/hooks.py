@@ -208,6 +208,7 @@ class TrainerHooks(OnlineDPOTrainer):
 
     def save_stopped(self) -> str | None:
         """Saves a checkpoint of a run that stops within a round, and says so; before training there is nothing."""
+        self.sampler.release()  # shards are saved
         if self.optimizer is None:
             return None
         self._save_checkpoint(self.model_wrapped, trial=None)
