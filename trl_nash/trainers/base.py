@@ -38,8 +38,10 @@ from .prompts import PromptRenderer
 from .reporting import ReportingMixin
 from .restarts import RestartMixin
 from .round_log import RoundLog
+from .sampler_check import check_sampler
 from .sampling import EpochCounter, SamplingMixin
 from .scoring import ScoringMixin
+from .verification import verify_policy, verify_reference
 
 
 class NashTrainer(
@@ -147,10 +149,14 @@ class NashTrainer(
         if isinstance(model, str):
             model = self._load_policy(model, args)
         checks.check_model(model, ref_model, peft_config)
-        for module in filter(None, (model, ref_model)):
-            # Gives `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
+        # They give `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
+        head, *reference_heads = [
             add_fused_head(module.get_base_model() if is_peft_model(module) else module, temperature=args.temperature)
+            for module in filter(None, (model, ref_model))
+        ]
         args.accelerator_config.dispatch_batches = False  # which takes tensors, and ours are lists of rows
+        if args.use_liger_kernel:  # whose loss would take the place of our forward
+            args.liger_kernel_config = (args.liger_kernel_config or {}) | {"fused_linear_cross_entropy": False}
 
         with base_construction(args):
             super().__init__(
@@ -169,6 +175,18 @@ class NashTrainer(
         checks.check_devices(args)
         checks.check_sharding(self.accelerator, args)
         checks.check_prepared_model(self.model)
+        fresh_adapter = verify_policy(
+            self.model,
+            head,
+            self.accelerator,
+            adapted=peft_config is not None,
+            gather=args.ds3_gather_for_generation,
+        )
+        for reference_head in reference_heads:
+            verify_reference(self.ref_model, reference_head, self.accelerator)
+        with self._transformers_settings():
+            plain = self.model.get_base_model() if is_peft_model(self.model) else self.model
+            self.eos_token_ids = check_sampler(plain, self.generation_config, args)
         # Each rank samples with its own noise; the base has seeded them alike, to build the same model.
         set_seed(args.seed, device_specific=True)
 
@@ -186,11 +204,7 @@ class NashTrainer(
             live=lambda: self.model_wrapped,
             unwrapped=lambda: self.model,
             ref_model=self.ref_model,
-            # Other initialisations (PiSSA, OLoRA ...) and trained biases change the base model itself: adapters off is
-            # another policy then.
-            fresh_adapter=peft_config is not None
-            and getattr(peft_config, "init_lora_weights", True) in (True, "gaussian")
-            and getattr(peft_config, "bias", "none") == "none",
+            fresh_adapter=fresh_adapter,
         )
         self.render = PromptRenderer(self._tokenizer, args.max_length - args.max_new_tokens, args.chat_template_kwargs)
         if not self.use_vllm:
