@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, Trai
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from trl_nash import NashTrainer, PairConfig, compat
-from trl_nash.trainers.checks import _BIASED_SAMPLING, _UNUSED_OPTIONS
+from trl_nash.trainers.checks import _UNUSED_OPTIONS
 
 
 pytestmark = pytest.mark.contract
@@ -288,12 +288,6 @@ def test_config_field(name):
 def test_options_that_we_refuse_are_off_by_default(name, off, tmp_path):
     """A config that nobody touched passes: TRL's default of each refused option is the value that we call off."""
     assert getattr(OnlineDPOConfig(output_dir=str(tmp_path), **CPU), name) == off
-
-
-@pytest.mark.parametrize("name", sorted(_BIASED_SAMPLING))
-def test_sampling_is_unbiased_by_default(name, tmp_path):
-    """TRL's default of each sampling option is the neutral one, so that defaults give no warning."""
-    assert getattr(OnlineDPOConfig(output_dir=str(tmp_path), **CPU), name) in _BIASED_SAMPLING[name]
 
 
 def test_fields_given_as_json_on_the_command_line():

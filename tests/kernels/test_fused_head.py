@@ -3,6 +3,12 @@
 
 """The kernel as the head of models: whatever a model does to its logits, log-probs and gradients are those of them."""
 
+import copy
+import functools
+import inspect
+import types
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -15,10 +21,17 @@ from transformers import (
     GPT2Config,
     GPTJConfig,
     GraniteConfig,
+    HyperCLOVAXConfig,
+    Llama4TextConfig,
     LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MiniCPM3Config,
+    ModernBertDecoderConfig,
     OPTConfig,
     PhiConfig,
     Qwen2Config,
+    RecurrentGemmaConfig,
 )
 
 from trl_nash.kernels import schedule
@@ -52,6 +65,23 @@ CONFIGS = {
     "phi, bias": PhiConfig(**SMALL),
     "gpt-j, bias": GPTJConfig(**GPT, rotary_dim=4, initializer_range=0.3),
     "gpt2": GPT2Config(**GPT, initializer_range=0.3),
+    "hyperclovax, scaling that multiplies": HyperCLOVAXConfig(**SMALL, logits_scaling=2.5),
+    "minicpm3, scaled before the head": MiniCPM3Config(
+        **SMALL, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, dim_model_base=4
+    ),
+    "recurrent gemma, softcap of another name": RecurrentGemmaConfig(
+        **SMALL | {"num_hidden_layers": 3}, lru_width=16, attention_window_size=8, logits_soft_cap=3.0
+    ),
+    "modernbert decoder, a layer between trunk and head": ModernBertDecoderConfig(
+        **{name: value for name, value in SMALL.items() if name != "num_key_value_heads"}
+        | {"initializer_range": 0.02, "decoder_bias": True}
+    ),
+    "llama 4, whose base model is not its trunk": Llama4TextConfig(
+        **SMALL, head_dim=8, intermediate_size_mlp=32, num_local_experts=2
+    ),
+    "mamba, which asks for the head's dtype": MambaConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, state_size=4, initializer_range=0.3
+    ),
     "opt": OPTConfig(**SMALL, ffn_dim=32, init_std=0.3, word_embed_proj_dim=16, dropout=0.0),
 }
 
@@ -94,15 +124,90 @@ def model():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_architectures(name):
-    """Ties, biases, softcaps, and each of the names that configs have for a scale of the logits."""
+    """Ties, biases, softcaps and scales of logits by any name or none, layers before the head."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
     head = model.get_output_embeddings()
     if "bias" in name:
         with torch.no_grad():
             head.bias.normal_()
-    assert ("bias" in name) == (head.bias is not None)
+    assert ("bias" in name) <= (head.bias is not None)
     assert_same(model, model)
+
+
+class Replaced(LlamaForCausalLM):
+    """A Llama whose logits are made by `head`, a function of it and of hidden states."""
+
+    def forward(self, input_ids=None, attention_mask=None, use_cache=None, logits_to_keep=0):
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache).last_hidden_state
+        self.seen = hidden[:, -logits_to_keep:].size(1)
+        return SimpleNamespace(logits=self.make_logits(hidden[:, -logits_to_keep:]))
+
+
+@pytest.mark.parametrize(
+    "make_logits, message",
+    [
+        (lambda model, hidden: torch.exp(model.lm_head(hidden) / 9), "does more to its logits than to scale"),
+        (lambda model, hidden: model.lm_head(hidden) + 1.0, "does more to its logits than to scale"),
+        (lambda model, hidden: model.lm_head(hidden) + model.lm_head(-hidden) * 3, "calls its output layer 2 times"),
+        (lambda model, hidden: hidden @ model.lm_head.weight.T, "calls its output layer 0 times"),
+    ],
+)
+def test_a_head_that_cannot_be_fused(make_logits, message):
+    """
+    It is said what is strange; with `plain` log-probs and gradients are those of the model's own logits, and those of
+    the prompt are never made.
+    """
+    torch.manual_seed(0)
+    model = Replaced(LlamaConfig(**SMALL))
+    model.make_logits = functools.partial(make_logits, model)
+    weights = torch.arange(1.0, 9.0).view(2, 4)
+    expected = expected_logps(model, 0.7)
+    head = add_fused_head(model, temperature=0.7)
+    with pytest.raises(ValueError, match=message):
+        fused_logps(model)
+    assert "lm_head" in dict(model.named_modules())  # the stand-in has gone
+    head.plain = True
+    found = fused_logps(model)
+    assert model.seen == IDS.size(1) - 1  # the first label is that of the third token
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+    for g, e in zip(
+        torch.autograd.grad((weights * found).sum(), list(model.parameters())),
+        torch.autograd.grad((weights * expected).sum(), list(model.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(g, e, atol=1e-5, rtol=1e-4)
+
+
+def test_plain_log_probs_where_nothing_is_scored(model):
+    """A batch without completions has log-probs of 0, which can be differentiated."""
+    head = add_fused_head(model)
+    head.plain = True
+    logps = model(input_ids=IDS, labels=torch.full_like(IDS, -100), fused_lm_head=True).log_probs
+    assert logps.shape == (2, 4) and not logps.any()
+    logps.sum().backward()
+
+
+@pytest.mark.parametrize("wrapped", ["", "by accelerate's autocast", "by accelerate's hooks"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_copy_computes_with_its_own_weights(model, plain, wrapped):
+    """`copy.deepcopy` of a model with a fused head: each of the two has its own log-probs, before and after."""
+    if wrapped == "by accelerate's hooks":
+        from accelerate.hooks import ModelHook, add_hook_to_module
+
+        add_hook_to_module(model, ModelHook())
+    add_fused_head(model).plain = plain
+    if wrapped == "by accelerate's autocast":
+        autocast = torch.autocast("cpu", torch.bfloat16)
+        model.forward = types.MethodType(autocast(model.forward.__func__), model)
+    before = fused_logps(model)
+    other = copy.deepcopy(model)
+    shake(other)
+    assert torch.equal(fused_logps(model), before)
+    assert (fused_logps(other) - before).abs().max() > 0.1
+    expected = expected_logps(other, 1.0)
+    torch.testing.assert_close(fused_logps(other), expected, atol=0.1 if "autocast" in wrapped else 2e-5, rtol=0)
+    assert "input_ids" in inspect.signature(other.forward).parameters
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

@@ -154,7 +154,9 @@ def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, tmp_path):
     forwards = Forwards(trainer.model)
     generated = []
     engine = trainer.sampler._generate
-    trainer.sampler._generate = lambda model, rows, *mixing: generated.append(len(rows)) or engine(model, rows, *mixing)
+    trainer.sampler._generate = lambda model, rows, *mixing: (
+        generated.append(len(rows)) or engine(model, rows, *mixing)
+    )
     trainer.train()
     assert generated == [4 * 2] * 3 * 2
     asked = [len(call["prompts"]) for call in judge.calls]

@@ -4,18 +4,26 @@
 """
 The kernel as the head of a causal language model, with the protocol of TRL's `add_fused_lm_head`.
 
-TRL's own head would score prompts and padding on devices without Triton, and ignore an adapter on `lm_head`.
+What the kernel is to compute is measured and not believed: the model's own forward runs with a stand-in for its output
+layer, which keeps the hidden states that this would be given, and answers with a few numbers. What the model makes of
+them is what it does to logits. So there is no list of architectures, or of the names that their configs have for it.
+
+(TRL's own head would score prompts and padding on devices without Triton, and ignore an adapter on `lm_head`.)
 """
 
 import functools
+import inspect
+import math
 import types
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .logprob import LoRA, linear_logprob
@@ -23,6 +31,7 @@ from .op import gathered
 
 
 IGNORED = -100  # the label of positions that are not scored
+_PROBES = (0.0, 1.0, -3.0, 10.0, 100.0, 1e30)  # logits of the stand-in; the last one is infinite for any softcap
 
 
 @dataclass
@@ -32,7 +41,68 @@ class FusedHeadOutput(ModelOutput):
     log_probs: Tensor | None = None  # (R, T - 1) of the labels behind the first, 0 where they are -100
 
 
-def add_fused_head(model: PreTrainedModel, temperature: float = 1.0, **options: Any) -> None:
+@dataclass
+class FusedHead:
+    """
+    How `model(..., labels=labels, fused_lm_head=True)` takes its log-probs.
+
+    Args:
+        forward (`Callable`): the model's own forward, a function of the model.
+        temperature (`float`): temperature of the log-probs.
+        options (`dict`): of [`linear_logprob`].
+        plain (`bool`, *optional*, defaults to `False`):
+            Whether log-probs are taken from ordinary logits: the model's own, and more memory.
+    """
+
+    forward: Callable
+    temperature: float
+    options: dict[str, Any]
+    plain: bool = False
+    scaling: dict[str, float | None] = field(default_factory=dict)  # of the logits, known from the first call on
+
+    def log_probs(self, model: nn.Module, labels: Tensor, *args, **kwargs) -> Tensor:
+        """Log-probs of the labels behind the first, 0 where they are -100, of shape `(R, T - 1)`."""
+        return (self._from_logits if self.plain else self._from_hidden)(model, labels[:, 1:], *args, **kwargs)
+
+    def _from_logits(self, model: nn.Module, targets: Tensor, *args, **kwargs) -> Tensor:
+        wanted = targets != IGNORED
+        if "logits_to_keep" in inspect.signature(self.forward).parameters and wanted.any():
+            # The prompt's columns; the last one has no label.
+            kwargs["logits_to_keep"] = targets.size(1) + 1 - int(wanted.any(0).nonzero()[0])
+        logits = logits_of(self.forward(model, *args, **kwargs, use_cache=False))[:, :-1]
+        log_probs = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device)
+        wanted, targets = wanted.to(logits.device), targets.to(logits.device)
+        rows = (logits[wanted[:, -logits.size(1) :]].float() / self.temperature).log_softmax(-1)
+        log_probs[wanted] = rows.gather(-1, targets[wanted][:, None])[:, 0]
+        return log_probs
+
+    def _from_hidden(self, model: nn.Module, targets: Tensor, *args, **kwargs) -> Tensor:
+        # Looked up at every call: PEFT puts other modules there, and FSDP other tensors, after the layers have run.
+        head = model.get_output_embeddings()
+        with _replaced(model, head, _StandIn(head)) as stand_in:
+            answer = logits_of(self.forward(model, *args, **kwargs, use_cache=False))
+        if len(stand_in.given) != 1:
+            raise ValueError(f"The model calls its output layer {len(stand_in.given)} times.")
+        self.scaling = self.scaling or _scaling(answer.flatten(0, -2)[0].tolist())
+        hidden = stand_in.given[0]
+        weight, bias, lora = head_parts(head)
+        with gathered(weight, bias, *(lora or ())[:2]):
+            weight, bias = whole(weight), whole(bias)
+            targets = targets.to(weight.device)
+            return linear_logprob(
+                hidden[:, :-1].to(weight.device),
+                weight,
+                targets,
+                bias=bias,
+                lora=lora and LoRA(whole(lora.a), whole(lora.b), lora.scale),
+                mask=targets != IGNORED,
+                temperature=self.temperature,
+                **self.scaling,
+                **self.options,
+            )
+
+
+def add_fused_head(model: PreTrainedModel, temperature: float = 1.0, **options: Any) -> FusedHead:
     """
     Lets `model(..., labels=labels, fused_lm_head=True)` return log-probs of the labels instead of logits.
 
@@ -40,51 +110,90 @@ def add_fused_head(model: PreTrainedModel, temperature: float = 1.0, **options: 
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            A causal language model, before PEFT wraps it.
+            A causal language model, without PEFT's wrapper.
         temperature (`float`, *optional*, defaults to `1.0`):
             Temperature of the log-probs.
         options:
             Of [`linear_logprob`]: `stash_bytes`, `workspace_bytes`, `backend`.
+
+    Returns:
+        [`FusedHead`]: how the log-probs are taken.
     """
-    original = model.forward
-    config = model.config.get_text_config()
-    scaling = {"logit_scale": logit_scale(config), "softcap": getattr(config, "final_logit_softcapping", None)}
+    head = FusedHead(_unbound_forward(model), temperature, options)
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
     def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
-        if not fused_lm_head:
-            return original(*args, **kwargs) if labels is None else original(*args, labels=labels, **kwargs)
-        hidden = self.base_model(*args, **kwargs, use_cache=False).last_hidden_state[:, :-1]
-        # Looked up at every call: PEFT and FSDP put other modules and tensors there.
-        weight, bias, lora = head_parts(self.get_output_embeddings())
-        with gathered(weight, bias, *(lora or ())[:2]):
-            weight, bias = whole(weight), whole(bias)
-            targets = labels[:, 1:].to(weight.device)
-            log_probs = linear_logprob(
-                hidden.to(weight.device),
-                weight,
-                targets,
-                bias=bias,
-                lora=lora and LoRA(whole(lora.a), whole(lora.b), lora.scale),
-                mask=targets != IGNORED,
-                temperature=temperature,
-                **scaling,
-                **options,
-            )
-        return FusedHeadOutput(log_probs=log_probs)
+        if fused_lm_head:
+            return FusedHeadOutput(log_probs=head.log_probs(self, labels, *args, **kwargs))
+        return (
+            head.forward(self, *args, **kwargs)
+            if labels is None
+            else head.forward(self, *args, labels=labels, **kwargs)
+        )
 
     model.forward = types.MethodType(forward, model)
+    return head
 
 
-def logit_scale(config: PreTrainedConfig) -> float:
-    """What a model multiplies its logits by, which its config calls by one of several names."""
-    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):  # Cohere, Muse Glimmer, Falcon-H1
-        if getattr(config, name, None) is not None:
-            return getattr(config, name)
-    if getattr(config, "logits_scaling", None) is not None:
-        # Granite and MiniCPM3 divide, HyperCLOVA X multiplies.
-        return config.logits_scaling if config.model_type == "hyperclovax" else 1 / config.logits_scaling
-    return 1.0
+def _unbound_forward(model: nn.Module) -> Callable:
+    """The forward that a model has at present, as a function of a model: a copy of the model is then its own."""
+    forward = model.forward
+    if inspect.ismethod(forward):
+        return forward.__func__
+    if isinstance(forward, functools.partial) and forward.args == (model,):  # accelerate's, of a `device_map`
+        return forward.func
+    return lambda _, *args, **kwargs: forward(*args, **kwargs)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model returns, which may be a tuple."""
+    return output[0] if isinstance(output, tuple) else output.logits
+
+
+class _StandIn(nn.Module):
+    """Takes the place of an output layer: keeps what it is given, and its logits are [`_PROBES`]."""
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.__dict__["head"] = head  # which is no part of this module
+        self.given = []
+
+    @property
+    def weight(self) -> Tensor:
+        return self.head.weight  # some models ask for its dtype
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.given.append(hidden)
+        return torch.tensor(_PROBES, device=hidden.device).repeat(*hidden.shape[:-1], 1)
+
+
+@contextmanager
+def _replaced(model: nn.Module, module: nn.Module, other: nn.Module) -> Iterator[nn.Module]:
+    """Within it, `other` is in the place of a module of the model."""
+    parent, name = next((p, name) for p in model.modules() for name, child in p.named_children() if child is module)
+    setattr(parent, name, other)
+    try:
+        yield other
+    finally:
+        setattr(parent, name, module)
+
+
+def _scaling(answer: list[float]) -> dict[str, float | None]:
+    """
+    `logit_scale` and `softcap`, from what a model makes of [`_PROBES`].
+
+    Raises:
+        `ValueError`: if it is another function.
+    """
+    softcap = abs(answer[-1]) if abs(answer[-1]) < 1e20 else None
+    scale = answer[1] if softcap is None else softcap * math.atanh(answer[1] / softcap)
+    for probe, found in zip(_PROBES, answer, strict=True):
+        expected = scale * probe if softcap is None else softcap * math.tanh(scale * probe / softcap)
+        if not math.isclose(found, expected, rel_tol=1e-5, abs_tol=1e-6):
+            raise ValueError(
+                f"The model does more to its logits than to scale and to cap them: of {probe} it makes {found}."
+            )
+    return {"logit_scale": scale, "softcap": softcap}
 
 
 def head_parts(head: nn.Module) -> tuple[Tensor, Tensor | None, LoRA | None]:

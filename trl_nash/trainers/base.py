@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
 from ..compat import base_construction, unused_reward
-from ..generation.sampler import Sampler
+from ..generation.sampler import Sampler, generation_config
 from ..judges import RewardJudge, load_judge
 from ..kernels.fused_head import add_fused_head
 from ..objectives import pair_loss, pair_margin, pair_target
@@ -32,8 +32,10 @@ from .hooks import EpochCounter, TrainerHooks
 from .judging import Judging
 from .keeper import Keeper
 from .reporter import Reporter
+from .sampler_check import check_sampler
 from .scorer import Scorer
 from .stops import Stops
+from .verification import verify_policy, verify_reference
 
 
 class NashTrainer(TrainerHooks):
@@ -135,10 +137,14 @@ class NashTrainer(TrainerHooks):
         if isinstance(model, str):
             model = checks.load_policy(model, args)
         checks.check_model(model, ref_model, peft_config)
-        for module in filter(None, (model, ref_model)):
-            # Gives `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
+        # They give `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
+        head, *reference_heads = [
             add_fused_head(module.get_base_model() if is_peft_model(module) else module, temperature=args.temperature)
+            for module in filter(None, (model, ref_model))
+        ]
         args.accelerator_config.dispatch_batches = False  # which takes tensors, and ours are lists of rows
+        if args.use_liger_kernel:  # whose loss would take the place of our forward
+            args.liger_kernel_config = (args.liger_kernel_config or {}) | {"fused_linear_cross_entropy": False}
 
         with base_construction(args):
             super().__init__(
@@ -157,6 +163,17 @@ class NashTrainer(TrainerHooks):
         checks.check_devices(args)
         checks.check_sharding(self.accelerator, args)
         checks.check_prepared_model(self.model)
+        fresh_adapter = verify_policy(
+            self.model,
+            head,
+            self.accelerator,
+            adapted=peft_config is not None,
+            gather=args.ds3_gather_for_generation,
+        )
+        for reference_head in reference_heads:
+            verify_reference(self.ref_model, reference_head, self.accelerator)
+        plain = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        self.eos_token_ids = check_sampler(plain, generation_config(args, self._tokenizer, self.eos_token_ids), args)
         # Each rank samples with its own noise; the base has seeded them alike, to build the same model.
         set_seed(args.seed, device_specific=True)
 
@@ -173,13 +190,6 @@ class NashTrainer(TrainerHooks):
         self.place, self.past = Place(0, 0, 0, 0), args.past(0)
         self.batches: list[PairBatch] = []
         self._micro_step = 0
-        # Other initialisations (PiSSA, OLoRA ...) and trained biases change the base model itself: adapters off is
-        # another policy then.
-        fresh_adapter = (
-            peft_config is not None
-            and getattr(peft_config, "init_lora_weights", True) in (True, "gaussian")
-            and getattr(peft_config, "bias", "none") == "none"
-        )
         self._assemble(fresh_adapter)
         checks.check_mixture(self.opponent, self.policies, self.accelerator)
 

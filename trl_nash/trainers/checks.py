@@ -17,9 +17,9 @@ from transformers.trainer_utils import has_length
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..compat import OnlineDPOConfig, create_model_from_path
-from ..kernels.fused_head import head_parts
 from ..policies import BESIDE_SHARDS, FrozenPolicies
 from .config import NashConfig, PairConfig
+from .sampler_check import NOT_HERE
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -33,8 +33,8 @@ _UNUSED_OPTIONS = [
     ("auto_find_batch_size", False, "a round fixes its micro-batches: set `per_device_train_batch_size`"),
     ("disable_dropout", True, "dropout makes the policy differ from the frozen policies it is compared with"),
 ]
-# Sampling options that make the sampler another policy than the one in the loss, and their neutral values.
-_BIASED_SAMPLING = {"top_p": (1.0, None), "top_k": (0, None), "min_p": (0.0, None), "repetition_penalty": (1.0, None)}
+# Options of sampling that continuous batching leaves out, and the values at which they do nothing.
+_NOT_BATCHED = {"min_p": (0.0, None), "repetition_penalty": (1.0, None)}
 # Of continuous batching: with a seed of its own all rounds would draw the same noise; a round is queued as a whole.
 _UNFIT_FOR_ROUNDS = ("seed", "max_queue_size")
 
@@ -73,7 +73,7 @@ def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> Nas
 def check_arguments(
     args: NashConfig, *, data_collator, compute_metrics, preprocess_logits_for_metrics, lr_scheduler
 ) -> None:
-    """Refuses what a Nash trainer cannot honour, and warns once of sampling that biases the step."""
+    """Refuses what a Nash trainer cannot honour."""
     for name, off, instead in _UNUSED_OPTIONS:
         if getattr(args, name) != off:
             raise ValueError(f"`{name}={getattr(args, name)!r}` cannot apply here: {instead}. Leave it at {off!r}.")
@@ -100,17 +100,18 @@ def check_arguments(
         raise ValueError("Pairs are sampled: remove `num_beams` and `do_sample` from `generation_kwargs`.")
     if generation_kwargs.get("temperature", args.temperature) != args.temperature:
         raise ValueError("Set `temperature` itself, not in `generation_kwargs`: the log-probs must use the same one.")
-    biased = [
-        f"{name}={value}"
-        for name, neutral in _BIASED_SAMPLING.items()
-        if (value := generation_kwargs.get(name, getattr(args, name))) not in neutral
-    ]
-    if biased:
-        logger.warning(
-            "Sampling with %s: the pairs come from another policy than the one in the loss, so each step is taken "
-            "against *that* policy and is biased. Turn them off unless you want this.",
-            ", ".join(biased),
+    if generation_kwargs.get("max_new_tokens", args.max_new_tokens) != args.max_new_tokens:
+        raise ValueError(
+            "Set `max_new_tokens` itself, not in `generation_kwargs`: prompts are cut to leave room for it."
         )
+    # Of vLLM, and of transformers.
+    for name, off, instead in [
+        ("n", 1, "set `num_generations`"),
+        ("max_length", None, "set `max_new_tokens`"),
+        *NOT_HERE,
+    ]:
+        if (value := generation_kwargs.get(name)) not in (None, off):
+            raise ValueError(f"`{name}={value!r}` in `generation_kwargs` cannot apply here: {instead}. Remove it.")
 
 
 def check_continuous_batching(args: NashConfig) -> None:
@@ -135,7 +136,7 @@ def check_continuous_batching(args: NashConfig) -> None:
             )
     if args.use_vllm:
         raise ValueError("Sample either with `use_vllm` or with `use_transformers_continuous_batching`.")
-    others = [name for name in ("min_p", "repetition_penalty") if getattr(args, name) not in _BIASED_SAMPLING[name]]
+    others = [name for name, off in _NOT_BATCHED.items() if getattr(args, name) not in off]
     others += [name for name in ("generation_kwargs", "cache_implementation") if getattr(args, name)]
     if others:
         raise ValueError(
@@ -197,7 +198,6 @@ def check_prepared_model(model: torch.nn.Module) -> None:
             # Sampling in eval mode would pack 4-bit weights for inference, and no gradient passes them from then on.
             module.support_avx512bf16_for_cpu = False
             module.state_dict()  # unpacks what was packed before
-    head_parts(model.get_output_embeddings())
 
 
 def check_dataset(dataset, args: NashConfig, name: str) -> None:

@@ -1,0 +1,288 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+A policy is verified when a trainer is built, not believed: what the algorithms take for granted is measured on a few
+tokens, and no list of architectures or of option names decides it.
+
+1. Forwards in training mode are equal to one another, and to evaluation mode: the KL of round 1 is 0.
+2. The fused head's log-probs are `log_softmax(logits / T)` of the model's own forward; else logits are used.
+3. With a fresh adapter off the policy is as it is with it, and stays so: then this is the initial policy.
+
+What completions are sampled from is measured in `sampler_check.py`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from accelerate.utils import broadcast_object_list, is_peft_model
+from torch import Tensor, nn
+
+from ..kernels.fused_head import IGNORED, FusedHead, head_parts, logits_of
+from ..kernels.op import gathered
+from .noise import drawing, random_state, silence, stay_in_evaluation
+
+
+logger = get_logger("trl_nash")  # speaks on the main process only
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_TURN_IT_OFF = "Turn it off in the model's config (`model_init_kwargs`): noise, jitter and dropout at 0."
+
+
+@dataclass
+class Findings:
+    """What was measured of a policy."""
+
+    in_evaluation: list[str] = field(default_factory=list)  # modules that are to stay in evaluation mode
+    noisy: bool = False  # whether these changed log-probs
+    refused: str | None = None  # why it cannot be trained
+    plain: str | None = None  # why its head cannot be fused
+    fresh: bool = False  # whether it is the model without its adapters
+    skipped: str | None = None  # why the rest was not measured
+
+
+def verify_policy(
+    model: nn.Module, head: FusedHead, accelerator: Accelerator, *, adapted: bool = False, gather: bool = True
+) -> bool:
+    """
+    Verifies the policy of a trainer, before it is wrapped for training.
+
+    Modules that are random in training mode stay in evaluation mode from now on; where the head cannot be fused,
+    log-probs are taken from logits. Otherwise the model is left as it is, with its modes, flags and random numbers.
+
+    Args:
+        model (`torch.nn.Module`): the policy, with its adapter if it has one.
+        head ([`FusedHead`]): how its log-probs are taken.
+        accelerator ([`~accelerate.Accelerator`]): of the trainer. All processes call this together.
+        adapted (`bool`, *optional*, defaults to `False`): whether the trainer has put a fresh adapter on the model.
+        gather (`bool`, *optional*, defaults to `True`): whether the weights that ZeRO-3 has taken apart fit together.
+
+    Returns:
+        `bool`: whether the initial policy is the model with its adapters off.
+
+    Raises:
+        `ValueError`: if the policy in training mode is random, or another one than in evaluation mode.
+    """
+    sample = _Sample(model, head, accelerator)
+    sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    if sharded and not gather:
+        found = _unmeasured(sample, "its weights are sharded and `ds3_gather_for_generation` is off")
+    else:
+        with _undisturbed(sample), gathered(*sharded):
+            found = _attempt(sample, lambda: _examine(sample, adapted))
+    found = _of_first_process(found)
+    if found.refused is not None:
+        raise ValueError(found.refused)
+    modules = dict(sample.base.named_modules())
+    for name in found.in_evaluation:
+        stay_in_evaluation(modules[name])
+    if found.in_evaluation:
+        logger.log(
+            logging.WARNING if found.noisy else logging.INFO,
+            "In training mode the model draws random numbers. What does so stays in evaluation mode, so that the "
+            "policy is one distribution: %s.",
+            _kinds(modules[name] for name in found.in_evaluation),
+        )
+    _settle(head, found, "the policy")
+    return found.fresh
+
+
+def verify_reference(model: nn.Module, head: FusedHead, accelerator: Accelerator) -> None:
+    """
+    Verifies the head of an explicit reference as it will be called. All processes call this together.
+
+    Args:
+        model (`torch.nn.Module`): the reference, which may be wrapped.
+        head ([`FusedHead`]): how its log-probs are taken.
+        accelerator ([`~accelerate.Accelerator`]): of the trainer.
+    """
+    sample = _Sample(model, head, accelerator)
+    with _undisturbed(sample):
+        found = _attempt(sample, lambda: Findings(plain=_fault_of_head(sample, sample.own())))
+    _settle(head, _of_first_process(found), "`ref_model`")
+
+
+class _Sample:
+    """Two rows of tokens, and the log-probs that a model gives to eight of them."""
+
+    def __init__(self, model: nn.Module, head: FusedHead, accelerator: Accelerator):
+        self.model, self.head, self.home = model, head, accelerator.device
+        base = accelerator.unwrap_model(model)
+        self.base = base.get_base_model() if is_peft_model(base) else base
+        self.device = next(self.base.parameters()).device
+        self.autocast = _AUTOCAST.get(accelerator.mixed_precision)
+        self.drew = False  # whether the last forward drew random numbers
+        self.largest = 0.0  # of the last own logits / T, in absolute value
+        vocabulary = self.base.config.get_text_config().vocab_size
+        ids = torch.arange(1, 13).view(2, 6) * 7919 % vocabulary
+        labels = ids.clone()
+        labels[0, :1] = labels[1, 4:] = IGNORED  # a prompt, and padding
+        mask = torch.ones_like(ids)
+        mask[1, 4:] = 0
+        self.ids, self.mask, self.labels = (t.to(self.device) for t in (ids, mask, labels))
+
+    def own(self) -> Tensor:
+        """Log-probs by the model's own forward."""
+        logits = logits_of(self._forward(use_cache=False))[:, :-1].float() / self.head.temperature
+        self.largest = logits.masked_fill(~logits.isfinite(), 0.0).abs().max().item()
+        targets = self.labels[:, 1:].to(logits.device)
+        logps = logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+        return logps[targets != IGNORED]
+
+    def fused(self) -> Tensor:
+        """Log-probs by the fused head."""
+        logps = self._forward(labels=self.labels, fused_lm_head=True).log_probs
+        return logps[(self.labels[:, 1:] != IGNORED).to(logps.device)]
+
+    def _forward(self, **options) -> Any:
+        before = random_state(self.home)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output = self.model(input_ids=self.ids, attention_mask=self.mask, **options)
+        self.drew = random_state(self.home) != before
+        return output
+
+    @property
+    def tolerance(self) -> float:
+        """
+        What rounding does to a log-prob: the head's dtype rounds a product, a scale and a softcap of logits of this
+        size, and fp32 adds products up.
+        """
+        weight = getattr(self.base.get_output_embeddings(), "weight", None)
+        dtypes = [self.autocast, getattr(weight, "dtype", None)]
+        rounding = max((torch.finfo(d).eps for d in dtypes if d is not None and d.is_floating_point), default=2**-8)
+        if self.home.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+            rounding = max(rounding, 2**-10)
+        return (4 * rounding + 64 * torch.finfo(torch.float32).eps) * (1 + self.largest)
+
+
+def _attempt(sample: _Sample, examine: Callable[[], Findings]) -> Findings:
+    elsewhere = sample.device.type != sample.home.type  # FSDP2 and DeepSpeed take it to its device later
+    try:
+        with _attention_of_any_device(sample.base) if elsewhere else nullcontext():
+            return examine()
+    except Exception as error:  # a model that is not where it will run, or wants more than tokens
+        return _unmeasured(sample, _said(error))
+
+
+def _unmeasured(sample: _Sample, why: str) -> Findings:
+    try:
+        head_parts(sample.base.get_output_embeddings())
+    except Exception as error:
+        return Findings(skipped=why, plain=_said(error))
+    return Findings(skipped=why)
+
+
+def _said(error: Exception) -> str:
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"{kind}{error}".splitlines()[0].rstrip(".")[:300]
+
+
+def _examine(sample: _Sample, adapted: bool) -> Findings:
+    found, model = Findings(), sample.model
+    model.train()
+    logps = sample.own()
+    if sample.drew:
+        noisy = logps
+        found.in_evaluation = silence(sample.base, sample.own, sample.home)
+        logps = sample.own()
+        found.noisy = not torch.equal(noisy, logps)
+    drew, again = sample.drew, sample.own()
+    # Without random numbers it is the order of a sum, on a GPU.
+    if (drew and not torch.equal(logps, again)) or _distance(logps, again) > sample.tolerance:
+        who = _kinds(drawing(sample.own, sample.home)) or type(sample.base).__name__
+        found.refused = (
+            f"Two forwards in training mode differ, because {who} draws random numbers: the policy would differ from "
+            f"the frozen policies it is compared with. {_TURN_IT_OFF}"
+        )
+        return found
+    model.eval()
+    distance = _distance(logps, sample.own())
+    model.train()
+    if distance > sample.tolerance:
+        found.refused = (
+            f"In training mode {type(sample.base).__name__} computes other log-probs than in evaluation mode (by "
+            f"{distance:.2g}): the policy would not be what is sampled from later. {_TURN_IT_OFF}"
+        )
+        return found
+    found.plain = _fault_of_head(sample, logps)
+    found.fresh = adapted and _is_fresh(sample, logps)
+    return found
+
+
+def _distance(logps: Tensor, others: Tensor) -> float:
+    return (logps - others).abs().max().item()
+
+
+def _fault_of_head(sample: _Sample, logps: Tensor) -> str | None:
+    """Why the head of a model, whose own log-probs are `logps`, cannot be fused."""
+    try:
+        distance = _distance(logps, sample.fused())
+    except Exception as error:
+        return _said(error)
+    if distance <= sample.tolerance:
+        return None
+    return f"fused it would be wrong by {distance:.2g}"
+
+
+def _is_fresh(sample: _Sample, logps: Tensor) -> bool:
+    """Whether the model is this policy with its adapters off, and stays so: none of its trained weights is left on."""
+    trained = [parameter for parameter in sample.model.parameters() if parameter.requires_grad]
+    with sample.model.disable_adapter():
+        if any(parameter.requires_grad for parameter in trained):
+            return False
+        return _distance(logps, sample.own()) <= sample.tolerance
+
+
+def _kinds(modules) -> str:
+    return ", ".join(sorted({type(module).__name__ for module in modules}))
+
+
+def _of_first_process(found: Findings) -> Findings:
+    """What process 0 found: under FSDP2 the others may not have the weights yet."""
+    return broadcast_object_list([found])[0]
+
+
+def _settle(head: FusedHead, found: Findings, whose: str) -> None:
+    if found.skipped is not None:
+        logger.warning("When the trainer was built, %s could not be verified: %s.", whose, found.skipped)
+    head.plain = found.plain is not None
+    if head.plain:
+        logger.warning(
+            "Log-probs of %s are taken from its logits, which need memory, because its head cannot be fused: %s.",
+            whose,
+            found.plain,
+        )
+
+
+@contextmanager
+def _undisturbed(sample: _Sample) -> Iterator[None]:
+    """Within it the model can be asked for log-probs; after it everything is as it was."""
+    modes = [(module, module.training) for module in sample.model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in sample.model.parameters()]
+    devices = [] if sample.home.type in ("cpu", "mps") else [sample.home]
+    with torch.random.fork_rng(devices, device_type=sample.home.type), torch.no_grad():
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag in flags:
+                if parameter.requires_grad != flag:
+                    parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _attention_of_any_device(model: nn.Module) -> Iterator[None]:
+    """Within it attention needs no kernel of a GPU."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
