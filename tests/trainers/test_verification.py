@@ -27,6 +27,7 @@ from transformers import (
     RecurrentGemmaConfig,
 )
 
+from trl_nash.algorithms import INITIAL
 from trl_nash.kernels.fused_head import add_fused_head
 from trl_nash.trainers import base, verification
 from trl_nash.trainers.noise import drawing
@@ -325,7 +326,7 @@ def test_who_is_the_initial_policy(options, fresh, tmp_path):
         start = trainer.model(ids).logits
         trainer.policies.ensure_initial()
         perturb(trainer.model)
-        with trainer.policies.active("initial") as initial:
+        with trainer.policies.active(INITIAL) as initial:
             torch.testing.assert_close(initial(ids).logits, start, atol=1e-5, rtol=0)
 
 
