@@ -186,8 +186,8 @@ def answer_with(trainer, answers: list[str], frozen: list[str] | None = None) ->
         encode = trainer._tokenizer
         texts = answers if policy is None else frozen
         rows = [encode(text, add_special_tokens=False)["input_ids"] for text in texts[:count]]
-        return [
-            encode(trainer.sampler.render(prompt)[0], add_special_tokens=False)["input_ids"] for prompt in prompts
-        ], [[list(row) for row in rows] for _ in prompts]
+        rendered = [trainer.sampler.render(prompt)[0] for prompt in prompts]
+        prompt_ids = [encode(text, add_special_tokens=False)["input_ids"] for text in rendered]
+        return prompt_ids, [[list(row) for row in rows] for _ in prompts]
 
     trainer.generate = generate

@@ -22,9 +22,10 @@ from safetensors import SafetensorError, safe_open
 from tiny import build_model, build_tokenizer
 from transformers import BitsAndBytesConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainerState
 
+from trl_nash.algorithms import INITIAL, Policy
 from trl_nash.policies import FrozenPolicies
 from trl_nash.rounds.batch import load_batches
-from trl_nash.trainers.checkpoints import complete_checkpoints
+from trl_nash.trainers.checkpoint_files import complete_checkpoints
 
 
 # Two epochs of two rounds of 4 prompts; a round is 2 optimizer steps (4 with two fits, 1 in Nash-MD).
@@ -185,8 +186,10 @@ def test_resuming_from_a_stream(stop, shuffle, workers, tmp_path):
             "comal", folder, dataset=dataset, max_steps=8, beta=[0.1, 0.2, 0.3], save_steps=stop, **reading
         )
         sampled = []
-        sample = trainer._sample_and_judge
-        trainer._sample_and_judge = lambda rows: sampled.extend(row["prompt"] for row in rows) or sample(rows)
+        collect = trainer.collector.collect
+        trainer.collector.collect = lambda rows, *args: (
+            sampled.extend(row["prompt"] for row in rows) or collect(rows, *args)
+        )
         trainer.train(**kwargs)
         return trainer, sampled
 
@@ -210,8 +213,10 @@ def test_resuming_without_skipping(iterable, tmp_path):
         dataset = IterableDataset.from_generator(lambda: iter(rows)) if iterable else None
         trainer = build("comal", folder, dataset=dataset, max_steps=8, save_steps=3, **options)
         sampled = []
-        sample = trainer._sample_and_judge
-        trainer._sample_and_judge = lambda rows: sampled.append([row["prompt"] for row in rows]) or sample(rows)
+        collect = trainer.collector.collect
+        trainer.collector.collect = lambda rows, *args: (
+            sampled.append([row["prompt"] for row in rows]) or collect(rows, *args)
+        )
         return trainer, sampled
 
     whole, rounds = run(tmp_path / "whole")
@@ -290,8 +295,8 @@ def test_each_epoch_has_the_order_it_would_have_had(tmp_path):
 def test_resuming_after_the_judge_gave_up(tmp_path):
     """
     ONPO's judge abstains on round 3 (but for equal completions): the run stops with a checkpoint of step 4, whose
-    chain of past policies is that of the start of round 3. Resumed with a judge that works, the round does not
-    lengthen the chain again.
+    past policies are those of the start of round 3. Resumed with a judge that works, the round begins as it would have,
+    and the past policies are each round's own.
     """
     broken = False
 
@@ -300,18 +305,19 @@ def test_resuming_after_the_judge_gave_up(tmp_path):
 
     snapshots = []  # the live policy at the start of rounds 1, 2, 3 ...
 
-    class Watch(ALGORITHMS["onpo-one"][0]):
-        def _sample_and_judge(self, rows):
+    def run(**kwargs):
+        trainer = build("onpo-one", tmp_path, judge=judge, save_steps=100)
+        collect = trainer.collector.collect
+
+        def watch(rows, *args):
             nonlocal broken
-            now = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            now = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
             if not snapshots or not equal(snapshots[-1], now):
                 snapshots.append(now)
-            broken = self.round == 2 and not self.resumed
-            return super()._sample_and_judge(rows)
+            broken = trainer.round == 2 and not kwargs
+            return collect(rows, *args)
 
-    def run(**kwargs):
-        trainer = build("onpo-one", tmp_path, judge=judge, trainer_class=Watch, save_steps=100)
-        trainer.resumed = bool(kwargs)
+        trainer.collector.collect = watch
         return trainer, lambda: trainer.train(**kwargs)
 
     trainer, train = run()
@@ -323,9 +329,10 @@ def test_resuming_after_the_judge_gave_up(tmp_path):
     trainer, train = run(resume_from_checkpoint=str(checkpoint))
     train()
     assert len(snapshots) == 4
-    chain = {"previous": 3, "previous_2": 2, "previous_3": 1}  # at the start of round 4
-    for name, index in chain.items():
-        assert equal(trainer.policies._weights[name], snapshots[index])
+    kept = {INITIAL: 0, Policy(2): 2, Policy(3): 3}  # of the last three in a fifth round's anchor, those there are
+    assert set(trainer.policies) == set(kept)
+    for policy, index in kept.items():
+        assert equal(trainer.policies._weights[policy], snapshots[index])
     assert trainer.state.global_step == 8
 
 
@@ -338,9 +345,9 @@ def names(folder: Path) -> set[str]:
 
 FROZEN = {
     "ipo": {"initial"},
-    "onpo-one": {"initial", "previous", "previous_2", "previous_3"},
-    "onpo-two": {"initial", "auxiliary"},
-    "comal": {"initial", "reference"},
+    "onpo-one": {"initial", "round_1", "round_2"},
+    "onpo-two": {"initial", "round_2_fit_1"},
+    "comal": {"initial", "round_2"},
     "nash-md": {"initial"},
     "nash-ema": {"initial", "average"},
 }
@@ -350,8 +357,9 @@ FROZEN = {
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_contents_of_a_checkpoint(algorithm, kind, whole_run):
     """
-    After round 3: the algorithm's frozen policies as safetensors (`initial` is adapters off under LoRA), the round's
-    buffer in its middle only, and a line of JSON. All files of ours lie in `nash` and none of them is a pickle.
+    After round 3, which is number 2: the policies that round 4 looks back to as safetensors (`initial` is adapters off
+    under LoRA), the round's buffer in its middle only, and a line of JSON. All files of ours lie in `nash` and none of
+    them is a pickle.
     """
     _, folder = whole_run(algorithm, kind)
     steps = STEPS_A_ROUND.get(algorithm, 2)
@@ -489,7 +497,7 @@ def test_leftovers_do_not_come_back(whole_run, tmp_path):
     copy_of(folder, tmp_path, [1, 2])
     (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
     policies = tmp_path / "checkpoint-2" / "nash" / "policies"
-    (policies / "initial-00000.safetensors").rename(policies / "previous_3-00000.safetensors")
+    (policies / "initial-00000.safetensors").rename(policies / "round_9-00000.safetensors")
     build("onpo-one", tmp_path).train(resume_from_checkpoint=True)
     assert names(policies) == names(folder / "checkpoint-2" / "nash" / "policies")
 
@@ -560,24 +568,26 @@ def test_a_full_disk_keeps_the_last_checkpoint(write, whole_run, tmp_path, monke
 
 def test_a_frozen_policy_is_written_once(tmp_path, monkeypatch):
     """
-    Checkpoints of one run share the files of what has not changed: 8 checkpoints, one `initial`, and COMAL's reference
-    once a move. One of them, copied elsewhere, is whole, and the others' deletion takes nothing.
+    Checkpoints of one run share the files of what has not changed: 12 checkpoints, one `initial`, and COMAL's
+    reference, which moves at the start of round 4 and is that of rounds 4, 5 and 6, in those before which it is needed
+    again: of steps 7 to 10. One of them, copied elsewhere, is whole, and the others' deletion takes nothing.
     """
-    build("comal", tmp_path / "whole").train()
+    options = {"num_train_epochs": 3, "reference_rounds": 3}
+    build("comal", tmp_path / "whole", **options).train()
     file = "nash/policies/{}-00000.safetensors"
     inode = {
         name: {
             step: path.stat().st_ino
-            for step in range(1, 9)
+            for step in range(1, 13)
             if (path := tmp_path / "whole" / f"checkpoint-{step}" / file.format(name)).exists()
         }
-        for name in ("initial", "reference")
+        for name in ("initial", "round_3")
     }
-    assert len(set(inode["initial"].values())) == 1 and len(inode["initial"]) == 8
-    assert len(set(inode["reference"].values())) == 1 and len(inode["reference"]) == 4
+    assert len(set(inode["initial"].values())) == 1 and list(inode["initial"]) == list(range(1, 13))
+    assert len(set(inode["round_3"].values())) == 1 and list(inode["round_3"]) == [7, 8, 9, 10]
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
-    build("comal", tmp_path / "copies").train()
-    for step in (1, 8):
+    build("comal", tmp_path / "copies", **options).train()
+    for step in (1, 8, 12):
         for name in names(tmp_path / "whole" / f"checkpoint-{step}" / "nash"):
             first, second = (tmp_path / run / f"checkpoint-{step}" / "nash" / name for run in ("whole", "copies"))
             assert first.read_bytes() == second.read_bytes()
@@ -647,9 +657,9 @@ def test_deepspeed_needs_as_many_processes(whole_run, tmp_path):
     copy_of(whole_run("comal", "full")[1], tmp_path, [6])
     say_saved_by(tmp_path / "checkpoint-6", 2)
     trainer = build("comal", tmp_path)
-    trainer.is_deepspeed_enabled = True
+    trainer.keeper._accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=object()))
     with pytest.raises(ValueError, match="by 2 processes, and DeepSpeed cannot .* 1: resume with 2, or .* the model"):
-        trainer._check_rounds(tmp_path / "checkpoint-6")
+        trainer.keeper.check(tmp_path / "checkpoint-6")
 
 
 # ---- Model cards and the hub ----

@@ -152,13 +152,11 @@ def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, tmp_path):
         max_steps=3,
     )
     forwards = Forwards(trainer.model)
-    generated = []
+    sizes = []
     engine = trainer.sampler._generate
-    trainer.sampler._generate = lambda model, rows, *mixing: (
-        generated.append(len(rows)) or engine(model, rows, *mixing)
-    )
+    trainer.sampler._generate = lambda model, rows, *mixing: sizes.append(len(rows)) or engine(model, rows, *mixing)
     trainer.train()
-    assert generated == [4 * 2] * 3 * 2
+    assert sizes == [4 * 2] * 3 * 2
     asked = [len(call["prompts"]) for call in judge.calls]
     assert len(asked) == 3 and max(asked) == 4 * 2 * 2  # 2 x 2 cross pairs of 4 prompts, but for equal completions
     assert forwards.counts["fit"] == 3 * 2
