@@ -3,8 +3,6 @@
 
 """From a dataset's prompt to the text that is sampled from, and from sampled tokens to the text that is judged."""
 
-import re
-
 from transformers import PreTrainedTokenizerBase
 
 from ..compat import is_conversational, maybe_apply_chat_template
@@ -53,9 +51,25 @@ class PromptRenderer:
         return text.removeprefix(self.tokenizer.bos_token) if self._adds_bos else text
 
 
-def strip_thinking(text: str) -> str:
-    """Removes `<think> ... </think>`, also one that generation cut short."""
-    return re.sub(r"<think>.*?(</think>|\Z)", "", text, flags=re.DOTALL).strip()
+def opens_thinking(text: str) -> bool:
+    """Whether a rendered prompt ends in `<think>`, so that the completion begins within the thinking."""
+    return text.rstrip().endswith("<think>")
+
+
+def strip_thinking(text: str, opened: bool = False) -> str:
+    """
+    What a completion says behind its thinking, which is everything up to the last `</think>`, opened in it or not.
+
+    Args:
+        text (`str`): the completion.
+        opened (`bool`, *optional*, defaults to `False`): whether the prompt has opened the thinking.
+
+    Returns:
+        `str`: the answer, empty if the thinking never came to its end.
+    """
+    _, closed, answer = text.rpartition("</think>")
+    unfinished = "<think>" in answer or (opened and not closed)
+    return "" if unfinished else answer.strip()
 
 
 def text_of(prompt: str | list[dict]) -> str:

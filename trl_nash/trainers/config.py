@@ -83,7 +83,9 @@ class NashConfig(OnlineDPOConfig):
         max_nan_rate (`float`, *optional*, defaults to `0.5`):
             The run saves a checkpoint and stops when the judge abstains on more than this share of a round's pairs.
         strip_thinking (`bool`, *optional*, defaults to `False`):
-            Whether `<think> ... </think>` is removed from completions before they are judged.
+            Whether thinking is removed from completions before they are judged: everything up to the last
+            `</think>`, also where the chat template opens it. A completion that ends in its thinking is an empty
+            answer.
         chat_template_kwargs (`dict`, *optional*):
             Passed to the chat template when conversational prompts are rendered, e.g. `{"enable_thinking": false}`.
         log_completions (`bool`, *optional*, defaults to `False`):
@@ -144,7 +146,7 @@ class NashConfig(OnlineDPOConfig):
         default=0.5, metadata={"help": "Stop when the judge abstains on more than this share of a round."}
     )
     strip_thinking: bool = field(
-        default=False, metadata={"help": "Remove <think> ... </think> from completions before judging."}
+        default=False, metadata={"help": "Remove thinking (up to the last </think>) from completions before judging."}
     )
     chat_template_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Keyword arguments for the chat template of conversational prompts."}
