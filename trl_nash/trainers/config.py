@@ -161,6 +161,7 @@ class NashConfig(OnlineDPOConfig):
             # Prompts are cut before generation here, so they cannot vanish in the forward pass as TRL warns.
             warnings.filterwarnings("ignore", message="The configuration has .max_new_tokens.")
             super().__post_init__()
+        self._resolve_dtype()
         self.beta = collapse(self.beta)
         check_range("beta", self.beta, 0.0)
         if not self.regularized and any(_as_list(self.beta)):
@@ -180,6 +181,13 @@ class NashConfig(OnlineDPOConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         self._resolve_round()
+
+    def _resolve_dtype(self) -> None:
+        kwargs = dict(self.model_init_kwargs or {})
+        if "torch_dtype" in kwargs:  # its name before transformers 5
+            if "dtype" in kwargs:
+                raise ValueError("`model_init_kwargs` has both `dtype` and its old name `torch_dtype`: leave one out.")
+            self.model_init_kwargs = {"dtype": kwargs.pop("torch_dtype"), **kwargs}
 
     def beta_of(self, past: Past) -> float:
         """τ of a round."""
