@@ -126,6 +126,7 @@ class NashTrainer(TrainerHooks):
         for name, dataset in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
             if dataset is not None:
                 checks.check_dataset(dataset, args, f"eval_dataset[{name!r}]" if name else "eval_dataset")
+        checks.check_metric(args, eval_dataset)
         judge = None if judge is None else load_judge(judge, device=args.device)
 
         if processing_class is None:

@@ -14,6 +14,9 @@ from ..rounds.pairs import PAIR_SELECTIONS
 from ..rounds.schedule import Schedule
 
 
+WIN_RATE = "policy/win_rate_reference"  # of the policy against the start of the run, in an evaluation
+
+
 def scheduled(values: float | list[float], index: int) -> float:
     """Entry `index` of a schedule whose last value repeats; a number is a schedule that never changes."""
     if not isinstance(values, (list, tuple)):
@@ -157,10 +160,16 @@ class NashConfig(OnlineDPOConfig):
     num_completions_to_print: int = field(default=4, metadata={"help": "Rows of the table of completions."})
 
     def __post_init__(self):
+        watched = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        if watched or self.load_best_model_at_end or self.save_strategy == "best":
+            self._resolve_metric()
         with warnings.catch_warnings():
             # Prompts are cut before generation here, so they cannot vanish in the forward pass as TRL warns.
             warnings.filterwarnings("ignore", message="The configuration has .max_new_tokens.")
             super().__post_init__()
+        if watched:  # by a scheduler, which cannot know in which direction a metric is better
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
         self._resolve_dtype()
         self.beta = collapse(self.beta)
         check_range("beta", self.beta, 0.0)
@@ -181,6 +190,16 @@ class NashConfig(OnlineDPOConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         self._resolve_round()
+
+    def _resolve_metric(self) -> None:
+        """Quality is a win rate: the loss is small wherever the judge hardly prefers anything."""
+        if self.metric_for_best_model is None:
+            if self.greater_is_better is False:
+                raise ValueError(
+                    f"`greater_is_better=False` without `metric_for_best_model` would choose the lowest {WIN_RATE}: "
+                    "name the metric, or leave it out."
+                )
+            self.metric_for_best_model = WIN_RATE
 
     def _resolve_dtype(self) -> None:
         kwargs = dict(self.model_init_kwargs or {})

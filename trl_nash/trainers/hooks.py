@@ -21,6 +21,7 @@ from ..rounds.rows import EvaluationLoader, Share, StreamedRounds, count_of, rou
 from .card import append_settings
 from .checkpoint_files import complete_checkpoints
 from .collector import ROUND_FOLDER
+from .config import WIN_RATE
 from .keeper import FOLDER, Keeper
 from .precision import movable_share, precision_of
 from .reporter import Reporter
@@ -322,9 +323,16 @@ class TrainerHooks(OnlineDPOTrainer):
             wins = self.judging.verdicts(rows, samples).preference
         failure, self.judging.failure = self.judging.failure, None
         self.stops.if_judge_failed(failure)
-        self.reporter.metrics.add("policy/win_rate_reference", wins.nansum(), (~wins.isnan()).sum())
+        self.reporter.metrics.add(WIN_RATE, wins.nansum(), (~wins.isnan()).sum())
         lengths = [len(ids) for completions in others[: count_of(rows)] for ids in completions]
         self.reporter.metrics.add("completions/mean_length_reference", sum(lengths), len(lengths))
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        metric = self.args.metric_for_best_model or ""
+        if metric.endswith(WIN_RATE) and f"eval_{metric.removeprefix('eval_')}" not in metrics:
+            self.reporter.say_once(f"The judge had no opinion in an evaluation: without {metric} it is not the best.")
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
