@@ -6,11 +6,13 @@
 import math
 
 import pytest
+import torch
 from helpers import equal, history, make_config, make_trainer, prompt_dataset, weights
 from safetensors.torch import load_file
 from tiny import build_model, build_tokenizer
 
 from trl_nash import NashTrainer, PairConfig
+from trl_nash.algorithms import INITIAL
 from trl_nash.compat import OnlineDPOConfig
 
 
@@ -137,3 +139,57 @@ def test_a_rate_is_not_lowered_while_the_policy_wins_more(tmp_path):
     )
     trainer.train()
     assert trainer.optimizer.param_groups[0]["lr"] == trainer.args.learning_rate
+
+
+# ---- The loss of an evaluation ----
+
+
+def logratios(model, batch) -> torch.Tensor:
+    """log π(y) of each row, from the logits of a plain forward."""
+    with torch.no_grad():
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+    labels = batch.labels[:, 1:]
+    logps = logits.log_softmax(-1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return (logps * (labels != -100)).sum(-1).view(len(batch), -1)
+
+
+@pytest.mark.parametrize("steps", [4, 5], ids=["between rounds", "within a round"])
+@pytest.mark.parametrize("algorithm", ["ipo", "onpo-one", "onpo-two", "comal"])
+def test_eval_loss_is_that_of_the_fit_that_comes_next(algorithm, steps, tmp_path):
+    """
+    The mean over pairs of (h - η (P - ½))² around the centre of the next round's first fit, in which the policies to
+    come are the live one. Centres are worked out from copies of the weights as each fit began.
+    """
+    tokenizer = build_tokenizer()
+    options = {"reference_rounds": 2} if algorithm == "comal" else {}
+    trainer = make_trainer(
+        algorithm,
+        tmp_path,
+        tokenizer=tokenizer,
+        num_iterations=2,
+        max_steps=steps if algorithm != "onpo-two" else 2 * steps,
+        **options,
+    )
+    kept, begin_fit = {INITIAL: weights(trainer.model)}, trainer._begin_fit
+
+    def begin(rows):
+        kept[trainer.live] = weights(trainer.model)
+        begin_fit(rows)
+
+    trainer._begin_fit = begin
+    trainer.train()
+    batches, micro_batches = [], trainer.collector.micro_batches
+    trainer.collector.micro_batches = lambda *args: [batches.append(b) or b for b in micro_batches(*args)]
+    loss = trainer.evaluate(prompt_dataset(["c", "d e", "a b", "g"]))["eval_loss"]
+
+    rounds = -(-steps // 2)
+    (fit, *_) = trainer.fits(trainer.args.past(rounds))
+    live, losses, other = weights(trainer.model), [], build_model(tokenizer)
+    for batch in batches:
+        margins = logratios(trainer.model, batch)
+        for policy, weight in fit.centre.items():
+            other.load_state_dict(kept.get(policy, live))
+            margins = margins - weight * logratios(other, batch)
+        h = torch.stack([margins[b, i] - margins[b, j] for b, row in enumerate(batch.pairs) for i, j in row])
+        losses.append((h - fit.step_size * (batch.preference.flatten() - 0.5)).square().mean())
+    assert len(losses) == 2 and loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
