@@ -16,9 +16,10 @@ from accelerate.utils import is_peft_model, set_seed
 from transformers import AutoTokenizer
 
 from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
-from ..compat import base_construction, unused_reward
+from ..compat import base_construction, get_callable_name, unused_reward
 from ..generation.sampler import Sampler
 from ..judges import RewardJudge, load_judge
+from ..judges.reward_model import RewardModel
 from ..kernels.fused_head import add_fused_head
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..policies import FrozenPolicies
@@ -171,6 +172,7 @@ class NashTrainer(TrainerHooks):
             model_kwargs={"trust_remote_code": args.trust_remote_code},
             device=self.accelerator.device,
         )
+        self._show_rewards([] if judge is not None else self.judge.reward_funcs)
         self.place, self.past = Place(0, 0, 0, 0), args.past(0)
         self.batches: list[PairBatch] = []
         self._micro_step = 0
@@ -183,6 +185,14 @@ class NashTrainer(TrainerHooks):
         )
         self._assemble(fresh_adapter)
         checks.check_mixture(self.opponent, self.policies, self.accelerator)
+
+    def _show_rewards(self, funcs: list) -> None:
+        """What TRL's scripts look at: the base has a stand-in. There is nothing to see of a judge."""
+        models = [func if isinstance(func, RewardModel) else None for func in funcs]
+        self.reward_funcs = [model.model if model else func for model, func in zip(models, funcs, strict=True)]
+        self.reward_processing_classes = [model and model.tokenizer for model in models]
+        self.reward_func_names = [get_callable_name(func).rpartition("/")[2] for func in funcs]
+        self.reward_weights = torch.tensor(self.judge.reward_weights, dtype=torch.float32) if funcs else None
 
     def _assemble(self, fresh_adapter: bool) -> None:
         """The collaborators of the rounds. What changes while a run goes on they ask for, by functions."""
