@@ -33,6 +33,7 @@ from .hooks import EpochCounter, TrainerHooks
 from .judging import Judging
 from .keeper import Keeper
 from .reporter import Reporter
+from .schedules import check_schedules
 from .scorer import Scorer
 from .stops import Stops
 
@@ -124,6 +125,7 @@ class NashTrainer(TrainerHooks):
         reward_funcs = args.reward_model_path if judge is None and reward_funcs is None else reward_funcs
         checks.check_judge(judge, reward_funcs, args)
         checks.check_dataset(train_dataset, args, "train_dataset")
+        check_schedules(args, train_dataset)
         for name, dataset in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
             if dataset is not None:
                 checks.check_dataset(dataset, args, f"eval_dataset[{name!r}]" if name else "eval_dataset")

@@ -324,21 +324,20 @@ class PairConfig(NashConfig):
             raise ValueError(
                 f"`pair_selection='tournament'` needs `num_generations` of at least 3, got {self.num_generations}."
             )
-        # One goes by round, the other by epoch: what meets in between is known with the dataset.
+        # One goes by round, the other by epoch: what meets in between is known with the dataset (`check_schedules`).
         for index in (0, -1):
-            self._check_step(_as_list(self.step_size)[index], _as_list(self.beta)[index])
+            self.check_step(_as_list(self.step_size)[index], _as_list(self.beta)[index])
 
     def step_size_of(self, past: Past) -> float:
         """η of a round."""
         return scheduled(self.step_size, past.round)
 
     def step_and_beta(self, past: Past) -> dict[str, float]:
-        """η and τ of a round, as definitions take them; raises `ValueError` where ρ = η τ exceeds 1."""
-        step_size, beta = self.step_size_of(past), self.beta_of(past)
-        self._check_step(step_size, beta)
-        return {"step_size": step_size, "beta": beta}
+        """η and τ of a round, as definitions take them."""
+        return {"step_size": self.step_size_of(past), "beta": self.beta_of(past)}
 
-    def _check_step(self, step_size: float, beta: float) -> None:
+    def check_step(self, step_size: float, beta: float) -> None:
+        """Raises `ValueError` if ρ = η τ exceeds 1."""
         if self.limits_rho and step_size * beta > 1 + 1e-9:
             raise ValueError(
                 f"`step_size * beta` is the weight of the reference in the KL centre and cannot exceed 1, got "
