@@ -6,6 +6,7 @@
 from transformers import PreTrainedTokenizerBase
 
 from ..compat import is_conversational, maybe_apply_chat_template
+from ..judges.calls import joined
 
 
 class PromptRenderer:
@@ -30,6 +31,7 @@ class PromptRenderer:
 
     def __call__(self, prompt: str | list[dict]) -> tuple[str, bool]:
         """Returns the text and whether it had to be cut."""
+        prompt = joined(prompt)
         if is_conversational({"prompt": prompt}) and not self.tokenizer.chat_template:
             raise ValueError(
                 "The prompts are conversations, but the tokenizer has no chat template. Set one "
@@ -73,8 +75,6 @@ def strip_thinking(text: str, opened: bool = False) -> str:
 
 
 def text_of(prompt: str | list[dict]) -> str:
-    """What to show of a prompt: the text, or the last message's, of which there may be parts."""
-    content = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-    if isinstance(content, list):
-        content = "".join(part.get("text") or "" for part in content)
-    return content or ""
+    """What to show of a prompt: the text, or the last message's."""
+    prompt = joined(prompt)
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"] or ""

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..compat import OnlineDPOConfig, create_model_from_path
+from ..judges.calls import joined
 from ..kernels.fused_head import head_parts
 from ..policies import BESIDE_SHARDS, FrozenPolicies
 from .config import WIN_RATE, NashConfig, PairConfig
@@ -221,14 +222,17 @@ def check_dataset(dataset, args: NashConfig, name: str) -> None:
 
 def check_prompt(prompt, where: str) -> None:
     """Refuses a prompt that is neither text nor a conversation that a model can answer."""
+    reason = "a prompt is a text or a list of messages, and not empty"
     if isinstance(prompt, str) and prompt.strip():
         return
     if isinstance(prompt, list) and prompt and all(isinstance(m, dict) and "role" in m for m in prompt):
-        if any(str(message.get("content") or "").strip() for message in prompt):
-            return
+        try:
+            if any(str(message.get("content") or "").strip() for message in joined(prompt)):
+                return
+        except ValueError as error:
+            reason = str(error)
     raise ValueError(
-        f"The prompt in {where} is {repr(prompt)[:80]}: a prompt is a text or a list of messages, and not empty. "
-        "Filter such rows out with `dataset.filter`."
+        f"The prompt in {where} is {repr(prompt)[:80]}: {reason}. Filter such rows out with `dataset.filter`."
     )
 
 
