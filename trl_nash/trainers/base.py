@@ -27,6 +27,7 @@ from ..rounds.batch import PairBatch, Samples
 from ..rounds.pairs import compared_pairs
 from ..rounds.schedule import Place
 from . import checks
+from .checkpoint_files import how_to_go_on
 from .collector import Collector
 from .config import NashConfig, PairConfig
 from .hooks import EpochCounter, TrainerHooks
@@ -220,7 +221,7 @@ class NashTrainer(TrainerHooks):
             vllm=self._generate_vllm if self.use_vllm else None,
         )
         self.judging = Judging(self.judge, args, tokenizer, state=lambda: self.state)
-        self.stops = Stops(accelerator, self.save_stopped, tokenizer)
+        self.stops = Stops(accelerator, self.save_stopped, tokenizer, args.save_only_model)
         self.collector = Collector(
             args, accelerator, self._sample, self.sampler, self.judging, self.reporter, self.stops
         )
@@ -410,5 +411,6 @@ class NashTrainer(TrainerHooks):
                 raise
             raise RuntimeError(
                 f"The policy has diverged: nothing can be sampled from it at step {self.state.global_step} (round "
-                f"{self.round + 1}). Lower `learning_rate` or `step_size`, and resume from an earlier checkpoint."
+                f"{self.round + 1}). Lower `learning_rate` or `step_size`, and "
+                f"{how_to_go_on('an earlier', self.args.save_only_model)}."
             ) from error

@@ -227,7 +227,8 @@ class TrainerHooks(OnlineDPOTrainer):
         if self.optimizer is None:
             return None
         self._save_checkpoint(self.model_wrapped, trial=None)
-        return f"A checkpoint of step {self.state.global_step} is in {self.args.output_dir}."
+        what = "The model" if self.args.save_only_model else "A checkpoint"
+        return f"{what} of step {self.state.global_step} is in {self.args.output_dir}."
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -246,8 +247,8 @@ class TrainerHooks(OnlineDPOTrainer):
             complete, _ = complete_checkpoints(folder.parent)
             raise RuntimeError(
                 f"The checkpoint {folder} could not be written ({error}). "
-                + (f"{complete[-1]} is complete: make space" if complete else "No earlier one is complete: make space")
-                + " and resume."
+                + (f"{complete[-1]} is complete: " if complete else "No earlier one is complete: ")
+                + f"make space and {'resume' if complete else 'start again'}."
             ) from error
         self._saved = folder
 
