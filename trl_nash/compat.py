@@ -43,6 +43,7 @@ try:
         from trl.models.utils import unwrap_model_for_generation
         from trl.trainer.utils import (
             create_model_from_path,
+            get_callable_name,
             maybe_gather_lm_head_ctx,
         )
 except ImportError as error:
@@ -68,6 +69,7 @@ __all__ = [
     "apply_chat_template",
     "base_construction",
     "create_model_from_path",
+    "get_callable_name",
     "get_dataset",
     "get_peft_config",
     "get_quantization_config",

@@ -225,8 +225,10 @@ def _report_stop(algorithm: str, trainer, how: str, signals: StopSignals) -> int
 def _how_to_resume(trainer) -> str:
     if trainer is None:
         return "Nothing was trained yet."
-    from ..trainers.checkpoints import complete_checkpoints
+    from ..trainers.checkpoint_files import complete_checkpoints
 
+    if trainer.args.save_only_model:
+        return "--save_only_model keeps nothing to resume from: start from a saved model with --model_name_or_path."
     complete, _ = complete_checkpoints(trainer.args.output_dir)
     if not complete:
         return "There is no checkpoint yet (--save_steps says how often one is written)."

@@ -50,4 +50,7 @@ class GeometricMixture(LogitsProcessor):
             )
         self.cache = output[cache]
         reference_scores = output.logits[:, -1].to(scores.dtype)
-        return (1 - self.coef) * scores + self.coef * reference_scores
+        sides = ((1 - self.coef, scores), (self.coef, reference_scores))
+        mixed = sum(weight * side for weight, side in sides if weight)  # 0 * -inf would be nan
+        # What an earlier processor forbids, as `min_new_tokens` does an early end, is forbidden to the reference too.
+        return mixed.masked_fill(scores.isneginf(), -torch.inf)

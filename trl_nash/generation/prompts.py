@@ -3,11 +3,10 @@
 
 """From a dataset's prompt to the text that is sampled from, and from sampled tokens to the text that is judged."""
 
-import re
-
 from transformers import PreTrainedTokenizerBase
 
 from ..compat import is_conversational, maybe_apply_chat_template
+from ..judges.calls import joined
 
 
 class PromptRenderer:
@@ -32,6 +31,7 @@ class PromptRenderer:
 
     def __call__(self, prompt: str | list[dict]) -> tuple[str, bool]:
         """Returns the text and whether it had to be cut."""
+        prompt = joined(prompt)
         if is_conversational({"prompt": prompt}) and not self.tokenizer.chat_template:
             raise ValueError(
                 "The prompts are conversations, but the tokenizer has no chat template. Set one "
@@ -53,14 +53,28 @@ class PromptRenderer:
         return text.removeprefix(self.tokenizer.bos_token) if self._adds_bos else text
 
 
-def strip_thinking(text: str) -> str:
-    """Removes `<think> ... </think>`, also one that generation cut short."""
-    return re.sub(r"<think>.*?(</think>|\Z)", "", text, flags=re.DOTALL).strip()
+def opens_thinking(text: str) -> bool:
+    """Whether a rendered prompt ends in `<think>`, so that the completion begins within the thinking."""
+    return text.rstrip().endswith("<think>")
+
+
+def strip_thinking(text: str, opened: bool = False) -> str:
+    """
+    What a completion says behind its thinking, which is everything up to the last `</think>`, opened in it or not.
+
+    Args:
+        text (`str`): the completion.
+        opened (`bool`, *optional*, defaults to `False`): whether the prompt has opened the thinking.
+
+    Returns:
+        `str`: the answer, empty if the thinking never came to its end.
+    """
+    _, closed, answer = text.rpartition("</think>")
+    unfinished = "<think>" in answer or (opened and not closed)
+    return "" if unfinished else answer.strip()
 
 
 def text_of(prompt: str | list[dict]) -> str:
-    """What to show of a prompt: the text, or the last message's, of which there may be parts."""
-    content = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-    if isinstance(content, list):
-        content = "".join(part.get("text") or "" for part in content)
-    return content or ""
+    """What to show of a prompt: the text, or the last message's."""
+    prompt = joined(prompt)
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"] or ""

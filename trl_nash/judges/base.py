@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .calls import accepted, as_floats
+from .calls import accepted, as_floats, joined
 from .store import JudgementStore, judgement_key
 from .tally import Abstained, Tally
 
@@ -32,6 +32,7 @@ __all__ = [
     "Tally",
     "accepted",
     "as_floats",
+    "joined",
     "margin",
     "probability",
 ]
@@ -106,7 +107,7 @@ class PairwiseJudge(ABC):
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`):
-                B prompts: strings, or lists of messages, as in the dataset.
+                B prompts: strings, or lists of messages, as in the dataset. Contents in parts of text are joined.
             first (`list[str]`):
                 B completions, as text.
             second (`list[str]`):
@@ -153,6 +154,7 @@ class PairwiseJudge(ABC):
             `ValueError`: If the arguments differ in length, or the judge does not return one probability per question.
             `JudgeError`: If the judge cannot go on.
         """
+        prompts = [joined(prompt) for prompt in prompts]
         columns = accepted(self.judge, columns, positional=3)
         self._check_lengths(prompts, first=first, second=second, **columns)
         # What a verdict depends on beside the two texts; objects that JSON does not know only equal themselves.

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Calling functions that others wrote: what they take, and what they return."""
+"""Calling functions that others wrote: what they take, what they read, and what they return."""
 
 import inspect
 import math
@@ -24,6 +24,29 @@ def accepted(function: Callable, keywords: dict[str, Any], positional: int) -> d
         return {name: value for name, value in keywords.items() if name not in taken}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: value for name, value in keywords.items() if kinds.get(name) in named}
+
+
+def joined(prompt: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """
+    A prompt in which contents that come in parts are one text each.
+
+    Raises `ValueError` if a part is no text.
+    """
+    if not isinstance(prompt, list):
+        return prompt
+    return [
+        {**message, "content": "".join(map(_text_of_part, message["content"]))}
+        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        else message
+        for message in prompt
+    ]
+
+
+def _text_of_part(part: Any) -> str:
+    if isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    kind = part.get("type") if isinstance(part, dict) else None
+    raise ValueError(f"a message has a part {f'of type {kind!r}' if kind else repr(part)[:80]} that is no text")
 
 
 def as_floats(values: Any, count: int, source: str) -> list[float]:

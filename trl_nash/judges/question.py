@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .base import Prompt
+from .base import Prompt, joined
 
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -153,12 +153,7 @@ def as_text(prompt: Prompt) -> str:
     """A prompt as one text: a lone user's message is its content, a conversation has its roles in front."""
     if isinstance(prompt, str):
         return prompt
-    contents = [
-        content
-        if isinstance(content := message["content"], str)
-        else "\n".join(part["text"] for part in content if part.get("type") == "text")
-        for message in prompt
-    ]
-    if len(prompt) == 1:
-        return contents[0]
-    return "\n\n".join(f"{m['role'].capitalize()}: {content}" for m, content in zip(prompt, contents, strict=True))
+    messages = joined(prompt)
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)

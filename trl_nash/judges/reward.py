@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from .base import Abstained, PairwiseJudge, Prompt, accepted, as_floats
+from .base import Abstained, PairwiseJudge, Prompt, accepted, as_floats, joined
 from .reward_model import RewardModel
 from .store import as_store
 
@@ -219,6 +219,7 @@ class RewardJudge(PairwiseJudge):
 
     def _totals(self, prompts, completions, *, columns, completion_ids, trainer_state) -> list[float]:
         """As [`~RewardJudge.rewards`], with the reasons of abstentions."""
+        prompts = [joined(prompt) for prompt in prompts]
         keywords = {
             **(columns or {}),
             "prompts": prompts,

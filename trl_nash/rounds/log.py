@@ -68,8 +68,8 @@ class RoundLog:
             yield
         except OSError as error:
             raise RuntimeError(
-                f"{self._file} cannot be written ({error.strerror or error}). Make room there, then resume from the "
-                "last checkpoint: what is in the file is not sampled again."
+                f"{self._file} cannot be written ({error.strerror or error}). Make room there and go on from the "
+                "last checkpoint, or start again: what is in the file is not sampled again."
             ) from error
 
 

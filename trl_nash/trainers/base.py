@@ -16,9 +16,10 @@ from accelerate.utils import is_peft_model, set_seed
 from transformers import AutoTokenizer
 
 from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
-from ..compat import base_construction, unused_reward
+from ..compat import base_construction, get_callable_name, unused_reward
 from ..generation.sampler import Sampler, generation_config
 from ..judges import RewardJudge, load_judge
+from ..judges.reward_model import RewardModel
 from ..kernels.fused_head import add_fused_head
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..policies import FrozenPolicies
@@ -26,6 +27,7 @@ from ..rounds.batch import PairBatch, Samples
 from ..rounds.pairs import compared_pairs
 from ..rounds.schedule import Place
 from . import checks
+from .checkpoint_files import how_to_go_on
 from .collector import Collector
 from .config import NashConfig, PairConfig
 from .hooks import EpochCounter, TrainerHooks
@@ -33,6 +35,7 @@ from .judging import Judging
 from .keeper import Keeper
 from .reporter import Reporter
 from .sampler_check import check_sampler
+from .schedules import check_schedules
 from .scorer import Scorer
 from .stops import Stops
 from .verification import verify_policy, verify_reference
@@ -125,9 +128,11 @@ class NashTrainer(TrainerHooks):
         reward_funcs = args.reward_model_path if judge is None and reward_funcs is None else reward_funcs
         checks.check_judge(judge, reward_funcs, args)
         checks.check_dataset(train_dataset, args, "train_dataset")
+        check_schedules(args, train_dataset)
         for name, dataset in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
             if dataset is not None:
                 checks.check_dataset(dataset, args, f"eval_dataset[{name!r}]" if name else "eval_dataset")
+        checks.check_metric(args, eval_dataset)
         judge = None if judge is None else load_judge(judge, device=args.device)
 
         if processing_class is None:
@@ -187,11 +192,20 @@ class NashTrainer(TrainerHooks):
             model_kwargs={"trust_remote_code": args.trust_remote_code},
             device=self.accelerator.device,
         )
+        self._show_rewards([] if judge is not None else self.judge.reward_funcs)
         self.place, self.past = Place(0, 0, 0, 0), args.past(0)
         self.batches: list[PairBatch] = []
         self._micro_step = 0
         self._assemble(fresh_adapter)
         checks.check_mixture(self.opponent, self.policies, self.accelerator)
+
+    def _show_rewards(self, funcs: list) -> None:
+        """What TRL's scripts look at: the base has a stand-in. There is nothing to see of a judge."""
+        models = [func if isinstance(func, RewardModel) else None for func in funcs]
+        self.reward_funcs = [model.model if model else func for model, func in zip(models, funcs, strict=True)]
+        self.reward_processing_classes = [model and model.tokenizer for model in models]
+        self.reward_func_names = [get_callable_name(func).rpartition("/")[2] for func in funcs]
+        self.reward_weights = torch.tensor(self.judge.reward_weights, dtype=torch.float32) if funcs else None
 
     def _assemble(self, fresh_adapter: bool) -> None:
         """The collaborators of the rounds. What changes while a run goes on they ask for, by functions."""
@@ -216,7 +230,7 @@ class NashTrainer(TrainerHooks):
             vllm=self._generate_vllm if self.use_vllm else None,
         )
         self.judging = Judging(self.judge, args, tokenizer, state=lambda: self.state)
-        self.stops = Stops(accelerator, self.save_stopped, tokenizer)
+        self.stops = Stops(accelerator, self.save_stopped, tokenizer, args.save_only_model)
         self.collector = Collector(
             args, accelerator, self._sample, self.sampler, self.judging, self.reporter, self.stops
         )
@@ -406,5 +420,6 @@ class NashTrainer(TrainerHooks):
                 raise
             raise RuntimeError(
                 f"The policy has diverged: nothing can be sampled from it at step {self.state.global_step} (round "
-                f"{self.round + 1}). Lower `learning_rate` or `step_size`, and resume from an earlier checkpoint."
+                f"{self.round + 1}). Lower `learning_rate` or `step_size`, and "
+                f"{how_to_go_on('an earlier', self.args.save_only_model)}."
             ) from error

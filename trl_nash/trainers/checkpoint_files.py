@@ -42,14 +42,25 @@ def fault_of(checkpoint: Path) -> str | None:
     return None
 
 
+def _lack_of(checkpoint: Path) -> str | None:
+    if (checkpoint / "nash").is_dir():
+        return None
+    return "it holds a model and no state of a run, as `save_only_model` and other trainers save it"
+
+
+def how_to_go_on(which: str, save_only_model: bool) -> str:
+    """From what a run that stopped can go on: the end of a sentence."""
+    return f"start a new run from {which} saved model" if save_only_model else f"resume from {which} checkpoint"
+
+
 def step_of(checkpoint: Path) -> int:
     """The optimizer step after which a checkpoint was saved."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def complete_checkpoints(folder: str | Path) -> tuple[list[Path], dict[Path, str]]:
-    """The complete checkpoints in an output folder, oldest first, and the fault of each of the others."""
+    """The checkpoints in an output folder to resume from, oldest first, and the fault of each of the others."""
     found = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
     found = sorted((path for path in found if path.name.rpartition("-")[2].isdecimal()), key=step_of)
-    faults = {path: fault for path in found if (fault := fault_of(path)) is not None}
+    faults = {path: fault for path in found if (fault := fault_of(path) or _lack_of(path)) is not None}
     return [path for path in found if path not in faults], faults

@@ -17,8 +17,9 @@ from transformers.trainer_utils import has_length
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..compat import OnlineDPOConfig, create_model_from_path
+from ..judges.calls import joined
 from ..policies import BESIDE_SHARDS, FrozenPolicies
-from .config import NashConfig, PairConfig
+from .config import WIN_RATE, NashConfig, PairConfig
 from .sampler_check import NOT_HERE
 
 
@@ -44,7 +45,7 @@ def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> Nas
     The arguments as the algorithm's own config.
 
     A plain `OnlineDPOConfig` is upgraded: its `beta` and `temperature` mean something else here and are replaced by
-    the algorithm's defaults, everything else is kept.
+    the algorithm's defaults, and so is a loss as the metric of the best model; everything else is kept.
     """
     if args is None:
         # TRL's default is bf16 everywhere, which is an error where the hardware has none.
@@ -60,6 +61,8 @@ def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> Nas
     values = {f.name: getattr(args, f.name) for f in fields(args) if f.init}
     if not isinstance(args, NashConfig):
         dropped = {name: values.pop(name) for name in ("beta", "temperature")}
+        if args.metric_for_best_model == "loss":  # which TrainingArguments fill in, too
+            del values["metric_for_best_model"], values["greater_is_better"]
         logger.warning(
             "%s takes the place of your OnlineDPOConfig. %s not carried over, because they mean something else here; "
             "all other options are kept. Pass a %s to set them.",
@@ -226,15 +229,30 @@ def check_dataset(dataset, args: NashConfig, name: str) -> None:
 
 def check_prompt(prompt, where: str) -> None:
     """Refuses a prompt that is neither text nor a conversation that a model can answer."""
+    reason = "a prompt is a text or a list of messages, and not empty"
     if isinstance(prompt, str) and prompt.strip():
         return
     if isinstance(prompt, list) and prompt and all(isinstance(m, dict) and "role" in m for m in prompt):
-        if any(str(message.get("content") or "").strip() for message in prompt):
-            return
+        try:
+            if any(str(message.get("content") or "").strip() for message in joined(prompt)):
+                return
+        except ValueError as error:
+            reason = str(error)
     raise ValueError(
-        f"The prompt in {where} is {repr(prompt)[:80]}: a prompt is a text or a list of messages, and not empty. "
-        "Filter such rows out with `dataset.filter`."
+        f"The prompt in {where} is {repr(prompt)[:80]}: {reason}. Filter such rows out with `dataset.filter`."
     )
+
+
+def check_metric(args: NashConfig, eval_dataset) -> None:
+    """Refuses a metric for the best model that evaluations on several datasets will not report."""
+    metric = args.metric_for_best_model
+    if metric is None or not isinstance(eval_dataset, dict):
+        return
+    if not any(metric.removeprefix("eval_").startswith(f"{name}_") for name in eval_dataset):
+        raise ValueError(
+            f"`metric_for_best_model={metric!r}` does not say on which of the datasets {', '.join(eval_dataset)}: "
+            f"write 'eval_{next(iter(eval_dataset))}_{WIN_RATE}', for example."
+        )
 
 
 def check_sharding(accelerator: Accelerator, args: NashConfig) -> None:

@@ -14,6 +14,9 @@ from ..rounds.pairs import PAIR_SELECTIONS
 from ..rounds.schedule import Schedule
 
 
+WIN_RATE = "policy/win_rate_reference"  # of the policy against the start of the run, in an evaluation
+
+
 def scheduled(values: float | list[float], index: int) -> float:
     """Entry `index` of a schedule whose last value repeats; a number is a schedule that never changes."""
     if not isinstance(values, (list, tuple)):
@@ -83,7 +86,9 @@ class NashConfig(OnlineDPOConfig):
         max_nan_rate (`float`, *optional*, defaults to `0.5`):
             The run saves a checkpoint and stops when the judge abstains on more than this share of a round's pairs.
         strip_thinking (`bool`, *optional*, defaults to `False`):
-            Whether `<think> ... </think>` is removed from completions before they are judged.
+            Whether thinking is removed from completions before they are judged: everything up to the last
+            `</think>`, also where the chat template opens it. A completion that ends in its thinking is an empty
+            answer.
         chat_template_kwargs (`dict`, *optional*):
             Passed to the chat template when conversational prompts are rendered, e.g. `{"enable_thinking": false}`.
         log_completions (`bool`, *optional*, defaults to `False`):
@@ -144,7 +149,7 @@ class NashConfig(OnlineDPOConfig):
         default=0.5, metadata={"help": "Stop when the judge abstains on more than this share of a round."}
     )
     strip_thinking: bool = field(
-        default=False, metadata={"help": "Remove <think> ... </think> from completions before judging."}
+        default=False, metadata={"help": "Remove thinking (up to the last </think>) from completions before judging."}
     )
     chat_template_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Keyword arguments for the chat template of conversational prompts."}
@@ -155,10 +160,17 @@ class NashConfig(OnlineDPOConfig):
     num_completions_to_print: int = field(default=4, metadata={"help": "Rows of the table of completions."})
 
     def __post_init__(self):
+        watched = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        if watched or self.load_best_model_at_end or self.save_strategy == "best":
+            self._resolve_metric()
         with warnings.catch_warnings():
             # Prompts are cut before generation here, so they cannot vanish in the forward pass as TRL warns.
             warnings.filterwarnings("ignore", message="The configuration has .max_new_tokens.")
             super().__post_init__()
+        if watched:  # by a scheduler, which cannot know in which direction a metric is better
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
+        self._resolve_dtype()
         self.beta = collapse(self.beta)
         check_range("beta", self.beta, 0.0)
         if not self.regularized and any(_as_list(self.beta)):
@@ -178,6 +190,23 @@ class NashConfig(OnlineDPOConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         self._resolve_round()
+
+    def _resolve_metric(self) -> None:
+        """Quality is a win rate: the loss is small wherever the judge hardly prefers anything."""
+        if self.metric_for_best_model is None:
+            if self.greater_is_better is False:
+                raise ValueError(
+                    f"`greater_is_better=False` without `metric_for_best_model` would choose the lowest {WIN_RATE}: "
+                    "name the metric, or leave it out."
+                )
+            self.metric_for_best_model = WIN_RATE
+
+    def _resolve_dtype(self) -> None:
+        kwargs = dict(self.model_init_kwargs or {})
+        if "torch_dtype" in kwargs:  # its name before transformers 5
+            if "dtype" in kwargs:
+                raise ValueError("`model_init_kwargs` has both `dtype` and its old name `torch_dtype`: leave one out.")
+            self.model_init_kwargs = {"dtype": kwargs.pop("torch_dtype"), **kwargs}
 
     def beta_of(self, past: Past) -> float:
         """τ of a round."""
@@ -295,21 +324,20 @@ class PairConfig(NashConfig):
             raise ValueError(
                 f"`pair_selection='tournament'` needs `num_generations` of at least 3, got {self.num_generations}."
             )
-        # One goes by round, the other by epoch: what meets in between is known with the dataset.
+        # One goes by round, the other by epoch: what meets in between is known with the dataset (`check_schedules`).
         for index in (0, -1):
-            self._check_step(_as_list(self.step_size)[index], _as_list(self.beta)[index])
+            self.check_step(_as_list(self.step_size)[index], _as_list(self.beta)[index])
 
     def step_size_of(self, past: Past) -> float:
         """η of a round."""
         return scheduled(self.step_size, past.round)
 
     def step_and_beta(self, past: Past) -> dict[str, float]:
-        """η and τ of a round, as definitions take them; raises `ValueError` where ρ = η τ exceeds 1."""
-        step_size, beta = self.step_size_of(past), self.beta_of(past)
-        self._check_step(step_size, beta)
-        return {"step_size": step_size, "beta": beta}
+        """η and τ of a round, as definitions take them."""
+        return {"step_size": self.step_size_of(past), "beta": self.beta_of(past)}
 
-    def _check_step(self, step_size: float, beta: float) -> None:
+    def check_step(self, step_size: float, beta: float) -> None:
+        """Raises `ValueError` if ρ = η τ exceeds 1."""
         if self.limits_rho and step_size * beta > 1 + 1e-9:
             raise ValueError(
                 f"`step_size * beta` is the weight of the reference in the KL centre and cannot exceed 1, got "

@@ -21,13 +21,17 @@ from ..rounds.rows import EvaluationLoader, Share, StreamedRounds, count_of, rou
 from .card import append_settings
 from .checkpoint_files import complete_checkpoints
 from .collector import ROUND_FOLDER
+from .config import WIN_RATE
 from .keeper import FOLDER, Keeper
+from .precision import movable_share, precision_of
 from .reporter import Reporter
 from .scorer import count_first
 from .stops import Stops
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
+
+LEAST_MOVABLE = 0.5  # share of the weights that a step must be able to change, or a warning says so
 
 
 class EpochCounter(TrainerCallback):
@@ -127,11 +131,24 @@ class TrainerHooks(OnlineDPOTrainer):
             args.generation_chunk,
             args.optimizer_steps_per_round,
         )
+        self._say_precision()
         if self.fits_rounds and args.optimizer_steps_per_round < 10:
             self.reporter.say_once(
                 f"Optimizer steps a round: {args.optimizer_steps_per_round}. {self._name}'s guarantees, and its "
                 "published results, assume rounds that are fitted: raise `steps_per_generation` or `num_iterations` "
                 "to 10 optimizer steps or more. Shorter rounds are online learning."
+            )
+
+    def _say_precision(self) -> None:
+        logger.info("%s: %s.", self._name, precision_of(self.model, self.accelerator.mixed_precision))
+        if self.is_deepspeed_enabled:
+            return  # which keeps float32 copies of weights in other formats
+        rate = max(group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups)
+        if rate and (share := movable_share(self.model, rate)) < LEAST_MOVABLE:
+            self.reporter.say_once(
+                f"A step of the learning rate's size, {rate:g}, changes {share:.1%} of the trainable weights: for the "
+                'others it is lost in rounding. Load the model in float32 (`model_init_kwargs={"dtype": "float32"}`; '
+                "`bf16=True` still computes in bfloat16), train an adapter, or raise `learning_rate`."
             )
 
     # ---- Rows ----
@@ -212,7 +229,8 @@ class TrainerHooks(OnlineDPOTrainer):
         if self.optimizer is None:
             return None
         self._save_checkpoint(self.model_wrapped, trial=None)
-        return f"A checkpoint of step {self.state.global_step} is in {self.args.output_dir}."
+        what = "The model" if self.args.save_only_model else "A checkpoint"
+        return f"{what} of step {self.state.global_step} is in {self.args.output_dir}."
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -231,8 +249,8 @@ class TrainerHooks(OnlineDPOTrainer):
             complete, _ = complete_checkpoints(folder.parent)
             raise RuntimeError(
                 f"The checkpoint {folder} could not be written ({error}). "
-                + (f"{complete[-1]} is complete: make space" if complete else "No earlier one is complete: make space")
-                + " and resume."
+                + (f"{complete[-1]} is complete: " if complete else "No earlier one is complete: ")
+                + f"make space and {'resume' if complete else 'start again'}."
             ) from error
         self._saved = folder
 
@@ -308,9 +326,16 @@ class TrainerHooks(OnlineDPOTrainer):
             wins = self.judging.verdicts(rows, samples).preference
         failure, self.judging.failure = self.judging.failure, None
         self.stops.if_judge_failed(failure)
-        self.reporter.metrics.add("policy/win_rate_reference", wins.nansum(), (~wins.isnan()).sum())
+        self.reporter.metrics.add(WIN_RATE, wins.nansum(), (~wins.isnan()).sum())
         lengths = [len(ids) for completions in others[: count_of(rows)] for ids in completions]
         self.reporter.metrics.add("completions/mean_length_reference", sum(lengths), len(lengths))
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        metric = self.args.metric_for_best_model or ""
+        if metric.endswith(WIN_RATE) and f"eval_{metric.removeprefix('eval_')}" not in metrics:
+            self.reporter.say_once(f"The judge had no opinion in an evaluation: without {metric} it is not the best.")
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)

@@ -5,22 +5,24 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, TrainerState
 
-from ..generation.prompts import strip_thinking
+from ..generation.prompts import opens_thinking, strip_thinking
 from ..judges.base import JudgeError, PairwiseJudge, Tally
 from ..rounds.batch import Samples
 from ..rounds.rows import count_of
 from ..rounds.tournament import best_and_worst_by_tournament
 
 
+LONGEST_TAG = 8  # tokens that `<think>`, and blanks behind it, may take
 LONGEST_FAREWELL = 10.0  # seconds that a judge that is asked is waited for after Ctrl-C: its answers are paid for
 
 
@@ -65,11 +67,18 @@ class Judging:
         self._tokenizer = tokenizer
         self._state = state
         self._asked: Future | None = None  # the last question to a judge that waits
+        # With some tokenizers the tags are special tokens, which decoding would skip.
+        added = tokenizer.added_tokens_decoder.items()
+        self._tags = {id: token.content for id, token in added if token.content in ("<think>", "</think>")}
 
-    def decode(self, completion_ids: list[int]) -> str:
-        """The text that a judge sees."""
-        text = self._tokenizer.decode(completion_ids, skip_special_tokens=True)
-        return strip_thinking(text) if self._args.strip_thinking else text
+    def decode(self, completion_ids: list[int], prompt_ids: Sequence[int] = ()) -> str:
+        """The text that a judge sees of a completion of a prompt."""
+        if not self._args.strip_thinking:
+            return self._tokenizer.decode(completion_ids, skip_special_tokens=True)
+        opened = opens_thinking(self._tokenizer.decode(prompt_ids[-LONGEST_TAG:]))
+        parts = groupby(completion_ids, key=self._tags.get)
+        text = "".join(tag or self._tokenizer.decode(list(ids), skip_special_tokens=True) for tag, ids in parts)
+        return strip_thinking(text, opened)
 
     def ask(self, rows: list[dict], samples: Samples) -> Callable[[], Judged]:
         """
@@ -95,7 +104,8 @@ class Judging:
 
     def verdicts(self, rows: list[dict], samples: Samples, selection: str = "all") -> Judged:
         """The verdicts on the pairs of samples; in a `"tournament"`, on the pair of best and worst that it finds."""
-        texts = [[self.decode(ids) for ids in completions] for completions in samples.completion_ids]
+        prompts = zip(samples.prompt_ids, samples.completion_ids, strict=True)
+        texts = [[self.decode(ids, prompt) for ids in completions] for prompt, completions in prompts]
         asked: list[Asked] = []
 
         def compare(players: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from ..judges.base import JudgeError
 from ..rounds.batch import IGNORED, PairBatch
 from ..rounds.log import random_state, set_random_state
+from .checkpoint_files import how_to_go_on
 
 
 class Stopped(RuntimeError):
@@ -28,18 +29,26 @@ class Stops(TrainerCallback):
         accelerator ([`~accelerate.Accelerator`]): for what ranks must agree on.
         save (`Callable[[], str | None]`): saves a checkpoint, and returns a sentence that says so.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): to show prompts of a bad micro-batch.
+        save_only_model (`bool`, *optional*): whether what is saved cannot be resumed from.
 
     Attributes:
         reason (`str`, *optional*): why the run was asked to stop, on this rank.
         stopped (`bool`): whether it did.
     """
 
-    def __init__(self, accelerator: Accelerator, save: Callable[[], str | None], tokenizer: PreTrainedTokenizerBase):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        save: Callable[[], str | None],
+        tokenizer: PreTrainedTokenizerBase,
+        save_only_model: bool = False,
+    ):
         self.reason: str | None = None
         self.stopped = False
         self._accelerator = accelerator
         self._save = save
         self._tokenizer = tokenizer
+        self._go_on = how_to_go_on("the last", save_only_model)
         self._random_state = random_state()
         self._losses: list[tuple[torch.Tensor, PairBatch]] = []  # of the optimizer step that is under way
 
@@ -78,7 +87,7 @@ class Stops(TrainerCallback):
         if abstained > allowed * total:
             self._stop(
                 f"The judge abstained on {abstained} of the {total} pairs of round {round + 1}, more than "
-                f"`max_nan_rate` ({allowed:g}) allows. See why it gives no verdict, then resume."
+                f"`max_nan_rate` ({allowed:g}) allows. See why it gives no verdict, then {self._go_on}."
             )
 
     def _stop(self, reason: str, error: type[Exception] = RuntimeError) -> None:
@@ -114,5 +123,5 @@ class Stops(TrainerCallback):
                 break
         raise RuntimeError(
             f"The {what} is {value} {where}.{prompts} Lower `learning_rate` or `step_size`, or look at these prompts, "
-            "and resume from the last checkpoint: none was saved of this step."
+            f"and {self._go_on}: none was saved of this step."
         )
