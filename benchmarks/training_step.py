@@ -30,7 +30,7 @@ from peft import LoraConfig
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from trl_nash import NashTrainer, PairConfig, RandomJudge
-from trl_nash.policies import INITIAL
+from trl_nash.algorithms import INITIAL
 from trl_nash.rounds.batch import collate
 
 
@@ -73,7 +73,7 @@ def build_step(trainer: str, lora: bool, prompts: int, prompt_tokens: int, new_t
 
     nash = NashTrainer(args=PairConfig(**common, temperature=1.0), judge=RandomJudge(), **arguments)
     nash.policies.ensure_initial()
-    nash.anchor_weights = lambda: {INITIAL: 1.0}
+    nash.args.fits_of = lambda past: [Fit({INITIAL: 1.0}, 1.0)]
     batch = collate(
         prompt_ids.tolist(),
         completion_ids.tolist(),

@@ -242,14 +242,14 @@ def compare(trainer: "COMALTrainer", examples: list[Example]) -> tuple[Policy, P
     Returns:
         The first policy, whose win rate can only differ from one half by chance, and the last.
     """
-    from ..policies import INITIAL
+    from ..algorithms import INITIAL
 
     kl = trainer.evaluate()["eval_policy/kl_reference"]
     prompts = [[{"role": "user", "content": example.prompt}] for example in examples]
     answers = []
     for policy in (INITIAL, INITIAL, None):
         _, completions = trainer.generate(prompts, ANSWERS_PER_PROMPT, policy=policy)
-        answers.append([[trainer.decode(ids) for ids in row] for row in completions])
+        answers.append([[trainer.judging.decode(ids) for ids in row] for row in completions])
     opponent, first, last = answers
     return (
         Policy(first, *win_rate(trainer.judge, prompts, first, opponent), 0.0),

@@ -33,7 +33,7 @@ def plan_text(algorithm: str, arguments, tokenizer, prompts) -> str:
     Returns:
         `str`
     """
-    from ..trainers.prompts import PromptRenderer
+    from ..generation.prompts import PromptRenderer
 
     training, model = arguments.training, arguments.model
     limit = training.max_length - training.max_new_tokens
