@@ -1,7 +1,11 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Keeps libraries offline and quiet, and offers the tiny models of `tiny.py` as fixtures."""
+"""
+Keeps libraries offline and quiet, and offers the tiny models of `tiny.py` as fixtures.
+
+Hypothesis takes the same examples in every run, as long as it may need; `FUZZ=slow` takes 20 times as many.
+"""
 
 import os
 
@@ -16,11 +20,22 @@ for name, value in {
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tiny import CHAT_TEMPLATE, build_model, build_tokenizer  # noqa: F401
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 torch.set_num_threads(1)
+
+settings.register_profile(
+    "quick",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("slow", settings.get_profile("quick"), max_examples=1200)
+settings.load_profile(os.environ.get("FUZZ", "quick"))
 
 
 @pytest.fixture

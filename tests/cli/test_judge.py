@@ -4,7 +4,6 @@
 import math
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +173,7 @@ def test_costs_of_a_server(tmp_path, write_rows, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     refused = (PAIRS[2]["first"], PAIRS[2]["second"])
     with Loopback(lambda question, number: status(400) if question == refused else ok) as server:
-        argv = (f"openai:tiny@{server.url}", "--judge_kwargs", '{"timeout": 5}')
+        argv = (f"openai:tiny@{server.url}", "--judge_kwargs", '{"timeout": 600}')
         records, figures = judged(tmp_path, write_rows(PAIRS), *argv)
         assert [r["abstained"] for r in records] == [None, None, "server", *[None] * 17]
         for record in records[3:]:
@@ -187,7 +186,7 @@ def test_costs_of_a_server(tmp_path, write_rows, monkeypatch, capsys):
         assert (cost["asked"], cost["cached"], cost["requests"]) == (40, 0, sent)
         assert cost["failed_requests"] == 1 and cost["request_seconds"] > 0
         capsys.readouterr()
-        again = ["judge", write_rows(PAIRS), "--judge", argv[0], "--output", str(tmp_path / "again.jsonl")]
+        again = ["judge", write_rows(PAIRS), "--judge", *argv, "--output", str(tmp_path / "again.jsonl")]
         assert main(again) == 0
         assert len(server.requests) == 41 and "from the cache" in capsys.readouterr().out
     for path in (tmp_path / "out").iterdir():
@@ -200,9 +199,8 @@ def test_help_is_quick():
         "try: main(['judge', '--help'])\n"
         "except SystemExit: pass\n"
         "found = {'torch', 'transformers', 'trl', 'numpy', 'rich', 'matplotlib'} & set(sys.modules)\n"
-        "assert not found, found"
+        "assert not found, found\n"
+        "import time; assert time.process_time() < 2  # of the processor alone"
     )
-    start = time.monotonic()
-    shown = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True).stdout
-    assert time.monotonic() - start < 2
-    assert "--second_judge_kwargs" in shown
+    run = subprocess.run([sys.executable, "-c", code], check=True, timeout=600, capture_output=True, text=True)
+    assert "--second_judge_kwargs" in run.stdout

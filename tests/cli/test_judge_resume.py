@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pyarrow.parquet
 import pytest
 from judge_files import PAIRS, Ends, Unanswered, complaint, judged, lines
+from waiting import PATIENCE, until
 
 from trl_nash import RandomJudge
 from trl_nash.cli.main import main
@@ -160,7 +160,11 @@ def test_a_line_that_was_being_written_is_judged_again(write_rows, tmp_path, sto
 
 def test_ctrl_c_of_the_process(write_rows, tmp_path):
     (tmp_path / "slow.py").write_text(
-        "import time\ndef judge(prompts, first, second):\n    time.sleep(0.3)\n    return [0.5] * len(prompts)\n"
+        "import pathlib, time\nout = pathlib.Path('out.jsonl')\n"
+        "def judge(prompts, first, second):\n"
+        "    if out.exists() and out.stat().st_size:\n"
+        f"        pathlib.Path('waits').touch()\n        time.sleep({PATIENCE})\n"
+        "    return [0.5] * len(prompts)\n"
     )
     argv = ["judge", write_rows(PAIRS), "--judge", "slow:judge", "--output", "out.jsonl", "--batch_size", "1"]
     process = subprocess.Popen(
@@ -171,12 +175,9 @@ def test_ctrl_c_of_the_process(write_rows, tmp_path):
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    deadline = time.monotonic() + 60
-    while not ((tmp_path / "out.jsonl").exists() and (tmp_path / "out.jsonl").stat().st_size):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: process.poll() is not None or (tmp_path / "waits").exists())
     process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=30)
+    _, text = process.communicate(timeout=PATIENCE)
     done = len(lines(tmp_path / "out.jsonl"))
     assert process.returncode == 130 and 0 < done < 20
     assert f"interrupted. {done} of 20 pairs are in out.jsonl" in text and "Traceback" not in text

@@ -176,7 +176,7 @@ def test_two_real_processes_end_with_the_same_weights(tmp_path, model_dir, promp
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout

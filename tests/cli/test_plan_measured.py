@@ -79,7 +79,7 @@ def measured(tmp_path_factory) -> dict[str, dict]:
         [sys.executable, str(TESTS / "cli" / "plan_measure.py"), str(file)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trl_nash.cli import train
+from trl_nash.cli import stop_signals, train
 from trl_nash.cli.stop_signals import StopSignals
 from trl_nash.cli.summary import result_text
 
@@ -190,12 +190,13 @@ def test_a_signal_ends_a_run_with_a_checkpoint(where, number, code, name, capsys
     assert "Trained 5 steps" in capsys.readouterr().out
 
 
-def test_a_second_ctrl_c_does_not_wait(capsys):
+def test_a_second_ctrl_c_does_not_wait(capsys, monkeypatch):
+    clock = iter([10.0, 10.9, 11.1])
+    monkeypatch.setattr(stop_signals, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     signals = StopSignals()
     signals.trainer = SimpleNamespace(request_stop=lambda reason: None)
     signals(signal.SIGINT, None)
     signals(signal.SIGINT, None)  # the same Ctrl-C, from the launcher
-    signals._since -= 2
     with pytest.raises(KeyboardInterrupt):
         signals(signal.SIGINT, None)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a third one must not break the farewell

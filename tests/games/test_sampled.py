@@ -186,4 +186,4 @@ def test_bad_settings_are_refused_with_a_sentence(settings, sentence):
 
 def test_torch_is_imported_only_when_it_samples():
     code = "import sys, trl_nash.games.sampled; assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)

@@ -114,17 +114,24 @@ class _Handler(BaseHTTPRequestHandler):
             server.log.append(self.asked)
             server.under_way += 1
             server.most_under_way = max(server.most_under_way, server.under_way)
+        self.is_under_way = True
         if server.latency:
             time.sleep(server.latency)
         try:
             server.script(self.question, number)(self)
         finally:
-            with server.lock:
-                server.under_way -= 1
+            self.leave()
+
+    def leave(self):
+        """Counts the request as under way no more: before its reply, whose reader may send the next one at once."""
+        with self.server_of_tests.lock:
+            self.server_of_tests.under_way -= self.is_under_way
+        self.is_under_way = False
 
     def send(
         self, content: bytes, status: int = 200, headers: dict[str, str] | None = None, length: int | None = None
     ):
+        self.leave()
         self.send_response(status)
         headers = {"content-type": "application/json", "content-length": str(length or len(content))} | (headers or {})
         for name, value in headers.items():

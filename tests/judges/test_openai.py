@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from trl_nash.judges import JUDGES, load_judge, remote
 from trl_nash.judges.base import JudgeError
@@ -35,7 +36,7 @@ def clean(monkeypatch, tmp_path):
 
 
 def build_judge(server, **kwargs) -> OpenAIJudge:
-    return OpenAIJudge("tiny", base_url=server.url, **{"timeout": 5.0, "cache": None} | kwargs)
+    return OpenAIJudge("tiny", base_url=server.url, **{"timeout": PATIENCE, "cache": None} | kwargs)
 
 
 def one_answer(behaviour, mode, prompt="pair"):

@@ -4,6 +4,8 @@
 """Whatever a server does, nothing is asked twice and nothing that was answered is lost."""
 
 import asyncio
+import itertools
+import linecache
 import logging
 import math
 import os
@@ -14,10 +16,12 @@ import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from waiting import PATIENCE, until
 
-from trl_nash.judges import remote
+from trl_nash.judges import openai_api, remote
 from trl_nash.judges.base import JudgeError
 from trl_nash.judges.openai_api import OpenAIJudge
 from trl_nash.judges.remote import RemoteJudge, retry_after
@@ -26,6 +30,8 @@ from trl_nash.judges.store import JudgementStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loopback import (  # noqa: E402
+    PAIR,
+    PROBE,
     Loopback,
     close,
     fair,
@@ -51,7 +57,7 @@ def short_waits(monkeypatch, tmp_path):
 
 
 def build_judge(server, **kwargs) -> OpenAIJudge:
-    return OpenAIJudge("tiny", base_url=server.url, **{"mode": "logprobs", "timeout": 5.0} | kwargs)
+    return OpenAIJudge("tiny", base_url=server.url, **{"mode": "logprobs", "timeout": PATIENCE} | kwargs)
 
 
 def pairs(count: int) -> tuple[list[str], list[str], list[str]]:
@@ -65,6 +71,31 @@ def truth(count: int) -> list[float]:
 def first_time(behaviour):
     """Every question meets `behaviour` once before it is answered."""
     return lambda question, number: behaviour if number == 0 else ok
+
+
+def time_out_only(monkeypatch, chosen) -> None:
+    """Keeps the judge's `timeout` for requests with `chosen(question)`, which the server can tell by a header."""
+    arguments = openai_api._known
+
+    def patient(body):
+        question = PAIR.search(body["messages"][-1]["content"]).groups()
+        return arguments(body) | ({"extra_headers": {"x-hang": "1"}} if chosen(question) else {"timeout": PATIENCE})
+
+    monkeypatch.setattr(openai_api, "_known", patient)
+
+
+def waits_for_answers(thread: int) -> bool:
+    """Whether this thread is in the line of `judge_each` that waits, where Ctrl-C is caught."""
+    frame = sys._current_frames()[thread]
+    return "results.get(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+
+
+def join_workers() -> None:
+    """When they are gone, nobody is left who could ask anything."""
+    for thread in threading.enumerate():
+        if thread.name == "judge":
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
 
 
 FAULTS = {
@@ -93,17 +124,28 @@ def test_a_fault_is_retried_and_each_question_is_answered_once(fault):
     assert judge.usage["failed_requests"] == 13  # the question that finds out what the server can met it too
 
 
-def test_a_hanging_server_is_left_after_the_timeout():
-    with Loopback(first_time(hang)) as server:
+def test_a_hanging_server_is_left_after_the_timeout(monkeypatch):
+    sent = set()
+
+    def is_first(question):
+        return question not in sent and not sent.add(question)
+
+    def hang_or_answer(handler):
+        (hang if "x-hang" in handler.headers else ok)(handler)
+
+    time_out_only(monkeypatch, is_first)
+    with Loopback(lambda question, number: hang_or_answer) as server:
         judge = build_judge(server, timeout=0.1, mode="text")
         answers = judge(*pairs(4))
     assert len(answers) == 4 and not any(map(math.isnan, answers))
-    assert set(server.asked.values()) == {2} and set(server.answered.values()) == {1}
+    assert (judge.usage["requests"], judge.usage["failed_requests"]) == (16, 8)  # once in vain for each question
+    assert set(server.answered.values()) == {1} and len(server.answered) == 8
 
 
 @pytest.mark.parametrize("behaviour", [hang, malformed, status(500), status(400, "no such parameter")])
-def test_a_question_without_an_answer_abstains_and_is_asked_again_next_time(behaviour, caplog):
+def test_a_question_without_an_answer_abstains_and_is_asked_again_next_time(behaviour, caplog, monkeypatch):
     broken = {("a1", "b1"), ("b3", "a3")}
+    time_out_only(monkeypatch, broken.__contains__)
     with Loopback(lambda question, number: behaviour if question in broken else ok) as server:
         judge = build_judge(server, max_retries=1, timeout=0.2)
         with caplog.at_level(logging.WARNING, "trl_nash"):
@@ -144,38 +186,50 @@ def test_half_a_batch_that_failed_leaves_the_other_half_in_the_store():
 def test_what_is_under_way_when_the_judge_meets_its_end_is_kept():
     """Seven fast failures end the run while an answer is on its way: it is waited for."""
 
+    under_way = threading.Event()
+
     def slow(handler):
-        deadline = time.monotonic() + 10
-        while judge._failures < 7 and time.monotonic() < deadline:
-            time.sleep(0.005)
+        under_way.set()
+        until(lambda: judge._failures == 7)
         ok(handler)
 
-    with Loopback(lambda question, number: slow if question == ("a0", "b0") else status(500)) as server:
+    def fail(handler):
+        under_way.wait(PATIENCE)
+        status(500)(handler)
+
+    with Loopback(lambda question, number: slow if question == ("a0", "b0") else fail) as server:
         judge = build_judge(server, mode="text", order="fixed", concurrency=8, max_retries=0, max_failures=7)
         with pytest.raises(JudgeError, match="7 failures in a row"):
             judge(*pairs(8))
         assert server.answered == {("a0", "b0"): 1} and len(judge.cache) == 1
 
 
-@pytest.mark.parametrize("farewell", [10.0, 0.0])
+@pytest.mark.parametrize("farewell", [PATIENCE, 0.0])
 def test_ctrl_c_keeps_what_is_under_way(monkeypatch, farewell):
     """Answers that were asked for before Ctrl-C are stored, nothing is asked after it; waiting for them has an end."""
     monkeypatch.setattr(remote, "LONGEST_FAREWELL", farewell)
-    main = threading.get_ident()
+    main, stops, left = threading.get_ident(), [], threading.Event()
 
-    def interrupt(server):
-        deadline = time.monotonic() + 10
-        while len(server.log) < 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
+    def interrupt():
+        until(lambda: len(server.log) == 4 and waits_for_answers(main))
         signal.pthread_kill(main, signal.SIGINT)
 
-    with Loopback(latency=0.5) as server:
+    def held(handler):
+        stops[0].wait(PATIENCE)  # until the judge has noticed Ctrl-C
+        if not farewell:
+            left.wait(PATIENCE)
+        ok(handler)
+
+    with Loopback(lambda question, number: held) as server:
         judge = build_judge(server, mode="text", concurrency=4, order="fixed")
-        threading.Thread(target=interrupt, args=[server]).start()
+        attempt = judge._attempt
+        judge._attempt = lambda stop, send: stops.append(stop) or attempt(stop, send)
+        threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
             judge(*pairs(100))
         assert len(judge.cache) == (4 if farewell else 0)
-        time.sleep(0.6)
+        left.set()
+        join_workers()
         assert len(server.log) == 4
 
 
@@ -234,11 +288,13 @@ def test_retry_after_holds_all_requests():
     assert times[1] - times[0] >= 0.29
 
 
-def test_retry_after_in_every_spelling():
+def test_retry_after_in_every_spelling(monkeypatch):
+    now = 1.7e9
+    monkeypatch.setattr(remote, "time", SimpleNamespace(time=lambda: now))
     assert retry_after({"retry-after": "1.5"}) == 1.5
     assert retry_after({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
-    assert retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)}) == pytest.approx(60, abs=2)
-    assert retry_after({"retry-after": formatdate(time.time() - 60, usegmt=True)}) == 0
+    assert retry_after({"retry-after": formatdate(now + 60, usegmt=True)}) == 60
+    assert retry_after({"retry-after": formatdate(now - 60, usegmt=True)}) == 0
     assert retry_after({"retry-after": "soon"}) is None and retry_after({}) is None
 
 
@@ -270,14 +326,14 @@ def test_rate_limit():
 
 
 def test_a_judge_at_its_end_does_not_sit_out_its_waits(monkeypatch):
-    monkeypatch.setattr(remote, "BACKOFF", 60.0)
-    entered = threading.Event()
+    # Half of it at least is waited for, unless the wait is broken off.
+    monkeypatch.setattr(remote, "BACKOFF", 2 * PATIENCE)
+    monkeypatch.setattr(remote, "LONGEST_BACKOFF", 2 * PATIENCE)
 
     def script(question, number):
         if question == ("a0", "b0"):
-            entered.set()
             return status(500)
-        entered.wait(5)
+        until(lambda: judge.usage["failed_requests"] == 1)  # the other one is about to wait
         return status(404, "model unloaded")
 
     with Loopback(script) as server:
@@ -285,7 +341,7 @@ def test_a_judge_at_its_end_does_not_sit_out_its_waits(monkeypatch):
         start = time.monotonic()
         with pytest.raises(JudgeError, match="model unloaded"):
             judge(*pairs(2))
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < PATIENCE
 
 
 def test_one_order_in_the_order_of_the_rows():
@@ -295,9 +351,14 @@ def test_one_order_in_the_order_of_the_rows():
 
 
 def test_concurrency_is_reached_and_kept():
-    with Loopback(latency=0.05) as server:
+    def held(handler):
+        until(lambda: server.most_under_way >= 8)
+        ok(handler)
+
+    # Further ones, if there were any, would come in while the server takes its time.
+    with Loopback(lambda question, number: ok if question == PROBE else held, latency=0.05) as server:
         assert build_judge(server, concurrency=8)(*pairs(20)) == truth(20)
-    assert 4 <= server.most_under_way <= 8
+    assert server.most_under_way == 8
 
 
 def test_processes_share_what_was_allowed(monkeypatch):
@@ -342,14 +403,19 @@ def test_an_error_of_our_own_is_not_taken_for_the_servers():
 
 
 def test_a_loop_that_is_left_stops_the_workers():
-    with Loopback(latency=0.02) as server:
+    left = threading.Event()
+
+    def held(handler):
+        left.wait(PATIENCE)
+        ok(handler)
+
+    with Loopback(lambda question, number: ok if question == ("a0", "b0") else held) as server:
         answers = build_judge(server, mode="text", concurrency=2).judge_each(*pairs(50))
         next(answers)
         answers.close()
-        time.sleep(0.2)  # for what was under way
-        asked = len(server.log)
-        time.sleep(0.2)
-        assert len(server.log) == asked < 50
+        left.set()
+        join_workers()
+        assert len(server.log) <= 3  # the first, and what the two workers had under way
 
 
 @pytest.mark.parametrize("argument", ["concurrency", "max_failures", "budget", "requests_per_minute"])
@@ -366,32 +432,26 @@ def test_a_killed_process_asks_only_for_what_is_missing(tmp_path):
         judge = OpenAIJudge("tiny", base_url=sys.argv[1], mode="text", concurrency=4)
         judge(["Say hi."] * 50, [f"a{i}" for i in range(50)], [f"b{i}" for i in range(50)])
     """
-    enough, sent = threading.Event(), []
+    numbers = itertools.count()  # of requests, each to one thread
 
     def behaviour(question, number):
-        sent.append(question)
-        if len(sent) > 40:
-            enough.set()
-            return hang  # so that the process cannot finish before it is killed
-        return ok
+        return ok if next(numbers) < 40 else hang  # so that the process cannot finish before it is killed
 
     with Loopback(behaviour) as server:
-        process = subprocess.Popen([sys.executable, "-c", script, server.url], env=os.environ)
-        assert enough.wait(60)
+        environment = os.environ | {"OPENAI_API_KEY": "of the dead"}
+        process = subprocess.Popen([sys.executable, "-c", script, server.url], env=environment)
         store = JudgementStore(tmp_path / "judgements.sqlite")
-        deadline = time.monotonic() + 10
-        while len(store) < 40 and time.monotonic() < deadline:  # the last answer may still be on its way to the disk
-            time.sleep(0.01)
+        until(lambda: process.poll() is not None or (len(server.log) > 40 and len(store) == 40))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        kept = len(store)
-        assert kept == 40 == sum(server.answered.values())
+        kept, before = len(store), server.answered
+        assert kept == 40 == sum(before.values())
         server.script = lambda question, number: ok
-        before = set(server.answered)
-        del server.log[:]
         judge = build_judge(server, mode="text")
         answers = judge(*pairs(50))
-        assert len(server.log) == 100 - kept and not before & set(server.asked)
+        # What the process had sent the server may read only now.
+        asked = {question.question for question in server.log if question.authorization != "Bearer of the dead"}
+        assert len(asked) == judge.usage["requests"] == 100 - kept and not set(before) & asked
     wins = [(preference(a, b) > 0.5, preference(b, a) > 0.5) for _, a, b in zip(*pairs(50), strict=True)]
     assert answers == [(there + 1 - back) / 2 for there, back in wins]
     assert judge.tally.cached == kept

@@ -23,7 +23,7 @@ def test_kernels_in_the_interpreter():
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     if process.returncode:
         pytest.fail(process.stdout + process.stderr, pytrace=False)

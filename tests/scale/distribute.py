@@ -51,7 +51,7 @@ def build_deepspeed() -> None:
         for lock in EXTENSIONS.glob("*/*/lock"):
             lock.unlink()
         code = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load(verbose=False)"
-        run_group([sys.executable, "-c", code], timeout=300)
+        run_group([sys.executable, "-c", code], timeout=1800)
 
 
 def run_group(command: list[str], timeout: int) -> subprocess.CompletedProcess:
@@ -72,7 +72,7 @@ def launcher(profile: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", *config_file, *options]
 
 
-def launch(profile: str, script: str, *arguments: str, result: Path, timeout: int = 300) -> dict:
+def launch(profile: str, script: str, *arguments: str, result: Path, timeout: int = 3600) -> dict:
     """
     Runs `script` as two processes and returns what it wrote to `result`.
 

@@ -139,9 +139,11 @@ def attempt(folder: Path, processes: int, phase: str | None = None, times: int =
         for line in announced:
             times -= line.strip() == phase
             if times == 0:
-                time.sleep(delay)
-                for child in children:
-                    os.kill(child, signal.SIGKILL)
+                time.sleep(delay)  # nothing is expected of it: every moment will do
+                # All of them stand still before one is gone, which the others would notice.
+                for number in (signal.SIGSTOP, signal.SIGKILL):
+                    for child in children:
+                        os.kill(child, number)
                 break
         announced.read()
     codes = {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}

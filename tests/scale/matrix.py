@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 
 FSDP1 = "full/fsdp1"  # a cell that is launched as FSDP2 and asks for the first version; the last one
-PATIENCE = 90  # seconds; ranks that wait for different things wait for ever
+PATIENCE = 600  # seconds; ranks that wait for different things wait for ever
 
 
 def facts(trainer) -> dict:

@@ -22,7 +22,7 @@ def kill(folder: Path, processes: int, phases: list[str]) -> list[Path]:
     """Trains undisturbed, and with a SIGKILL in each of `phases`. Returns the folders of the runs that were killed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(SCRIPT), str(folder), str(processes), *phases]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
     assert run.returncode == 0, run.stderr[-6000:]
     assert json.loads((folder / "killed.json").read_text()) == phases
     return sorted(folder.glob("run-*"))

@@ -51,7 +51,7 @@ def test_single_gpu(tmp_path):
     """One process and nothing around the model."""
     save_models(f"{tmp_path}/model")
     arguments = [str(SCRIPTS / "matrix.py"), f"{tmp_path}/model", str(tmp_path), CELL]
-    run = subprocess.run([*launcher("single_gpu"), *arguments], env=environment(), capture_output=True, timeout=300)
+    run = subprocess.run([*launcher("single_gpu"), *arguments], env=environment(), capture_output=True, timeout=1800)
     assert run.returncode == 0, run.stderr[-4000:]
     check(json.loads((tmp_path / "result.json").read_text()), 1, "PeftModelForCausalLM")
 
@@ -78,7 +78,7 @@ def test_multi_node(tmp_path):
     ]
     try:
         for machine in machines:
-            machine.wait(timeout=300)
+            machine.wait(timeout=1800)
     finally:
         for machine in machines:
             machine.terminate()

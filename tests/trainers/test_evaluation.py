@@ -686,7 +686,7 @@ def two_processes(tmp_path_factory):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for _ in range(2):  # gloo may abort when it leaves, after the result was written or not
         run = subprocess.run(
-            [*launcher, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=300
+            [*launcher, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=600
         )
         if (folder / "result.json").is_file():
             break

@@ -217,7 +217,7 @@ def launch(script: str, *arguments, processes: int = 0) -> subprocess.CompletedP
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
 
 

@@ -72,7 +72,7 @@ def test_the_next_completions_are_sampled_while_the_judge_has_these(tmp_path):
             judged.append(len(prompts))
             place, last = len(judged), len(judged) % 4 == 0
             # Without another chunk sampled this would wait for ever: the limit is for a test that fails.
-            assert last or more.wait_for(lambda: len(sampled) > place, timeout=60)
+            assert last or more.wait_for(lambda: len(sampled) > place, timeout=600)
         return favours_a(prompts, first, second)
 
     judge.symmetric = judge.waits = True
