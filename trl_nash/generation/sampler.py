@@ -147,13 +147,15 @@ class Sampler:
     @contextmanager
     def _unwrapped(self, model: torch.nn.Module):
         """The model without its wrappers, whole, and without gradient checkpointing, for as long as it samples."""
-        with unwrap_model_for_generation(
-            model,
-            self.accelerator,
-            gather_deepspeed3_params=self.args.ds3_gather_for_generation and self._whole is not model,
-            generation_kwargs=self.config.to_diff_dict(),
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as policy:
+        with (
+            without_checkpointing(model),
+            unwrap_model_for_generation(
+                model,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation and self._whole is not model,
+                generation_kwargs=self.config.to_diff_dict(),
+            ) as policy,
+        ):
             yield policy
 
     @contextmanager
@@ -190,6 +192,19 @@ class Sampler:
                         again = self.accelerator.state.fsdp_plugin.reshard_after_forward
                         module.set_reshard_after_forward(again, recurse=False)
                     module.reshard()
+
+
+@contextmanager
+def without_checkpointing(model: torch.nn.Module):
+    """Within it no layer recomputes activations, which would cost it its cache. Afterwards each does as it did."""
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    for module in layers:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for module in layers:
+            module.gradient_checkpointing = True
 
 
 def generation_config(args, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> GenerationConfig:

@@ -33,6 +33,7 @@ from .config import NashConfig, PairConfig
 from .hooks import EpochCounter, TrainerHooks
 from .judging import Judging
 from .keeper import Keeper
+from .options import check_metric
 from .reporter import Reporter
 from .sampler_check import check_sampler
 from .schedules import check_schedules
@@ -132,7 +133,7 @@ class NashTrainer(TrainerHooks):
         for name, dataset in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
             if dataset is not None:
                 checks.check_dataset(dataset, args, f"eval_dataset[{name!r}]" if name else "eval_dataset")
-        checks.check_metric(args, eval_dataset)
+        check_metric(args, eval_dataset)
         judge = None if judge is None else load_judge(judge, device=args.device)
 
         if processing_class is None:
@@ -141,6 +142,10 @@ class NashTrainer(TrainerHooks):
             processing_class = AutoTokenizer.from_pretrained(model_id, trust_remote_code=args.trust_remote_code)
         if isinstance(model, str):
             model = checks.load_policy(model, args)
+        elif args.model_init_kwargs is not None:
+            raise ValueError(
+                "`model_init_kwargs` load a `model` that is a path, and this one is loaded: leave them out."
+            )
         checks.check_model(model, ref_model, peft_config)
         # They give `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
         head, *reference_heads = [

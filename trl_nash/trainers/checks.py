@@ -19,21 +19,13 @@ from transformers.utils import is_torch_bf16_gpu_available
 from ..compat import OnlineDPOConfig, create_model_from_path
 from ..judges.calls import joined
 from ..policies import BESIDE_SHARDS, FrozenPolicies
-from .config import WIN_RATE, NashConfig, PairConfig
+from .config import NashConfig, PairConfig
+from .options import check_options, check_parallelism
 from .sampler_check import NOT_HERE
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
 
-# Inherited options that a Nash trainer has no use for: (field, the value at which it is off, what to do instead).
-_UNUSED_OPTIONS = [
-    ("loss_type", "sigmoid", "the loss is the algorithm: choose another trainer class"),
-    ("remove_unused_columns", False, "prompts are columns that the model does not take"),
-    ("neftune_noise_alpha", None, "noise in the policy breaks its comparison with the frozen policies"),
-    ("label_smoothing_factor", 0.0, "soft labels come from the judge"),
-    ("auto_find_batch_size", False, "a round fixes its micro-batches: set `per_device_train_batch_size`"),
-    ("disable_dropout", True, "dropout makes the policy differ from the frozen policies it is compared with"),
-]
 # Options of sampling that continuous batching leaves out, and the values at which they do nothing.
 _NOT_BATCHED = {"min_p": (0.0, None), "repetition_penalty": (1.0, None)}
 # Of continuous batching: with a seed of its own all rounds would draw the same noise; a round is queued as a whole.
@@ -77,9 +69,7 @@ def check_arguments(
     args: NashConfig, *, data_collator, compute_metrics, preprocess_logits_for_metrics, lr_scheduler
 ) -> None:
     """Refuses what a Nash trainer cannot honour."""
-    for name, off, instead in _UNUSED_OPTIONS:
-        if getattr(args, name) != off:
-            raise ValueError(f"`{name}={getattr(args, name)!r}` cannot apply here: {instead}. Leave it at {off!r}.")
+    check_options(args)
     for name, value, instead in [
         ("data_collator", data_collator, "transform the rows of the dataset with `map` instead"),
         ("compute_metrics", compute_metrics, "evaluation reports preference, win rate, KL and lengths by itself"),
@@ -243,20 +233,9 @@ def check_prompt(prompt, where: str) -> None:
     )
 
 
-def check_metric(args: NashConfig, eval_dataset) -> None:
-    """Refuses a metric for the best model that evaluations on several datasets will not report."""
-    metric = args.metric_for_best_model
-    if metric is None or not isinstance(eval_dataset, dict):
-        return
-    if not any(metric.removeprefix("eval_").startswith(f"{name}_") for name in eval_dataset):
-        raise ValueError(
-            f"`metric_for_best_model={metric!r}` does not say on which of the datasets {', '.join(eval_dataset)}: "
-            f"write 'eval_{next(iter(eval_dataset))}_{WIN_RATE}', for example."
-        )
-
-
 def check_sharding(accelerator: Accelerator, args: NashConfig) -> None:
     """Refuses FSDP1, whose flat parameters cannot be exchanged with those of a frozen policy, and waiting for ever."""
+    check_parallelism(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError(
             "FSDP1 is not supported: set `fsdp_version: 2` in accelerate's configuration, or start with "

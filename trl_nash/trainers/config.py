@@ -95,6 +95,8 @@ class NashConfig(OnlineDPOConfig):
             Whether a table of prompt, two completions and verdict is printed and logged every `logging_steps`.
         num_completions_to_print (`int`, *optional*, defaults to `4`):
             Rows of that table.
+        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`):
+            Whether losses that are not finite are left out of the log: a run stops at the first one anyway.
     """
 
     _VALID_DICT_FIELDS = OnlineDPOConfig._VALID_DICT_FIELDS + [
@@ -158,6 +160,11 @@ class NashConfig(OnlineDPOConfig):
         default=False, metadata={"help": "Print and log prompts, completions and verdicts every `logging_steps`."}
     )
     num_completions_to_print: int = field(default=4, metadata={"help": "Rows of the table of completions."})
+
+    # The filter would wait for the device in every micro-step.
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave losses that are not finite out of the log; a run stops at one anyway."}
+    )
 
     def __post_init__(self):
         watched = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")

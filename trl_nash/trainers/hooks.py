@@ -190,6 +190,10 @@ class TrainerHooks(OnlineDPOTrainer):
 
     # ---- Steps ----
 
+    def _track_num_input_tokens(self, inputs) -> None:
+        batch = self.batches[self.place.step]
+        super()._track_num_input_tokens({"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         with self.reporter.phase("fit"):
             return Trainer.training_step(self, model, inputs, num_items_in_batch)
