@@ -124,6 +124,8 @@ def test_as_one_process(backend, cell, cells):
     torch.testing.assert_close(losses, torch.tensor(expected["losses"]), atol=1e-4, rtol=1e-4)
     for metrics, other in zip(ranks[0]["metrics"], expected["metrics"], strict=True):
         assert metrics == pytest.approx(other, abs=2e-3, rel=1e-4)
+    assert ranks[0]["evaluation"] == ranks[1]["evaluation"] and "eval_loss" in expected["evaluation"]
+    assert ranks[0]["evaluation"] == pytest.approx(expected["evaluation"], abs=2e-3, rel=1e-4)
     sampled = ranks[0]["sampled"] | ranks[1]["sampled"]
     assert sampled.keys() == expected["sampled"].keys()
     if cell.endswith("continuous"):
