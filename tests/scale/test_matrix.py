@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cells import CELLS, MEMORY, METHODS, REWARD, ROUNDS, STOP, build, run, save_models
+from cells import CELLS, MEMORY, METHODS, REWARD, ROUND, ROUNDS, STOP, build, run, save_models
 from distribute import BACKENDS, build_deepspeed, launch, missing_for_deepspeed
 from matrix import FSDP1
 from safetensors.torch import load_file
@@ -81,6 +81,8 @@ def check_backend(backend: str, cell: str, facts: dict) -> None:
     assert facts["processes"] == 2
     assert facts["wrapped"] == wrapped.get(backend, "DeepSpeedEngine")
     assert facts["zero_stage"] == stage
+    if backend.startswith("zero") and cell != MEMORY:
+        assert facts["micro_batch"] == ROUND // 2 // 2  # prompts
     assert facts["partitioned"] == (stage == 3) and facts["dtensors"] == (backend == "fsdp2")
     assert (facts["linear4bit"] > 0) == cell.startswith("qlora")
     # FSDP2 cuts rows, of which a tensor may have an odd number.
