@@ -106,12 +106,13 @@ def test_log_probs_are_those_of_the_completion_at_the_sampling_temperature(kind,
     ended = [completion[-1] == eos for fitted in rows for _, completion in fitted]
     assert any(ended) and not all(ended)
     for fit, fitted in zip(fits, rows, strict=True):
-        model = copy_in_fp64(fit.weights, lora="LoRA" in kind)
+        model, differences = copy_in_fp64(fit.weights, lora="LoRA" in kind), []
         for (prompt, completion), logps in zip(fitted, rows_of(fit.batches, fit.scores[PREVIOUS]), strict=True):
             expected = logps_in_fp64(model, prompt, completion, temperature)
             torch.testing.assert_close(logps.double(), expected, rtol=0, atol=2e-5)
             assert eos not in completion[:-1]
-            assert (logps_in_fp64(model, prompt, completion, 0.8) - expected).abs().max() > 1e-3
+            differences.append((logps_in_fp64(model, prompt, completion, 0.8) - expected).abs().max())
+        assert max(differences) > 1e-2  # another temperature is another policy
 
 
 def test_rows_are_prompts_with_their_own_completions_padded_on_the_right(run):
