@@ -205,7 +205,8 @@ def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def run(trainer) -> dict:
     """
     Trains, and returns what must not depend on the backend: `losses` of the optimizer steps, `metrics`, `sampled`
-    tokens (all of this rank only), how often a round `gathered` and whole `weights`, with how far they have `moved`.
+    tokens (all of this rank only), how often a round `gathered` and whole `weights`, with how far they have `moved`;
+    and what an `evaluation` of 5 prompts says, of which two ranks cannot have the same number.
     """
     start = whole_weights(trainer.model)
     trainer.train()
@@ -213,10 +214,15 @@ def run(trainer) -> dict:
     accumulated = torch.tensor(trainer.losses).view(-1, trainer.args.gradient_accumulation_steps).mean(-1)
     kept = ("policy/", "fit/", "judge/", "grad_norm", "completions/")
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    sampled = dict(trainer.sampled)
+    # All but the win rate, whose opponents are sampled as they always are.
+    kept_of_evaluation = ("eval_loss", "eval_policy/kl", "eval_fit/", "eval_judge/", "eval_completions/clipped")
+    evaluation = trainer.evaluate(prompt_dataset(PROMPTS[:5]))
     return {
         "losses": accumulated.tolist(),
         "metrics": [{k: v for k, v in entry.items() if k.startswith(kept)} for entry in logs],
-        "sampled": trainer.sampled,
+        "evaluation": {k: v for k, v in evaluation.items() if k.startswith(kept_of_evaluation)},
+        "sampled": sampled,
         "gathered": trainer.gathered,
         "weights": end,
         "moved": max((end[name] - start[name]).abs().max().item() for name in end),

@@ -58,9 +58,9 @@ def train(folder: Path, announce) -> None:
             announce("generate")
             return super().sample_pairs(prompts)
 
-        def _score_anchor(self, batches):
+        def _score_anchor(self, *args):
             announce("score")
-            return super()._score_anchor(batches)
+            return super()._score_anchor(*args)
 
         def compute_loss(self, *args, **kwargs):
             announce("fit")

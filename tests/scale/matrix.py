@@ -32,6 +32,9 @@ def facts(trainer) -> dict:
     return {
         "processes": trainer.accelerator.num_processes,
         "wrapped": type(wrapped).__name__,
+        "micro_batch": wrapped.train_micro_batch_size_per_gpu()
+        if hasattr(wrapped, "zero_optimization_stage")
+        else None,
         "zero_stage": wrapped.zero_optimization_stage() if hasattr(wrapped, "zero_optimization_stage") else 0,
         "dtensors": sum(isinstance(p, DTensor) for p in trained) / len(trained),
         "partitioned": sum(hasattr(p, "ds_tensor") for p in trained) / len(trained),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cells import CELLS, MEMORY, METHODS, REWARD, ROUNDS, STOP, build, run, save_models
+from cells import CELLS, MEMORY, METHODS, REWARD, ROUND, ROUNDS, STOP, build, run, save_models
 from distribute import BACKENDS, build_deepspeed, launch, missing_for_deepspeed
 from matrix import FSDP1
 from safetensors.torch import load_file
@@ -81,6 +81,8 @@ def check_backend(backend: str, cell: str, facts: dict) -> None:
     assert facts["processes"] == 2
     assert facts["wrapped"] == wrapped.get(backend, "DeepSpeedEngine")
     assert facts["zero_stage"] == stage
+    if backend.startswith("zero") and cell != MEMORY:
+        assert facts["micro_batch"] == ROUND // 2 // 2  # prompts
     assert facts["partitioned"] == (stage == 3) and facts["dtensors"] == (backend == "fsdp2")
     assert (facts["linear4bit"] > 0) == cell.startswith("qlora")
     # FSDP2 cuts rows, of which a tensor may have an odd number.
@@ -124,6 +126,8 @@ def test_as_one_process(backend, cell, cells):
     torch.testing.assert_close(losses, torch.tensor(expected["losses"]), atol=1e-4, rtol=1e-4)
     for metrics, other in zip(ranks[0]["metrics"], expected["metrics"], strict=True):
         assert metrics == pytest.approx(other, abs=2e-3, rel=1e-4)
+    assert ranks[0]["evaluation"] == ranks[1]["evaluation"] and "eval_loss" in expected["evaluation"]
+    assert ranks[0]["evaluation"] == pytest.approx(expected["evaluation"], abs=2e-3, rel=1e-4)
     sampled = ranks[0]["sampled"] | ranks[1]["sampled"]
     assert sampled.keys() == expected["sampled"].keys()
     if cell.endswith("continuous"):

@@ -326,6 +326,7 @@ def test_qlora_trains_after_inference_on_cpu(before, model_folder, tmp_path):
             model=model,
             lora=True,
             max_steps=1,
+            num_generations=4,  # so that some pair has a gradient
             extra={"eval_dataset": prompt_dataset(["a", "b"])},
         )
         if inference and before == "evaluation":
