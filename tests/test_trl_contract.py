@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, Trai
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from trl_nash import NashTrainer, PairConfig, compat
-from trl_nash.trainers.checks import _UNUSED_OPTIONS
+from trl_nash.trainers.checks.arguments import _UNUSED_OPTIONS
 
 
 pytestmark = pytest.mark.contract

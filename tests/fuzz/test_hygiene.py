@@ -22,7 +22,7 @@ from trl_nash.cli import train
 from trl_nash.cli.main import main
 from trl_nash.judges.pairwise_lm import TEMPLATES, Template
 from trl_nash.judges.question import PROMPTS, QuestionTemplate
-from trl_nash.trainers.completions import Verdict, log_verdicts
+from trl_nash.trainers.run.completions import Verdict, log_verdicts
 
 
 FILES = sorted(Path(trl_nash.__file__).parent.rglob("*.py"))

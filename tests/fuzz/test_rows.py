@@ -13,7 +13,7 @@ from tiny import build_tokenizer
 from trl_nash.cli.data import find_prompt_column, read_prompt
 from trl_nash.cli.judge_data import read_rows
 from trl_nash.generation.prompts import PromptRenderer
-from trl_nash.trainers.checks import check_dataset, check_prompt
+from trl_nash.trainers.checks.arguments import check_dataset, check_prompt
 
 
 LIMIT = 8

@@ -25,7 +25,7 @@ from transformers import BitsAndBytesConfig, LlamaForCausalLM, Trainer, TrainerC
 from trl_nash.algorithms import INITIAL, Policy
 from trl_nash.policies import FrozenPolicies
 from trl_nash.rounds.batch import load_batches
-from trl_nash.trainers.checkpoint_files import complete_checkpoints
+from trl_nash.trainers.run.checkpoint_files import complete_checkpoints
 
 
 # Two epochs of two rounds of 4 prompts; a round is 2 optimizer steps (4 with two fits, 1 in Nash-MD).

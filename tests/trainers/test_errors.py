@@ -28,7 +28,7 @@ from tiny import build_model, build_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from trl_nash import COMALConfig, NashTrainer, ONPOConfig, RandomJudge
-from trl_nash.trainers.checks import check_devices
+from trl_nash.trainers.checks.arguments import check_devices
 from trl_nash.trainers.comal import minimum_reference_rounds
 
 
@@ -207,7 +207,7 @@ def test_data_parallel_is_refused(tmp_path, monkeypatch):
         check_devices(SimpleNamespace(n_gpu=2))
     check_devices(SimpleNamespace(n_gpu=1))
     called = []
-    monkeypatch.setattr("trl_nash.trainers.checks.check_devices", called.append)
+    monkeypatch.setattr("trl_nash.trainers.checks.arguments.check_devices", called.append)
     trainer = make_trainer("ipo", tmp_path)
     assert called == [trainer.args]
 

@@ -18,8 +18,8 @@ from helpers import CountingJudge, history, make_trainer, prompt_dataset, weight
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from trl_nash.compat import OnlineDPOConfig
-from trl_nash.trainers.options import check_parallelism
-from trl_nash.trainers.stops import Stopped
+from trl_nash.trainers.checks.options import check_parallelism
+from trl_nash.trainers.run.stops import Stopped
 
 
 # ---- Options that are refused: a value, what the run is told, and what the value needs beside it ----

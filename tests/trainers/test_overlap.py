@@ -9,7 +9,7 @@ import pytest
 from helpers import equal, favours_a, history, make_trainer, prompt_dataset, weights
 
 from trl_nash import JudgeError
-from trl_nash.trainers.stops import Stopped
+from trl_nash.trainers.run.stops import Stopped
 
 
 PROMPTS = ["a", "b c", "c d e", "d", "e f", "f g h", "g", "h a"]

@@ -11,7 +11,7 @@ from helpers import equal, lora_config, make_config, make_trainer, prompt_datase
 from tiny import build_model, build_tokenizer
 
 from trl_nash import NashTrainer, PairConfig
-from trl_nash.trainers.precision import movable_share, precision_of
+from trl_nash.trainers.checks.precision import movable_share, precision_of
 
 
 @pytest.fixture(scope="module")

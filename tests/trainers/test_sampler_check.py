@@ -13,7 +13,7 @@ from peft import get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import GenerationConfig
 
-from trl_nash.trainers.sampler_check import check_sampler
+from trl_nash.trainers.checks.sampling import check_sampler
 
 
 TOKENIZER = build_tokenizer()

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from trl_nash.cli.train import _how_to_resume
 from trl_nash.judges.base import JudgeError
-from trl_nash.trainers.stops import Stopped
+from trl_nash.trainers.run.stops import Stopped
 
 
 def silent(prompts, first, second):

@@ -10,7 +10,7 @@ import pytest
 from datasets import IterableDataset
 from helpers import make_config, make_trainer, prompt_dataset
 
-from trl_nash.trainers.schedules import rounds_and_epochs
+from trl_nash.trainers.checks.schedules import rounds_and_epochs
 
 
 def prompts(count: int):

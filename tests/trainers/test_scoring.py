@@ -9,7 +9,7 @@ from helpers import ALGORITHMS, make_trainer, prompt_dataset
 from recording import record
 
 from trl_nash.algorithms import INITIAL, START, Policy
-from trl_nash.trainers.scorer import KL_SAMPLE
+from trl_nash.trainers.run.scorer import KL_SAMPLE
 
 
 ROUND = {"dataset": prompt_dataset(["a", "b c", "c d e", "d", "e f", "f g h", "g", "h a"]), "learning_rate": 5e-3}

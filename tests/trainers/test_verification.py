@@ -29,9 +29,10 @@ from transformers import (
 
 from trl_nash.algorithms import INITIAL
 from trl_nash.kernels.fused_head import add_fused_head
-from trl_nash.trainers import base, verification
-from trl_nash.trainers.noise import drawing
-from trl_nash.trainers.verification import verify_policy
+from trl_nash.trainers import base
+from trl_nash.trainers.checks import policy as verification
+from trl_nash.trainers.checks.noise import drawing
+from trl_nash.trainers.checks.policy import verify_policy
 
 
 TOKENIZER = build_tokenizer()

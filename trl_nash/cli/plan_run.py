@@ -29,7 +29,7 @@ DEEPSPEED = ("zero1", "zero2", "zero3")
 SHARDED = ("zero3", "fsdp2")  # strategies under which a process holds a part of each weight
 # Judges that look at each completion by itself, once.
 SCORERS = ("reward", "gpm")
-KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.scorer`
+KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.run.scorer`
 # What the commands train, where tables are played otherwise: by gradient steps, or by another loss at the same centre.
 _DEFINITIONS = METHODS | {
     "nash-md": regularized_response,

@@ -225,7 +225,7 @@ def _report_stop(algorithm: str, trainer, how: str, signals: StopSignals) -> int
 def _how_to_resume(trainer) -> str:
     if trainer is None:
         return "Nothing was trained yet."
-    from ..trainers.checkpoint_files import complete_checkpoints
+    from ..trainers.run.checkpoint_files import complete_checkpoints
 
     if trainer.args.save_only_model:
         return "--save_only_model keeps nothing to resume from: start from a saved model with --model_name_or_path."

@@ -8,7 +8,6 @@ An algorithm is a config that says what a round fits (`trl_nash.algorithms`), an
 from pairs and least squares, if anything is: who samples (`sample_pairs`), what is minimised (`objective`).
 """
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,33 +15,25 @@ from accelerate.utils import is_peft_model, set_seed
 from transformers import AutoTokenizer
 
 from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
-from ..compat import base_construction, get_callable_name, unused_reward
-from ..generation.sampler import Sampler, generation_config
+from ..compat import base_construction, unused_reward
+from ..generation.sampler import generation_config
 from ..judges import RewardJudge, load_judge
-from ..judges.reward_model import RewardModel
 from ..kernels.fused_head import add_fused_head
 from ..objectives import pair_loss, pair_margin, pair_target
-from ..policies import FrozenPolicies
 from ..rounds.batch import PairBatch, Samples
 from ..rounds.pairs import compared_pairs
 from ..rounds.schedule import Place
-from . import checks
-from .checkpoint_files import how_to_go_on
-from .collector import Collector
+from .checks import arguments
+from .checks.policy import verify_policy, verify_reference
+from .checks.sampling import check_sampler
+from .checks.schedules import check_schedules
 from .config import NashConfig, PairConfig
-from .hooks import EpochCounter, TrainerHooks
-from .judging import Judging
-from .keeper import Keeper
-from .options import check_metric
-from .reporter import Reporter
-from .sampler_check import check_sampler
-from .schedules import check_schedules
-from .scorer import Scorer
-from .stops import Stops
-from .verification import verify_policy, verify_reference
+from .run.assembly import assemble, show_rewards
+from .run.checkpoint_files import how_to_go_on
+from .run.evaluation import EvaluationHooks
 
 
-class NashTrainer(TrainerHooks):
+class NashTrainer(EvaluationHooks):
     r"""
     Iterative IPO, mirror descent on a general preference: the baseline of every comparison, and the base of the
     others.
@@ -118,8 +109,8 @@ class NashTrainer(TrainerHooks):
     ):
         model_id = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
         output_dir = f"{Path(model_id).name or 'model'}-{self._tag_names[-1]}"
-        args = checks.upgrade_config(args, self.config_class, output_dir)
-        checks.check_arguments(
+        args = arguments.upgrade_config(args, self.config_class, output_dir)
+        arguments.check_arguments(
             args,
             data_collator=data_collator,
             compute_metrics=compute_metrics,
@@ -127,13 +118,9 @@ class NashTrainer(TrainerHooks):
             lr_scheduler=optimizers[1],
         )
         reward_funcs = args.reward_model_path if judge is None and reward_funcs is None else reward_funcs
-        checks.check_judge(judge, reward_funcs, args)
-        checks.check_dataset(train_dataset, args, "train_dataset")
+        arguments.check_judge(judge, reward_funcs, args)
+        arguments.check_datasets(train_dataset, eval_dataset, args)
         check_schedules(args, train_dataset)
-        for name, dataset in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
-            if dataset is not None:
-                checks.check_dataset(dataset, args, f"eval_dataset[{name!r}]" if name else "eval_dataset")
-        check_metric(args, eval_dataset)
         judge = None if judge is None else load_judge(judge, device=args.device)
 
         if processing_class is None:
@@ -141,12 +128,12 @@ class NashTrainer(TrainerHooks):
                 raise ValueError("The model was not loaded from a path: pass its tokenizer as `processing_class`.")
             processing_class = AutoTokenizer.from_pretrained(model_id, trust_remote_code=args.trust_remote_code)
         if isinstance(model, str):
-            model = checks.load_policy(model, args)
+            model = arguments.load_policy(model, args)
         elif args.model_init_kwargs is not None:
             raise ValueError(
                 "`model_init_kwargs` load a `model` that is a path, and this one is loaded: leave them out."
             )
-        checks.check_model(model, ref_model, peft_config)
+        arguments.check_model(model, ref_model, peft_config)
         # They give `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
         head, *reference_heads = [
             add_fused_head(module.get_base_model() if is_peft_model(module) else module, temperature=args.temperature)
@@ -170,9 +157,9 @@ class NashTrainer(TrainerHooks):
                 callbacks=callbacks,
                 optimizers=optimizers,
             )
-        checks.check_devices(args)
-        checks.check_sharding(self.accelerator, args)
-        checks.check_prepared_model(self.model)
+        arguments.check_devices(args)
+        arguments.check_sharding(self.accelerator, args)
+        arguments.check_prepared_model(self.model)
         fresh_adapter = verify_policy(
             self.model,
             head,
@@ -197,60 +184,12 @@ class NashTrainer(TrainerHooks):
             model_kwargs={"trust_remote_code": args.trust_remote_code},
             device=self.accelerator.device,
         )
-        self._show_rewards([] if judge is not None else self.judge.reward_funcs)
+        show_rewards(self, [] if judge is not None else self.judge.reward_funcs)
         self.place, self.past = Place(0, 0, 0, 0), args.past(0)
         self.batches: list[PairBatch] = []
         self._micro_step = 0
-        self._assemble(fresh_adapter)
-        checks.check_mixture(self.opponent, self.policies, self.accelerator)
-
-    def _show_rewards(self, funcs: list) -> None:
-        """What TRL's scripts look at: the base has a stand-in. There is nothing to see of a judge."""
-        models = [func if isinstance(func, RewardModel) else None for func in funcs]
-        self.reward_funcs = [model.model if model else func for model, func in zip(models, funcs, strict=True)]
-        self.reward_processing_classes = [model and model.tokenizer for model in models]
-        self.reward_func_names = [get_callable_name(func).rpartition("/")[2] for func in funcs]
-        self.reward_weights = torch.tensor(self.judge.reward_weights, dtype=torch.float32) if funcs else None
-
-    def _assemble(self, fresh_adapter: bool) -> None:
-        """The collaborators of the rounds. What changes while a run goes on they ask for, by functions."""
-        args, accelerator, tokenizer = self.args, self.accelerator, self._tokenizer
-        live, device = lambda: self.model_wrapped, accelerator.device
-        self.policies = FrozenPolicies(live, lambda: self.model, self.ref_model, fresh_adapter)
-        self.reporter = Reporter(
-            args,
-            accelerator,
-            mode=lambda: "train" if self.model.training else "eval",
-            round=lambda: self.round,
-            eos_token_ids=self.eos_token_ids,
-        )
-        self.sampler = Sampler(
-            args,
-            accelerator,
-            live,
-            self.policies,
-            tokenizer,
-            self.eos_token_ids,
-            say_once=self.reporter.say_once,
-            vllm=self._generate_vllm if self.use_vllm else None,
-        )
-        self.judging = Judging(self.judge, args, tokenizer, state=lambda: self.state)
-        self.stops = Stops(accelerator, self.save_stopped, tokenizer, args.save_only_model)
-        self.collector = Collector(
-            args, accelerator, self._sample, self.sampler, self.judging, self.reporter, self.stops
-        )
-        self.scorer = Scorer(
-            lambda model, batch: self.score(model, batch),
-            live,
-            self.policies,
-            self.compute_loss_context_manager,
-            device,
-            self.reporter,
-        )
-        self.keeper = Keeper(args, accelerator, self.policies, self._name, self.reporter.say_once)
-        self.epochs = EpochCounter()
-        self.add_callback(self.epochs)
-        self.add_callback(self.stops)
+        assemble(self, fresh_adapter)
+        arguments.check_mixture(self.opponent, self.policies, self.accelerator)
 
     # ---- What an algorithm is ----
 
@@ -328,18 +267,6 @@ class NashTrainer(TrainerHooks):
         policy = self.policies.resolve(policy)
         return policy == INITIAL or policy in self.policies
 
-    @contextmanager
-    def as_if_a_round_began(self):
-        """Within it the run is where the next round would begin now; a policy yet to come is the live one."""
-        place, past = self.place, self.past
-        here = self.args.schedule.place(self._micro_step)
-        self.place = Place(here.round + (not here.begins_round), 0, 0, 0)
-        self.past = self.args.past(self.round, self.past.epoch)
-        try:
-            yield
-        finally:
-            self.place, self.past = place, past
-
     # ---- A round: sample, judge, score, fit ----
 
     def _prepare_inputs(self, inputs: list[dict] | PairBatch) -> PairBatch:
@@ -367,7 +294,8 @@ class NashTrainer(TrainerHooks):
         batch = self._completed(inputs, logps)
         losses = self.objective(logps, batch)
         loss = losses.mean()
-        self.stops.watch(loss, batch)
+        if self.model.training:
+            self.stops.watch(loss, batch)
         return (loss, {"logps": logps, "losses": losses}) if return_outputs else loss
 
     # ---- What they are made of ----

@@ -10,7 +10,8 @@ from accelerate.logging import get_logger
 from ..algorithms import Fit, Past, inpo
 from ..algorithms.stability import minimum_reference_rounds
 from .base import NashTrainer
-from .config import PairConfig, check_range, scheduled
+from .checks.values import check_range, scheduled
+from .config import PairConfig
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only

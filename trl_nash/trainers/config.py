@@ -4,7 +4,6 @@
 """What every Nash trainer can be told. An algorithm's own options are beside the algorithm."""
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,40 +11,10 @@ from ..algorithms import Fit, Past, iterative_ipo
 from ..compat import OnlineDPOConfig
 from ..rounds.pairs import PAIR_SELECTIONS
 from ..rounds.schedule import Schedule
+from .checks.values import as_list, check_choice, check_range, collapse, scheduled
 
 
 WIN_RATE = "policy/win_rate_reference"  # of the policy against the start of the run, in an evaluation
-
-
-def scheduled(values: float | list[float], index: int) -> float:
-    """Entry `index` of a schedule whose last value repeats; a number is a schedule that never changes."""
-    if not isinstance(values, (list, tuple)):
-        return float(values)
-    return float(values[min(index, len(values) - 1)])
-
-
-def _as_list(values: float | list[float]) -> list[float]:
-    return list(values) if isinstance(values, (list, tuple)) else [values]
-
-
-def check_range(name: str, values: float | list[float], low: float, high: float = float("inf")) -> None:
-    """Raises `ValueError` unless every value lies in `[low, high]`."""
-    if not _as_list(values):
-        raise ValueError(f"`{name}` is an empty list: give at least one number.")
-    for value in _as_list(values):
-        if not isinstance(value, (int, float)) or not low <= value <= high:
-            allowed = f"between {low:g} and {high:g}" if high < float("inf") else f"at least {low:g}"
-            raise ValueError(f"`{name}` must be {allowed}, got {value!r}.")
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raises `ValueError` unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
-
-
-def collapse(values: float | list[float]) -> float | list[float]:
-    return values[0] if isinstance(values, (list, tuple)) and len(values) == 1 else values
 
 
 @dataclass
@@ -180,7 +149,7 @@ class NashConfig(OnlineDPOConfig):
         self._resolve_dtype()
         self.beta = collapse(self.beta)
         check_range("beta", self.beta, 0.0)
-        if not self.regularized and any(_as_list(self.beta)):
+        if not self.regularized and any(as_list(self.beta)):
             raise ValueError(
                 f"`beta={self.beta}` has no meaning in {type(self).__name__}: the method has no KL coefficient. Leave "
                 "it out; COMALConfig and NashMDConfig have one."
@@ -333,7 +302,7 @@ class PairConfig(NashConfig):
             )
         # One goes by round, the other by epoch: what meets in between is known with the dataset (`check_schedules`).
         for index in (0, -1):
-            self.check_step(_as_list(self.step_size)[index], _as_list(self.beta)[index])
+            self.check_step(as_list(self.step_size)[index], as_list(self.beta)[index])
 
     def step_size_of(self, past: Past) -> float:
         """η of a round."""
@@ -353,12 +322,3 @@ class PairConfig(NashConfig):
 
     def fits_of(self, past: Past) -> list[Fit]:
         return iterative_ipo(past, step_size=self.step_size_of(past))
-
-
-def check_on_policy(config: NashConfig) -> None:
-    """Raises `ValueError` unless a round is one optimizer step, as a policy gradient needs it."""
-    if config.optimizer_steps_per_round > 1 or config.num_iterations > 1:
-        raise ValueError(
-            "A policy gradient is on-policy: a round must be one optimizer step. Leave `num_iterations` at 1 and "
-            "`steps_per_generation` at `gradient_accumulation_steps`."
-        )

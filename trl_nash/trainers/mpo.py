@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, mpo
 from .base import NashTrainer
-from .config import PairConfig, check_range
+from .checks.values import check_range
+from .config import PairConfig
 
 
 @dataclass

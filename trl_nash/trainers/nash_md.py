@@ -12,7 +12,8 @@ from ..algorithms import Fit, Past, average_response, regularized_response
 from ..objectives import leave_one_out_advantage, policy_gradient_loss
 from ..rounds.batch import PairBatch, Samples
 from .base import NashTrainer
-from .config import NashConfig, check_choice, check_on_policy, check_range, collapse, scheduled
+from .checks.values import check_choice, check_on_policy, check_range, collapse, scheduled
+from .config import NashConfig
 
 
 @dataclass

@@ -6,7 +6,8 @@
 from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, regularized_response
-from .config import NashConfig, check_on_policy, check_range
+from .checks.values import check_on_policy, check_range
+from .config import NashConfig
 from .nash_md import NashMDTrainer
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, regularized_response
 from .base import NashTrainer
-from .config import PairConfig, check_range, collapse, scheduled
+from .checks.values import check_range, collapse, scheduled
+from .config import PairConfig
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
-from ..compat import OnlineDPOConfig
-from .config import NashConfig
+from ...compat import OnlineDPOConfig
+from ..config import NashConfig
 
 
 _ALSO_SHOWN = ["learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "gradient_accumulation_steps"]
@@ -25,7 +25,7 @@ def settings(args: NashConfig, judge) -> dict[str, str]:
 
 def append_settings(card: str | Path, args: NashConfig, judge) -> None:
     """Puts a table of settings into a model card, before the framework versions."""
-    from .. import __version__
+    from ... import __version__
 
     card = Path(card)
     rows = "\n".join(f"| `{name}` | {value} |" for name, value in settings(args, judge).items())

@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from tqdm.auto import tqdm
 
-from ..generation.prompts import text_of
-from ..objectives import cycle_rate
-from ..rounds.batch import Samples
-from ..rounds.metrics import Metrics
-from ..rounds.rows import count_of
+from ...generation.prompts import text_of
+from ...objectives import cycle_rate
+from ...rounds.batch import Samples
+from ...rounds.metrics import Metrics
+from ...rounds.rows import count_of
 from .completions import Verdict, log_verdicts
 from .judging import Judged
 

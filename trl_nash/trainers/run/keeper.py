@@ -13,9 +13,9 @@ from accelerate.utils import gather_object
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..algorithms import Policy
-from ..policies import FrozenPolicies
-from ..rounds.batch import PairBatch, load_batches, save_batches
+from ...algorithms import Policy
+from ...policies import FrozenPolicies
+from ...rounds.batch import PairBatch, load_batches, save_batches
 from .checkpoint_files import complete_checkpoints, fault_of, step_of
 
 

@@ -9,7 +9,7 @@ Options of TrainingArguments and OnlineDPOConfig that rounds have no use for: re
 
 from accelerate import Accelerator
 
-from .config import WIN_RATE, NashConfig
+from ..config import WIN_RATE, NashConfig
 
 
 _NO_PREDICTIONS = "evaluation samples, and keeps no logits and labels"

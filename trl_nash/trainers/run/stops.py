@@ -11,9 +11,9 @@ from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from ..judges.base import JudgeError
-from ..rounds.batch import IGNORED, PairBatch
-from ..rounds.log import random_state, set_random_state
+from ...judges.base import JudgeError
+from ...rounds.batch import IGNORED, PairBatch
+from ...rounds.log import random_state, set_random_state
 from .checkpoint_files import how_to_go_on
 
 

@@ -6,7 +6,6 @@
 import shutil
 from pathlib import Path
 
-import torch
 from accelerate.logging import get_logger
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader, IterableDataset
@@ -14,18 +13,14 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
-from ..algorithms import INITIAL
-from ..compat import OnlineDPOTrainer
-from ..rounds.batch import Samples
-from ..rounds.rows import EvaluationLoader, Share, StreamedRounds, count_of, round_loader
+from ...compat import OnlineDPOTrainer
+from ...rounds.rows import EvaluationLoader, Share, StreamedRounds, round_loader
+from ..checks.precision import movable_share, precision_of
 from .card import append_settings
 from .checkpoint_files import complete_checkpoints
 from .collector import ROUND_FOLDER
-from .config import WIN_RATE
 from .keeper import FOLDER, Keeper
-from .precision import movable_share, precision_of
 from .reporter import Reporter
-from .scorer import count_first
 from .stops import Stops
 
 
@@ -290,58 +285,3 @@ class TrainerHooks(OnlineDPOTrainer):
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
             append_settings(Path(self.args.output_dir) / "README.md", self.args, self.judge)
-
-    # ---- Evaluation ----
-
-    def prediction_step(self, model, inputs: list[dict], prediction_loss_only, ignore_keys=None):
-        """The loss of the fit that would begin now, and how often the policy beats the reference."""
-        self.policies.ensure_initial()
-        self.stops.begin_round()
-        count, losses = count_of(inputs), []
-        with self.as_if_a_round_began(), torch.no_grad(), self.compute_loss_context_manager():
-            own: list[list[list[int]]] = []
-            for judged in self.collector.collect(inputs):
-                batches = self.collector.micro_batches(judged.samples, judged.preference)
-                kept = {policy if self._is_kept(policy) else self.live: 0.0 for policy in self.fit.centre}
-                for policy, weight in self.fit.centre.items():
-                    kept[policy if policy in kept else self.live] += weight
-                batches = self.scorer.centre(
-                    self.fit._replace(centre=kept), batches, self.live, len(batches), self.references
-                )
-                for batch in count_first(batches, count_of(judged.rows)):
-                    batch = batch.to(self.accelerator.device)
-                    losses.append(self.compute_loss(model, batch, return_outputs=True)[1]["losses"])
-                own += judged.samples.completion_ids
-            self._record_win_rate(inputs, own)
-        total = torch.cat(losses)[:count].sum()
-        self.reporter.metrics.add("loss", total, count)
-        return total / max(count, 1), None, None
-
-    def _record_win_rate(self, rows: list[dict], own: list[list[list[int]]]) -> None:
-        """P(policy ≻ reference), completion k against completion k: it costs a generation, so only evaluation asks."""
-        count, prompts = self.args.num_generations, [row["prompt"] for row in rows]
-        with self.reporter.phase("generate"):
-            if not self.trains_on_policy:
-                _, own = self.generate(prompts, count)
-            prompt_ids, others = self.generate(prompts, count, INITIAL)
-        completions = [mine[:count] + other for mine, other in zip(own, others, strict=True)]
-        samples = Samples(prompt_ids, completions, [(k, count + k) for k in range(count)])
-        with self.reporter.phase("judge"):
-            wins = self.judging.verdicts(rows, samples).preference
-        failure, self.judging.failure = self.judging.failure, None
-        self.stops.if_judge_failed(failure)
-        self.reporter.metrics.add(WIN_RATE, wins.nansum(), (~wins.isnan()).sum())
-        lengths = [len(ids) for completions in others[: count_of(rows)] for ids in completions]
-        self.reporter.metrics.add("completions/mean_length_reference", sum(lengths), len(lengths))
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
-        metric = self.args.metric_for_best_model or ""
-        if metric.endswith(WIN_RATE) and f"eval_{metric.removeprefix('eval_')}" not in metrics:
-            self.reporter.say_once(f"The judge had no opinion in an evaluation: without {metric} it is not the best.")
-            return False
-        return super()._determine_best_metric(metrics, trial)
-
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in self.reporter.flush_evaluation().items()})
-        return output

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 
 if TYPE_CHECKING:
-    from .config import NashConfig
+    from ..config import NashConfig
 
 logger = get_logger("trl_nash")  # speaks on the main process only
 

@@ -24,8 +24,8 @@ from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list, is_peft_model
 from torch import Tensor, nn
 
-from ..kernels.fused_head import IGNORED, FusedHead, head_parts, logits_of
-from ..kernels.op import gathered
+from ...kernels.fused_head import IGNORED, FusedHead, head_parts, logits_of
+from ...kernels.op import gathered
 from .noise import drawing, random_state, silence, stay_in_evaluation
 
 

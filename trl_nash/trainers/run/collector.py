@@ -15,13 +15,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..generation.sampler import Sampler
-from ..objectives import hard_label
-from ..rounds.batch import PairBatch, Samples, chunks, collate
-from ..rounds.log import RoundLog
-from ..rounds.pairs import trained_pairs
-from ..rounds.rows import Filler, count_of
-from .checks import check_prompt
+from ...generation.sampler import Sampler
+from ...objectives import hard_label
+from ...rounds.batch import PairBatch, Samples, chunks, collate
+from ...rounds.log import RoundLog
+from ...rounds.pairs import trained_pairs
+from ...rounds.rows import Filler, count_of
+from ..checks.arguments import check_prompt
 from .judging import Judged, Judging
 from .reporter import Reporter
 from .stops import Stops

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, TrainerState
 
-from ..generation.prompts import opens_thinking, strip_thinking
-from ..judges.base import JudgeError, PairwiseJudge, Tally
-from ..rounds.batch import Samples
-from ..rounds.rows import count_of
-from ..rounds.tournament import best_and_worst_by_tournament
+from ...generation.prompts import opens_thinking, strip_thinking
+from ...judges.base import JudgeError, PairwiseJudge, Tally
+from ...rounds.batch import Samples
+from ...rounds.rows import count_of
+from ...rounds.tournament import best_and_worst_by_tournament
 
 
 LONGEST_TAG = 8  # tokens that `<think>`, and blanks behind it, may take

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from ..algorithms import INITIAL, Fit, Policy
-from ..policies import FrozenPolicies
-from ..rounds.batch import PairBatch
+from ...algorithms import INITIAL, Fit, Policy
+from ...policies import FrozenPolicies
+from ...rounds.batch import PairBatch
 from .reporter import Reporter
 
 

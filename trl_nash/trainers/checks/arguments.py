@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 from transformers.trainer_utils import has_length
 from transformers.utils import is_torch_bf16_gpu_available
 
-from ..compat import OnlineDPOConfig, create_model_from_path
-from ..judges.calls import joined
-from ..policies import BESIDE_SHARDS, FrozenPolicies
-from .config import NashConfig, PairConfig
-from .options import check_options, check_parallelism
-from .sampler_check import NOT_HERE
+from ...compat import OnlineDPOConfig, create_model_from_path
+from ...judges.calls import joined
+from ...policies import BESIDE_SHARDS, FrozenPolicies
+from ..config import NashConfig, PairConfig
+from .options import check_metric, check_options, check_parallelism
+from .sampling import NOT_HERE
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -191,6 +191,15 @@ def check_prepared_model(model: torch.nn.Module) -> None:
             # Sampling in eval mode would pack 4-bit weights for inference, and no gradient passes them from then on.
             module.support_avx512bf16_for_cpu = False
             module.state_dict()  # unpacks what was packed before
+
+
+def check_datasets(train_dataset, eval_dataset, args: NashConfig) -> None:
+    """Refuses datasets that cannot be trained on or evaluated, and metrics of those that are not there."""
+    check_dataset(train_dataset, args, "train_dataset")
+    for name, dataset in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
+        if dataset is not None:
+            check_dataset(dataset, args, f"eval_dataset[{name!r}]" if name else "eval_dataset")
+    check_metric(args, eval_dataset)
 
 
 def check_dataset(dataset, args: NashConfig, name: str) -> None:

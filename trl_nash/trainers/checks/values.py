@@ -1,0 +1,46 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Values of options: schedules, ranges, choices."""
+
+from collections.abc import Sequence
+
+
+def scheduled(values: float | list[float], index: int) -> float:
+    """Entry `index` of a schedule whose last value repeats; a number is a schedule that never changes."""
+    if not isinstance(values, (list, tuple)):
+        return float(values)
+    return float(values[min(index, len(values) - 1)])
+
+
+def as_list(values: float | list[float]) -> list[float]:
+    return list(values) if isinstance(values, (list, tuple)) else [values]
+
+
+def check_range(name: str, values: float | list[float], low: float, high: float = float("inf")) -> None:
+    """Raises `ValueError` unless every value lies in `[low, high]`."""
+    if not as_list(values):
+        raise ValueError(f"`{name}` is an empty list: give at least one number.")
+    for value in as_list(values):
+        if not isinstance(value, (int, float)) or not low <= value <= high:
+            allowed = f"between {low:g} and {high:g}" if high < float("inf") else f"at least {low:g}"
+            raise ValueError(f"`{name}` must be {allowed}, got {value!r}.")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises `ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def collapse(values: float | list[float]) -> float | list[float]:
+    return values[0] if isinstance(values, (list, tuple)) and len(values) == 1 else values
+
+
+def check_on_policy(config) -> None:
+    """Raises `ValueError` unless a round is one optimizer step, as a policy gradient needs it."""
+    if config.optimizer_steps_per_round > 1 or config.num_iterations > 1:
+        raise ValueError(
+            "A policy gradient is on-policy: a round must be one optimizer step. Leave `num_iterations` at 1 and "
+            "`steps_per_generation` at `gradient_accumulation_steps`."
+        )

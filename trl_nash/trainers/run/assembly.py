@@ -1,0 +1,74 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A trainer's collaborators, put together."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...compat import get_callable_name
+from ...generation.sampler import Sampler
+from ...judges.reward_model import RewardModel
+from ...policies import FrozenPolicies
+from .collector import Collector
+from .hooks import EpochCounter
+from .judging import Judging
+from .keeper import Keeper
+from .reporter import Reporter
+from .scorer import Scorer
+from .stops import Stops
+
+
+if TYPE_CHECKING:
+    from ..base import NashTrainer
+
+
+def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
+    """The collaborators of the rounds. What changes while a run goes on they ask for, by functions."""
+    args, accelerator, tokenizer = trainer.args, trainer.accelerator, trainer._tokenizer
+    live, device = lambda: trainer.model_wrapped, accelerator.device
+    trainer.policies = FrozenPolicies(live, lambda: trainer.model, trainer.ref_model, fresh_adapter)
+    trainer.reporter = Reporter(
+        args,
+        accelerator,
+        mode=lambda: "train" if trainer.model.training else "eval",
+        round=lambda: trainer.round,
+        eos_token_ids=trainer.eos_token_ids,
+    )
+    trainer.sampler = Sampler(
+        args,
+        accelerator,
+        live,
+        trainer.policies,
+        tokenizer,
+        trainer.eos_token_ids,
+        say_once=trainer.reporter.say_once,
+        vllm=trainer._generate_vllm if trainer.use_vllm else None,
+    )
+    trainer.judging = Judging(trainer.judge, args, tokenizer, state=lambda: trainer.state)
+    trainer.stops = Stops(accelerator, trainer.save_stopped, tokenizer, args.save_only_model)
+    trainer.collector = Collector(
+        args, accelerator, trainer._sample, trainer.sampler, trainer.judging, trainer.reporter, trainer.stops
+    )
+    trainer.scorer = Scorer(
+        lambda model, batch: trainer.score(model, batch),
+        live,
+        trainer.policies,
+        trainer.compute_loss_context_manager,
+        device,
+        trainer.reporter,
+    )
+    trainer.keeper = Keeper(args, accelerator, trainer.policies, trainer._name, trainer.reporter.say_once)
+    trainer.epochs = EpochCounter()
+    trainer.add_callback(trainer.epochs)
+    trainer.add_callback(trainer.stops)
+
+
+def show_rewards(trainer: "NashTrainer", funcs: list) -> None:
+    """What TRL's scripts look at: the base has a stand-in. There is nothing to see of a judge."""
+    models = [func if isinstance(func, RewardModel) else None for func in funcs]
+    trainer.reward_funcs = [model.model if model else func for model, func in zip(models, funcs, strict=True)]
+    trainer.reward_processing_classes = [model and model.tokenizer for model in models]
+    trainer.reward_func_names = [get_callable_name(func).rpartition("/")[2] for func in funcs]
+    trainer.reward_weights = torch.tensor(trainer.judge.reward_weights, dtype=torch.float32) if funcs else None

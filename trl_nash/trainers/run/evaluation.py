@@ -1,0 +1,85 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Evaluation of a policy: the loss of the fit that would begin now, and how often it beats the start of the run."""
+
+from contextlib import contextmanager
+
+import torch
+
+from ...algorithms import INITIAL
+from ...rounds.batch import Samples
+from ...rounds.rows import count_of
+from ...rounds.schedule import Place
+from ..config import WIN_RATE
+from .hooks import TrainerHooks
+from .scorer import count_first
+
+
+class EvaluationHooks(TrainerHooks):
+    """The hooks of [`~transformers.Trainer`] for evaluation. See [`NashTrainer`]."""
+
+    @contextmanager
+    def as_if_a_round_began(self):
+        """Within it the run is where the next round would begin now; a policy yet to come is the live one."""
+        place, past = self.place, self.past
+        here = self.args.schedule.place(self._micro_step)
+        self.place = Place(here.round + (not here.begins_round), 0, 0, 0)
+        self.past = self.args.past(self.round, self.past.epoch)
+        try:
+            yield
+        finally:
+            self.place, self.past = place, past
+
+    def prediction_step(self, model, inputs: list[dict], prediction_loss_only, ignore_keys=None):
+        """The loss of the fit that would begin now, and how often the policy beats the reference."""
+        self.policies.ensure_initial()
+        self.stops.begin_round()
+        count, losses = count_of(inputs), []
+        with self.as_if_a_round_began(), torch.no_grad(), self.compute_loss_context_manager():
+            own: list[list[list[int]]] = []
+            for judged in self.collector.collect(inputs):
+                batches = self.collector.micro_batches(judged.samples, judged.preference)
+                kept = {policy if self._is_kept(policy) else self.live: 0.0 for policy in self.fit.centre}
+                for policy, weight in self.fit.centre.items():
+                    kept[policy if policy in kept else self.live] += weight
+                batches = self.scorer.centre(
+                    self.fit._replace(centre=kept), batches, self.live, len(batches), self.references
+                )
+                for batch in count_first(batches, count_of(judged.rows)):
+                    batch = batch.to(self.accelerator.device)
+                    losses.append(self.compute_loss(model, batch, return_outputs=True)[1]["losses"])
+                own += judged.samples.completion_ids
+            self._record_win_rate(inputs, own)
+        total = torch.cat(losses)[:count].sum()
+        self.reporter.metrics.add("loss", total, count)
+        return total / max(count, 1), None, None
+
+    def _record_win_rate(self, rows: list[dict], own: list[list[list[int]]]) -> None:
+        """P(policy ≻ reference), completion k against completion k: it costs a generation, so only evaluation asks."""
+        count, prompts = self.args.num_generations, [row["prompt"] for row in rows]
+        with self.reporter.phase("generate"):
+            if not self.trains_on_policy:
+                _, own = self.generate(prompts, count)
+            prompt_ids, others = self.generate(prompts, count, INITIAL)
+        completions = [mine[:count] + other for mine, other in zip(own, others, strict=True)]
+        samples = Samples(prompt_ids, completions, [(k, count + k) for k in range(count)])
+        with self.reporter.phase("judge"):
+            wins = self.judging.verdicts(rows, samples).preference
+        failure, self.judging.failure = self.judging.failure, None
+        self.stops.if_judge_failed(failure)
+        self.reporter.metrics.add(WIN_RATE, wins.nansum(), (~wins.isnan()).sum())
+        lengths = [len(ids) for completions in others[: count_of(rows)] for ids in completions]
+        self.reporter.metrics.add("completions/mean_length_reference", sum(lengths), len(lengths))
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        metric = self.args.metric_for_best_model or ""
+        if metric.endswith(WIN_RATE) and f"eval_{metric.removeprefix('eval_')}" not in metrics:
+            self.reporter.say_once(f"The judge had no opinion in an evaluation: without {metric} it is not the best.")
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in self.reporter.flush_evaluation().items()})
+        return output
