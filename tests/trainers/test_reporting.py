@@ -9,8 +9,8 @@ from accelerate import Accelerator
 
 from trl_nash.judges.tally import Tally
 from trl_nash.rounds.rows import Filler
-from trl_nash.trainers.judging import Asked, Judged
-from trl_nash.trainers.reporter import Reporter
+from trl_nash.trainers.run.judging import Asked, Judged
+from trl_nash.trainers.run.reporter import Reporter
 
 
 def test_any_reason_to_abstain_is_counted():
