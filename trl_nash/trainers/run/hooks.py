@@ -114,6 +114,12 @@ class TrainerHooks(OnlineDPOTrainer):
         self.policies.start_over()
         if checkpoint is not None:
             within = self._micro_step % args.micro_steps_per_round > 0
+            if within and args.ignore_data_skip and len(args.samplings) > 1:
+                raise ValueError(
+                    f"{checkpoint} was saved in the middle of a round that samples its prompts twice, and "
+                    "`ignore_data_skip` does not read them again: leave it out, or resume from a checkpoint between "
+                    "rounds."
+                )
             self.batches, epoch = self.keeper.load(checkpoint, within)
         self.past = args.past(self.round, epoch)
         logger.info(
