@@ -25,7 +25,7 @@ def pair_target(preference: torch.Tensor, step_size: float) -> torch.Tensor:
 
 def pair_margin(logratio: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     r"""
-    `h = (log π(y₁) - a(y₁)) - (log π(y₂) - a(y₂))` of each pair, in nats.
+    `h = (log π(y₁) - a(y₁)) - (log π(y₂) - a(y₂))` of each pair, in nats; `a` is the log of a fit's centre.
 
     Args:
         logratio (`torch.Tensor` of shape `(B, N)`): `log π(y) - a(y)` of the N completions of a prompt, summed over
@@ -53,8 +53,7 @@ def pair_loss(margin: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Args:
         margin (`torch.Tensor` of shape `(B, M)`): from [`pair_margin`].
         target (`torch.Tensor` of shape `(B, M)`): from [`pair_target`]; `nan` is an abstention: it adds 0 to the sum
-            and
-            1 to the count, and no gradient.
+            and 1 to the count, and no gradient.
 
     Returns:
         `torch.Tensor` of shape `(B,)`: the mean over the pairs of each prompt.

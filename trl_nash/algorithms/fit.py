@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 
 class Policy(NamedTuple):
-    """The policy as it stood when fit `fit` of round `round` began, both counted from 0."""
+    """
+    The name of a policy: the one that stood when fit `fit` of round `round` began, both counted from 0. Weights are in
+    `trl_nash.policies`.
+    """
 
     round: int
     fit: int = 0
@@ -69,7 +72,7 @@ class Past:
 
     @property
     def reference(self) -> Policy:
-        """The policy as it was when the reference last moved."""
+        """The policy as it was when the reference last moved, every `reference_rounds` rounds; `INITIAL` before."""
         moved = 0 if self.reference_rounds is None else self.round - self.round % self.reference_rounds
         return Policy(moved) if moved else INITIAL
 

@@ -125,8 +125,8 @@ class FrozenPolicies(PolicyFiles):
 
     def keep(self, needed: Iterable[Policy], live: Policy) -> None:
         """
-        Gives up the policies that are not `needed` any more (but `INITIAL` and `AVERAGE`), and freezes the live one,
-        which is `live`, if it is.
+        Gives up the policies that are not `needed` any more, and freezes the live one, which is `live`, if it is.
+        `INITIAL` is kept for metrics and evaluation even if no fit names it.
         """
         needed = {self.resolve(policy) for policy in needed}
         for policy in set(self) - needed - {INITIAL, AVERAGE}:

@@ -93,7 +93,10 @@ def until_eos(tokens: list[int], eos_token_ids: set[int]) -> list[int]:
 
 
 def save_batches(batches: list[PairBatch], file: str | Path) -> None:
-    """Writes a round's micro-batches as safetensors."""
+    """
+    Writes a round's micro-batches as safetensors. Those whose centre still lacks the live policy's part are behind the
+    run already: checkpoints fall between optimizer steps, and a pass to come would have completed them.
+    """
     from safetensors.torch import save_file
 
     tensors = {

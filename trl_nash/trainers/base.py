@@ -87,7 +87,7 @@ class NashTrainer(EvaluationHooks):
     }
     config_class: type[NashConfig] = PairConfig
     # Whether the method's theory assumes that a round is fitted, not just stepped on.
-    fits_rounds = False
+    assumes_fitted_rounds = False
 
     def __init__(
         self,
@@ -284,9 +284,12 @@ class NashTrainer(EvaluationHooks):
             self.past = self.args.past(self.round, self.epochs.epoch)
             self._begin_round()
         if self.place.fit == 0 or self.fit.pairs_from is not None:
-            # Sampled and judged chunk by chunk: the next one while a judge that waits has this one.
+            # Sample and judge, chunk by chunk: the next one while a judge that waits has this one. (By what stands
+            # behind the round's number samples are known again after a kill.)
             self.batches = self.collector.round(rows, self.round, self.live, self._name, self.policies.fingerprint())
+        # Score, once; the policy itself is scored by the fit's own forward.
         self.batches = self.scorer.centre(self.fit, self.batches, self.live, self._first_steps, self.references)
+        # Freeze what later fits name, before the first step changes it.
         self.policies.keep(needed(self.fits, self.past, self.place.fit), self.live)
 
     def compute_loss(self, model, inputs: PairBatch, return_outputs=False, num_items_in_batch=None):
@@ -334,7 +337,7 @@ class NashTrainer(EvaluationHooks):
         """Policies whose KL from the policy is a metric, where what is trained on was sampled from that."""
         if self.place.fit > 0 or not self.trains_on_policy:
             return {}
-        moved = self.past.reference_rounds is not None and self.past.reference != INITIAL
+        moved = self.past.reference != INITIAL
         return {"policy/kl_reference": INITIAL} | ({"policy/kl_anchor": self.past.reference} if moved else {})
 
     def _completed(self, batch: PairBatch, logps: torch.Tensor) -> PairBatch:

@@ -20,15 +20,16 @@ logger = get_logger("trl_nash")  # speaks on the main process only
 @dataclass
 class COMALConfig(PairConfig):
     r"""
-    Options of [`COMALTrainer`]. The defaults are those of the paper after its first round.
+    Options of [`COMALTrainer`]. The defaults are those of the paper after its first six iterations.
 
     Parameters:
         step_size (`float` or `list[float]`, *optional*, defaults to `10.0`):
-            η, indexed by round: the inverse of the paper's KL coefficient, 0.1 (0.002 in its first round).
+            η, indexed by round: the inverse of the paper's KL coefficient, 0.1. (0.002 in its first six iterations,
+            each of which is a round here: `[500.0] * 6 + [10.0]`.)
         beta (`float` or `list[float]`, *optional*, defaults to `1/30`):
             τ of the regularised game, indexed by epoch. `step_size * beta` = ρ = 1/3 is the paper's ratio.
         reference_rounds (`int`, *optional*, defaults to `6`):
-            K, rounds after which the reference becomes the current policy. Larger than the run, this is
+            Rounds after which the reference becomes the current policy. Larger than the run, this is
             [INPO](https://huggingface.co/papers/2407.00617). Too small for ρ it does not converge, and says so;
             2/ρ is a good one as long as the step is below √(ρ(2-ρ))/κ (docs/games.md).
         num_generations (`int`, *optional*, defaults to `5`):
@@ -67,6 +68,7 @@ class COMALConfig(PairConfig):
             )
 
     def fits_of(self, past: Past) -> list[Fit]:
+        # `past.reference` moves every `reference_rounds` rounds: this is all that sets COMAL apart from INPO.
         return inpo(past, **self.step_and_beta(past))
 
 
@@ -98,4 +100,4 @@ class COMALTrainer(NashTrainer):
 }""",
     }
     config_class = COMALConfig
-    fits_rounds = True
+    assumes_fitted_rounds = True

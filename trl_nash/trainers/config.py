@@ -74,6 +74,8 @@ class NashConfig(OnlineDPOConfig):
     ]
     # Whether the algorithm solves the game with a KL term, so that `beta` means something to it.
     regularized: ClassVar[bool] = False
+    # Rounds after which the reference moves. In the methods whose reference does, this is an option.
+    reference_rounds: ClassVar[int | None] = None
     # A method without these options uses every pair with its soft preference; PairConfig makes them fields.
     pair_selection: ClassVar[str] = "all"
     preference_label: ClassVar[str] = "soft"
@@ -225,7 +227,7 @@ class NashConfig(OnlineDPOConfig):
 
     def past(self, round: int, epoch: int = 0) -> Past:
         """What a round, sampled in an epoch, looks back to."""
-        return Past(round, getattr(self, "reference_rounds", None), epoch)
+        return Past(round, self.reference_rounds, epoch)
 
     def fits_of(self, past: Past) -> list[Fit]:
         """The method, with these settings: the regressions of a round."""
@@ -257,14 +259,13 @@ class NashConfig(OnlineDPOConfig):
 @dataclass
 class PairConfig(NashConfig):
     r"""
-    Options of the methods that regress a pair's log-ratio to its preference: iterative IPO ([`NashTrainer`]), ONPO,
-    COMAL.
+    Options of the methods that regress log-ratios to preferences: iterative IPO ([`NashTrainer`]), and all others but
+    Nash-MD and Nash Prox.
 
     Parameters:
         step_size (`float` or `list[float]`, *optional*, defaults to `100.0`):
             η, the step that multiplies the win rate, indexed by round (the last one repeats). It is the *inverse* of
-            the
-            `eta` that INPO and COMAL print. `step_size * beta` must not exceed 1.
+            the `eta` that INPO and COMAL print. `step_size * beta` must not exceed 1.
         preference_label (`str`, *optional*, defaults to `"soft"`):
             `"soft"` trains on the probability, `"sampled"` on a draw from it, `"argmax"` on the winner (another game).
         pair_selection (`str`, *optional*, defaults to `"all"`):

@@ -67,4 +67,4 @@ class EGPOTrainer(NashTrainer):
 }""",
     }
     config_class = EGPOConfig
-    fits_rounds = True
+    assumes_fitted_rounds = True

@@ -72,4 +72,4 @@ class INPOTrainer(NashTrainer):
 }""",
     }
     config_class = INPOConfig
-    fits_rounds = True
+    assumes_fitted_rounds = True

@@ -83,4 +83,4 @@ class MNPOTrainer(NashTrainer):
 }""",
     }
     config_class = MNPOConfig
-    fits_rounds = True
+    assumes_fitted_rounds = True

@@ -77,4 +77,4 @@ class MPOTrainer(NashTrainer):
 }""",
     }
     config_class = MPOConfig
-    fits_rounds = True
+    assumes_fitted_rounds = True

@@ -69,4 +69,4 @@ class NashMirrorProxTrainer(NashTrainer):
 }""",
     }
     config_class = NashMirrorProxConfig
-    fits_rounds = True
+    assumes_fitted_rounds = True

@@ -78,4 +78,4 @@ class ONPOTrainer(NashTrainer):
 }""",
     }
     config_class = ONPOConfig
-    fits_rounds = True
+    assumes_fitted_rounds = True

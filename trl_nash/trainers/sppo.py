@@ -69,7 +69,7 @@ class SPPOTrainer(NashTrainer):
 }""",
     }
     config_class = SPPOConfig
-    fits_rounds = True
+    assumes_fitted_rounds = True
 
     def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
         logratio = (logps - batch.centre_logps).sum(-1).view(len(batch), -1)

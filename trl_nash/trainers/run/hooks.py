@@ -133,7 +133,7 @@ class TrainerHooks(OnlineDPOTrainer):
             args.optimizer_steps_per_round,
         )
         self._say_precision()
-        if self.fits_rounds and args.optimizer_steps_per_round < 10:
+        if self.assumes_fitted_rounds and args.optimizer_steps_per_round < 10:
             self.reporter.say_once(
                 f"Optimizer steps a round: {args.optimizer_steps_per_round}. {self._name}'s guarantees, and its "
                 "published results, assume rounds that are fitted: raise `steps_per_generation` or `num_iterations` "

@@ -72,7 +72,7 @@ class Scorer:
         for policy, weight in fit.centre.items():
             if weight:
                 weights[resolve(policy)] = weights.get(resolve(policy), 0.0) + weight
-        live_weight = weights.pop(resolve(live), 0.0)
+        live_weight = weights.pop(resolve(live), 0.0)  # `complete` adds its part, from the fit's first forward
         sampled = {name: resolve(policy) for name, policy in references.items()}
         passes = dict.fromkeys(weights, batches)
         if (initial := resolve(INITIAL)) in sampled.values() and initial not in (*passes, resolve(live)):
