@@ -86,7 +86,7 @@ def solve(
     Plays a definition, `define(past, step_size=..., **settings)`, for so many rounds.
 
     Lists, of `step_size` and of `beta`, are indexed by how often the reference has moved, or by round if it stays; the
-    last one repeats. (Trainers index `step_size` by round and `beta` by epoch.) The other arguments are those of [`iterate`].
+    last one repeats. (Trainers index `step_size` by round and `beta` by epoch.) The others are those of [`iterate`].
     """
     check_rounds("rounds", rounds)
     if reference_rounds is not None:

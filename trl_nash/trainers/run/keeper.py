@@ -26,8 +26,8 @@ FOLDER = "nash"  # in a checkpoint
 
 class Keeper:
     """
-    Keeps in checkpoints what a round needs: frozen policies, micro-batches, the epoch in which it began. Which policies
-    are frozen is the business of `algorithms.needed`.
+    Keeps in checkpoints what a round needs: frozen policies, micro-batches, the epoch in which it began. Which
+    policies are frozen is the business of `algorithms.needed`.
 
     Args:
         args ([`NashConfig`]): of the run.
