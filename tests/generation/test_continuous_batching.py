@@ -10,7 +10,8 @@ import torch
 from helpers import make_config, make_trainer, prompt_dataset, weights
 from tiny import build_model, build_tokenizer
 
-from trl_nash.policies import INITIAL
+from trl_nash.algorithms import INITIAL
+from trl_nash.generation import continuous
 
 
 # Few blocks, so that most rows have to wait for others to end.
@@ -178,7 +179,7 @@ def test_mixed_precision(dtype, lora, tmp_path):
 def test_without_options_the_cache_has_room_for_the_rows(tmp_path):
     """On a CPU, where half of what is free would be half of the machine; and the same tokens are drawn every time."""
     trainer = make_trainer("ipo", tmp_path, use_transformers_continuous_batching=True)
-    assert trainer._continuous_batching_defaults([[1] * 60, [1] * 5]) == {
+    assert continuous._defaults([[1] * 60, [1] * 5], max_new_tokens=5, page=64, device=torch.device("cpu")) == {
         "page_size": 64,
         "num_blocks": 3,  # 65 and 10 tokens
         "max_batch_tokens": 256,

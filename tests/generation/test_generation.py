@@ -10,8 +10,8 @@ from peft import get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from trl_nash.generation.mixture import generate_mixture
-from trl_nash.policies import REFERENCE
+from trl_nash.algorithms import INITIAL, Past, Policy
+from trl_nash.rounds.schedule import Place
 
 
 NEW_TOKENS = 5
@@ -127,8 +127,7 @@ def test_mixture_counts_of_forwards_and_cached_positions(own_reference, count, t
     trainer.policies.ensure_initial()
     own = Cache(trainer.model)
     other = Cache(reference) if own_reference else own
-    prompt_ids = [tokenizer(prompt)["input_ids"] for prompt in ("a", "b c", "f g h")]
-    completions = generate_mixture(trainer, prompt_ids, count, REFERENCE, 0.3)
+    _, completions = trainer.generate(["a", "b c", "f g h"], count, {INITIAL: 0.3})
     assert [[len(ids) for ids in row] for row in completions] == [[NEW_TOKENS] * count] * 3
     expected = [(3 * count, 3, 0), *((3 * count, 1, 3 + i) for i in range(NEW_TOKENS - 1))]
     if own_reference:
@@ -202,8 +201,11 @@ class Setup:
             self.reference = double_of(reference)
         self.trainer.policies.ensure_initial()
         perturb(self.trainer.model, seed=1)
-        if kind.endswith("moved reference"):
-            self.trainer.policies.freeze(REFERENCE)
+        # In round 7, which looks back to the policy of the start of round 6 where the reference has moved to it.
+        moved = kind.endswith("moved reference")
+        self.trainer.place, self.trainer.past = Place(6, 0, 0, 0), Past(6, reference_rounds=5 if moved else None)
+        if moved:
+            self.trainer.policies.freeze(Policy(5))
             self.reference = double_of(build, self.trainer.model)
             perturb(self.trainer.model, seed=2)
         self.policy = double_of(build, self.trainer.model)
@@ -274,12 +276,8 @@ def test_the_opponent_is_the_geometric_mixture(kind, coef, temperature, tmp_path
 
     # A generation goes on until its longest completion ends: first the policy's own, then the opponents'.
     steps = max(len(ids) for row in own for ids in row)
-    blocks = [(b, k) for k in range(2) for b in range(3)]  # rows of OnlineDPOTrainer's engine
-    grouped = [(b, k) for b in range(3) for k in range(2)]
-    for drawn, completions, rows, weight in [
-        (sampled[:steps], own, blocks, 0.0),
-        (sampled[steps:], opponents, blocks if coef == 0 else grouped, coef),
-    ]:
+    rows = [(b, k) for b in range(3) for k in range(2)]
+    for drawn, completions, weight in [(sampled[:steps], own, 0.0), (sampled[steps:], opponents, coef)]:
         expected = [setup.mixture(weight, samples.prompt_ids[b], completions[b][k]) for b, k in rows]
         assert_sampled_from(drawn, [completions[b][k] for b, k in rows], expected)
 
@@ -311,14 +309,15 @@ def test_ema_opponent_has_the_averaged_weights(kind, tmp_path, sampled):
     setup = Setup(kind, tmp_path, algorithm="nash-ema", ema_decay=0.25)
     trainer = setup.trainer
     start = weights(trainer.model)
-    trainer.on_fit_begin()  # as the first round does: the average is θ_0
+    trainer._begin_round()  # as the first round does: the average is θ_0
     perturb(trainer.model, seed=4)
-    trainer.on_fit_begin()
+    trainer.place = Place(7, 0, 0, 0)
+    trainer._begin_round()
     now = trainer.model.state_dict()
     setup.policy.load_state_dict({name: 0.25 * start[name].double() + 0.75 * now[name].double() for name in start})
     samples = trainer.sample_pairs(UNEVEN)
     steps = max(len(ids) for row in samples.completion_ids for ids in row[:2])
-    rows = [(b, 2 + k) for k in range(2) for b in range(3)]
+    rows = [(b, 2 + k) for b in range(3) for k in range(2)]
     completions = [samples.completion_ids[b][k] for b, k in rows]
     expected = [setup.mixture(0.0, samples.prompt_ids[b], samples.completion_ids[b][k]) for b, k in rows]
     assert_sampled_from(sampled[steps:], completions, expected)
@@ -328,7 +327,7 @@ def test_mixture_coef_follows_the_epoch(tmp_path, sampled):
     """`mixture_coef=[1, 0.3]` mixes with 1 in the first epoch and .3 in the second."""
     setup = Setup("full", tmp_path, mixture_coef=[1.0, 0.3])
     for epoch, coef in enumerate([1.0, 0.3, 0.3]):
-        setup.trainer._round_epoch = epoch
+        setup.trainer.past = Past(6, epoch=epoch)
         sampled.clear()
         samples = setup.trainer.sample_pairs(UNEVEN)
         steps = max(len(ids) for row in samples.completion_ids for ids in row[:2])

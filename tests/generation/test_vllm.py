@@ -211,10 +211,10 @@ def test_the_engine_samples_from_the_policy_as_it_is(mode, lora, vllm, tmp_path)
     """Before each round after a step the engine has the policy's weights, an adapter merged into them."""
     trainer = vllm("ipo", tmp_path, mode, lora=lora, max_steps=3)
     seen = []
-    generate = trainer._generate_vllm
+    generate = trainer.sampler._vllm
 
-    def compare(prompts, images=None):
-        rows = generate(prompts, images)
+    def compare(prompts):
+        rows = generate(prompts)
         seen.append(trainer.state.global_step)
         engine = engine_of(trainer)
         if lora:
@@ -230,7 +230,7 @@ def test_the_engine_samples_from_the_policy_as_it_is(mode, lora, vllm, tmp_path)
         assert all(torch.allclose(engine.weights[name], live[name], atol=1e-6) for name in live)
         return rows
 
-    trainer._generate_vllm = compare
+    trainer.sampler._vllm = compare
     trainer.train()
     assert seen == [0, 1, 2] and engine_of(trainer).syncs == 3
 

@@ -15,8 +15,8 @@ from helpers import ALGORITHMS, equal, history, make_trainer, prompt_dataset
 
 from trl_nash.rounds.batch import Samples
 from trl_nash.rounds.log import RoundLog, random_state, set_random_state
-from trl_nash.trainers import sampling
-from trl_nash.trainers.checkpoints import Stopped
+from trl_nash.trainers import collector
+from trl_nash.trainers.stops import Stopped
 
 
 # 3 rounds of 8 prompts, which are sampled in 4 chunks and fitted in 4 steps.
@@ -72,7 +72,7 @@ def test_a_round_goes_on_where_it_was_killed(selection, tmp_path):
     resumed.train(resume_from_checkpoint=True)
     assert (whole.chunks, killed.chunks, resumed.chunks) == (12, 6, 2 + 4)
     assert_same(resumed, whole)
-    assert not (tmp_path / "run" / sampling.ROUND_FOLDER).exists()
+    assert not (tmp_path / "run" / collector.ROUND_FOLDER).exists()
 
 
 def test_a_kill_in_the_fit_costs_no_samples(tmp_path):
@@ -143,10 +143,10 @@ def test_few_samples_are_lists_at_a_time(tmp_path, monkeypatch):
     sizes = []
 
     def run(folder, chunks):
-        monkeypatch.setattr(sampling, "CHUNKS_AT_ONCE", chunks)
+        monkeypatch.setattr(collector, "CHUNKS_AT_ONCE", chunks)
         trainer = build("ipo", folder, per_device_generation_batch_size=1)
-        micro_batches = trainer._micro_batches
-        trainer._micro_batches = lambda samples, p: sizes.append(len(p)) or micro_batches(samples, p)
+        micro_batches = trainer.collector.micro_batches
+        trainer.collector.micro_batches = lambda samples, p: sizes.append(len(p)) or micro_batches(samples, p)
         trainer.train()
         return trainer
 

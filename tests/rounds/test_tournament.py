@@ -80,7 +80,8 @@ def test_a_trainer_fits_the_best_against_the_worst(tmp_path):
     assert len(judge.asked) <= 11  # the two prompts are alike, and repeated questions are asked once
     assert batch.pairs.tolist() == [[[0, 1]], [[0, 1]]] and batch.num_completions == 8
     texts = [
-        trainer.decode(row[labels != -100].tolist()) for row, labels in zip(batch.input_ids, batch.labels, strict=True)
+        trainer.judging.decode(row[labels != -100].tolist())
+        for row, labels in zip(batch.input_ids, batch.labels, strict=True)
     ]
     assert texts[:2] == ["a a a a", "b"] and sorted(texts[:8]) == sorted(answers)
     torch.testing.assert_close(batch.preference, torch.full((2, 1), 1 / (1 + math.exp(-4))))

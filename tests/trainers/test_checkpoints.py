@@ -295,7 +295,7 @@ def test_each_epoch_has_the_order_it_would_have_had(tmp_path):
 def test_resuming_after_the_judge_gave_up(tmp_path):
     """
     ONPO's judge abstains on round 3 (but for equal completions): the run stops with a checkpoint of step 4, whose
-    past policies are those of the start of round 3. Resumed with a judge that works, the round begins as it would have,
+    past policies are those of the start of round 3. Resumed with a judge that works, the round begins as it would,
     and the past policies are each round's own.
     """
     broken = False

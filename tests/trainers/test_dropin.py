@@ -39,6 +39,7 @@ from trl_nash import (
     ONPOTrainer,
     PairConfig,
 )
+from trl_nash.algorithms import INITIAL
 
 
 TRAINERS = [NashTrainer, ONPOTrainer, COMALTrainer, NashMDTrainer]
@@ -52,7 +53,8 @@ def sigmoid(x: float) -> float:
 
 def judged(trainer, rows: list[dict]) -> torch.Tensor:
     """What the trainer's judge says of completion 0 against completion 1 for each row."""
-    return trainer._sample_and_judge(rows)[1][:, 0]
+    (found,) = trainer.collector.collect(rows)
+    return found.preference[:, 0]
 
 
 # ---- The constructor ----
@@ -318,7 +320,7 @@ def count_words(completions, **kwargs):
 def test_reward_functions_are_a_bradley_terry_judge(algorithm, reward_funcs, options, difference, tmp_path):
     """P = sigmoid(difference of TRL's weighted sums / reward_temperature), with the penalty for no end of sequence."""
     trainer = make_trainer(algorithm, tmp_path, judge=None, extra={"reward_funcs": reward_funcs}, **options)
-    answer_with(trainer, ANSWERS)
+    answer_with(trainer, ANSWERS, frozen=ANSWERS)
     if algorithm == "nash-md":  # its pairs are of policy and opponent
         trainer.sample_pairs = lambda prompts: NashTrainer.sample_pairs(trainer, prompts)
     assert judged(trainer, ROWS).tolist() == pytest.approx([sigmoid(difference)] * 2, rel=1e-6)
@@ -342,7 +344,7 @@ def test_missing_eos_penalty_ignores_the_prompt(tmp_path):
         max_length=30,
     )
     answer_with(trainer, ANSWERS)
-    assert tokenizer.eos_token in trainer.render(prompt)[0]
+    assert tokenizer.eos_token in trainer.sampler.render(prompt)[0]
     assert judged(trainer, [{"prompt": prompt}]).tolist() == pytest.approx([sigmoid(1.5)])
 
 
@@ -467,7 +469,7 @@ def test_reward_function_gets_what_trl_gives_it(tmp_path):
     prompt = [{"role": "user", "content": "c"}]
     trainer = make_trainer("ipo", tmp_path, judge=None, extra={"reward_funcs": reward}, max_length=20)
     answer_with(trainer, ANSWERS)
-    trainer._sample_and_judge([{"prompt": prompt, "level": 3, "other": "x"}])
+    judged(trainer, [{"prompt": prompt, "level": 3, "other": "x"}])
     ids = [trainer._tokenizer(text)["input_ids"] for text in ANSWERS]
     messages = [[{"role": "assistant", "content": text}] for text in ("a a b", "b c")]
     assert seen == [([prompt] * 2, messages, ids, 0, [3, 3], ["other"])]
@@ -613,15 +615,14 @@ def test_old_nash_md_script(variant, tmp_path, monkeypatch):
     It runs to its end: 8 prompts / (2 * 2) = 2 rounds in each of 3 epochs, `mixture_coef` and `beta` follow the epoch
     (the last value repeats), the policy moves and is saved.
     """
-    import trl_nash.trainers.nash_md as module
+    used, original = [], NashMDTrainer.generate
 
-    used, original = [], module.generate_mixture
+    def generate(trainer, prompts, count, policy=None):
+        if policy is not None:
+            used.append((policy[INITIAL], trainer.beta))
+        return original(trainer, prompts, count, policy)
 
-    def generate_mixture(trainer, prompt_ids, count, reference, coef):
-        used.append((coef, trainer.beta))
-        return original(trainer, prompt_ids, count, reference, coef)
-
-    monkeypatch.setattr(module, "generate_mixture", generate_mixture)
+    monkeypatch.setattr(NashMDTrainer, "generate", generate)
     prompts = ["a", "b c", "c d e", "d", "e f", "f g h", "g", "h a"]
     trainer = run_old_script(tmp_path, variant, prompts)
     assert trainer.state.global_step == 6 and len(history(trainer, "loss")) == 6
@@ -675,9 +676,6 @@ def test_gradients_are_averaged_over_accumulation_steps(algorithm, tmp_path):
             learning_rate=0.0,
         )
         answer_with(trainer, ["a a <eos>", "b c"], frozen=["c d <eos>", "a <eos>"])
-        if algorithm == "nash-md":
-            trainer.args.mixture_coef = 0.0  # the opponents then come from `generate` too
-            answer_with(trainer, ["a a <eos>", "b c"])
         trainer.train()
         norms.append(history(trainer, "grad_norm")[0])
     assert norms[0] > 1e-3

@@ -282,8 +282,8 @@ def test_functional_dropout_is_off(tmp_path):
         ("nash-ema", {"ema_decay": 2.0}, "`ema_decay` must be between 0 and 1, got 2"),
         ("nash-ema", {"opponent": "self"}, "`opponent` must be one of 'mixture', 'ema', got 'self'"),
         ("nash-md", {"beta": -0.1}, "`beta` must be at least 0, got -0.1"),
-        ("nash-md", {"num_iterations": 2}, "Nash-MD's gradient is on-policy: a round must be one optimizer step"),
-        ("nash-md", {"steps_per_generation": 2}, "Nash-MD's gradient is on-policy"),
+        ("nash-md", {"num_iterations": 2}, "A policy gradient is on-policy: a round must be one optimizer step"),
+        ("nash-md", {"steps_per_generation": 2}, "A policy gradient is on-policy"),
     ],
 )
 def test_config_values_out_of_range(algorithm, options, message, tmp_path):
@@ -450,13 +450,14 @@ def test_silence_on_a_whole_micro_batch_goes_on(algorithm, lora, tmp_path):
         max_steps=4,
         max_new_tokens=4,
     )
-    judged = []
-    sample_and_judge = trainer._sample_and_judge
-    trainer._sample_and_judge = lambda rows: (judged.append(sample_and_judge(rows)), judged[-1])[1]
+    silent = []  # by round
+    micro_batches = trainer.collector.micro_batches
+    trainer.collector.micro_batches = lambda samples, preference: (
+        silent.append(preference.isnan().float().mean().item()) or micro_batches(samples, preference)
+    )
     start = weights(trainer.model)
     trainer.train()
     assert trainer.state.global_step == 4
-    silent = [preference.isnan().float().mean().item() for _, preference in judged]
     assert max(silent) > 0.2  # the rest are pairs of equal completions, a tie without being asked
     assert history(trainer, "judge/abstained") == pytest.approx(silent)
     assert all(math.isfinite(value) for value in history(trainer, "loss") + history(trainer, "grad_norm"))
@@ -536,8 +537,6 @@ def test_a_judge_that_falls_silent_stops_the_run_and_loses_nothing(algorithm, ro
 
     trainer.sample_pairs = count_rounds
     trainer.generate = distinct_answers(trainer)
-    if algorithm == "nash-md":
-        trainer.args.mixture_coef = 0.0  # its opponents come from `generate` too
     message = f"of round {rounds_before + 1}, .* A checkpoint of step {steps} is in "
     with pytest.raises(RuntimeError, match=message) as error:
         trainer.train()
@@ -568,7 +567,7 @@ def test_a_judge_that_falls_silent_stops_the_run_and_loses_nothing(algorithm, ro
 def test_loss_that_overflows_stops_before_the_step(algorithm, tmp_path):
     """
     With step_size = 1e30 the squared residual overflows fp32. The run stops with step, round and the batch's prompts;
-    the saved weights are the ones from before the step.
+    the weights are the ones from before the step, and nothing is saved that could be taken for a good checkpoint.
     """
     trainer = make_trainer(
         algorithm, tmp_path, step_size=1e30, dataset=prompt_dataset(["c d", "e"]), max_steps=3, **beta_of(algorithm)
@@ -580,8 +579,9 @@ def test_loss_that_overflows_stops_before_the_step(algorithm, tmp_path):
     message = str(error.value)
     assert message.startswith("The loss is inf at step 0 (round 1). Prompts of the batch: [")
     assert "'c d'" in message and "'e'" in message
-    assert "Lower `learning_rate` or `step_size`" in message and f"A checkpoint of step 0 is in {tmp_path}" in message
-    assert equal(saved_weights(tmp_path / "checkpoint-0"), start)
+    assert "Lower `learning_rate` or `step_size`" in message and "none was saved of this step" in message
+    assert equal(weights(trainer.model), start)
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def beta_of(algorithm):
@@ -595,24 +595,44 @@ def saved_weights(checkpoint):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("algorithm", ["ipo", "nash-md"])
 def test_loss_that_is_not_finite_later_on(algorithm, value, tmp_path):
-    """At step 2 of a run, the checkpoint holds the finite weights of step 2, and a resumed run goes on from there."""
-    trainer = make_trainer(algorithm, tmp_path, max_steps=4)
+    """
+    At step 2 of a run that keeps one checkpoint, that of step 2 stays alone: it holds the finite weights of before the
+    step, and is what `resume_from_checkpoint=True` finds and goes on from.
+    """
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    trainer = make_trainer(algorithm, tmp_path, **options)
     objective = trainer.objective
     trainer.objective = lambda logps, batch: (
         objective(logps, batch) + (value if trainer.state.global_step == 2 else 0.0)
     )
     with pytest.raises(RuntimeError, match=rf"The loss is {value} at step 2 \(round 3\)\. Prompts of the batch: "):
         trainer.train()
-    checkpoint = tmp_path / "checkpoint-2"
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-2"
     assert equal(saved_weights(checkpoint), weights(trainer.model))
     assert all(tensor.isfinite().all() for tensor in saved_weights(checkpoint).values())
-    resumed = make_trainer(algorithm, tmp_path, max_steps=4)
-    assert resumed.train(resume_from_checkpoint=str(checkpoint)).global_step == 4
+    resumed = make_trainer(algorithm, tmp_path, **options)
+    steps = []
+    objective = resumed.objective
+    resumed.objective = lambda logps, batch: steps.append(resumed.state.global_step) or objective(logps, batch)
+    assert resumed.train(resume_from_checkpoint=True).global_step == 4
+    assert steps == [2, 3]
+
+
+def test_a_loss_of_evaluation_that_is_not_finite_is_no_loss_of_a_step(tmp_path):
+    """It is logged as what it is, and the run goes on; nothing of an evaluation is kept for the step after it."""
+    evaluation = {"extra": {"eval_dataset": prompt_dataset(["a", "b"])}, "eval_strategy": "steps", "eval_steps": 1}
+    trainer = make_trainer("ipo", tmp_path, max_steps=3, **evaluation)
+    objective = trainer.objective
+    trainer.objective = lambda logps, batch: objective(logps, batch) + (0.0 if trainer.model.training else math.nan)
+    assert trainer.train().global_step == 3
+    assert len(history(trainer, "eval_loss")) == 3 and all(map(math.isnan, history(trainer, "eval_loss")))
+    assert trainer.stops._losses == []
 
 
 def test_gradient_that_is_not_finite(tmp_path):
     """A finite loss with a nan gradient (the square root at 0) stops before it reaches the weights."""
-    trainer = make_trainer("ipo", tmp_path, max_steps=3)
+    trainer = make_trainer("ipo", tmp_path, max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1)
     objective = trainer.objective
 
     def rooted(logps, batch):
@@ -622,7 +642,9 @@ def test_gradient_that_is_not_finite(tmp_path):
     trainer.objective = rooted
     with pytest.raises(RuntimeError, match=r"The gradient norm is nan at step 1 \(round 2\)\. Lower `learning_rate`"):
         trainer.train()
-    assert all(tensor.isfinite().all() for tensor in saved_weights(tmp_path / "checkpoint-1").values())
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert equal(saved_weights(tmp_path / "checkpoint-1"), weights(trainer.model))
+    assert all(tensor.isfinite().all() for tensor in weights(trainer.model).values())
 
 
 @pytest.mark.parametrize("algorithm", ["ipo", "nash-md"])

@@ -15,7 +15,7 @@ ROUNDS = 5
 ACCUMULATION = 2
 # Two passes over 4 micro-batches of 2 prompts a fit; Nash-MD's rounds are one optimizer step.
 FITTED = {"gradient_accumulation_steps": ACCUMULATION, "steps_per_generation": 4, "num_iterations": 2}
-ONE_STEP = {"gradient_accumulation_steps": ACCUMULATION}
+ONE_STEP = {"gradient_accumulation_steps": ACCUMULATION, "num_generations": 4}  # so that every round has a gradient
 # So that COMAL moves its reference twice in five rounds, and ONPO drops policies from its history.
 OWN = {"comal": {"reference_rounds": 2}, "onpo-one": {"anchor_history": 3}}
 KINDS = ["full", "full, checkpointing", "LoRA, checkpointing", "pre-wrapped LoRA"]

@@ -10,8 +10,8 @@ from recording import copy_in_fp64, logps_in_fp64, record
 from tiny import build_model, build_tokenizer
 from transformers import TrainerCallback
 
+from trl_nash.algorithms import INITIAL, Policy
 from trl_nash.rounds.batch import Samples
-from trl_nash.trainers import nash_md
 
 
 class KeepGradients(TrainerCallback):
@@ -110,7 +110,7 @@ def test_gradient_is_that_of_the_mean_over_prompts_of_the_mean_over_pairs(algori
 
 
 def three_epochs(algorithm, tmp_path, streamed=False, **options):
-    """A trainer over 5 prompts in rounds of 2 (the last is dropped), and (round, τ, η) of each micro-step to come."""
+    """A trainer over 5 prompts in rounds of 2 (the last is dropped), and round, τ and fit of micro-steps to come."""
     dataset = prompt_dataset(["a", "b", "c", "d", "e"])
     options = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1, "num_train_epochs": 3} | options
     if streamed:
@@ -120,7 +120,7 @@ def three_epochs(algorithm, tmp_path, streamed=False, **options):
     values, objective = [], trainer.objective
 
     def keep(logps, batch):
-        values.append((trainer.round, trainer.beta, getattr(trainer, "step_size", None)))
+        values.append((trainer.round, trainer.beta, trainer.fit))
         return objective(logps, batch)
 
     trainer.objective = keep
@@ -137,32 +137,32 @@ def test_beta_is_indexed_by_epoch_in_comals_anchor(schedule, expected, streamed,
     trainer, values = three_epochs(
         "comal", tmp_path, streamed, beta=schedule, step_size=2.0, num_iterations=2, reference_rounds=9
     )
-    weights = []
-    anchor_weights = trainer.anchor_weights
-    trainer.anchor_weights = lambda: weights.append(anchor_weights()) or weights[-1]
     trainer.train()
     assert [beta for _, beta, _ in values] == [expected[round // 2] for round, _, _ in values]
     assert [round for round, _, _ in values] == [round for round in range(6) for _ in range(4)]
-    assert [w["reference"] for w in weights] == pytest.approx([2 * expected[round // 2] for round in range(6)])
-    assert [w["previous"] for w in weights] == pytest.approx([1 - 2 * expected[round // 2] for round in range(6)])
+    for round, beta, fit in values:
+        assert fit.centre == pytest.approx({INITIAL: 2 * beta, Policy(round): 1 - 2 * beta}) and fit.step_size == 2.0
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["map-style", "iterable"])
-def test_beta_and_mixture_coef_are_indexed_by_epoch_in_nash_md(streamed, tmp_path, monkeypatch):
-    """τ multiplies the KL and c mixes the opponent of the epoch in which the round was sampled; c = 0 is self-play."""
+def test_beta_and_mixture_coef_are_indexed_by_epoch_in_nash_md(streamed, tmp_path):
+    """
+    τ multiplies the KL and c mixes the opponent of the epoch in which the round was sampled; c = 0 is self-play, and
+    c = 1 is the reference.
+    """
     trainer, values = three_epochs("nash-md", tmp_path, streamed, beta=[0.3, 0.2, 0.1], mixture_coef=[0.5, 0.0, 1.0])
-    coefficients = []
-    generate_mixture = nash_md.generate_mixture
+    sampled = []
+    generate = trainer.generate
 
-    def keep(trainer, prompt_ids, count, reference, coef):
-        coefficients.append((trainer.round, coef))
-        return generate_mixture(trainer, prompt_ids, count, reference, coef)
+    def keep(prompts, count, policy=None):
+        sampled.append(policy)
+        return generate(prompts, count, policy)
 
-    monkeypatch.setattr(nash_md, "generate_mixture", keep)
+    trainer.generate = keep
     trainer.train()
     assert [beta for _, beta, _ in values] == [0.3] * 4 + [0.2] * 4 + [0.1] * 4
-    # Two calls of one prompt a round; the second epoch has no mixture.
-    assert coefficients == [(0, 0.5)] * 2 + [(1, 0.5)] * 2 + [(4, 1.0)] * 2 + [(5, 1.0)] * 2
+    # Two rounds an epoch, two prompts a round, and for each of them the policy's own completions and the opponent's.
+    assert sampled == [None, {INITIAL: 0.5}] * 4 + [None, None] * 4 + [None, INITIAL] * 4
 
 
 @pytest.mark.parametrize("algorithm", PAIR_ALGORITHMS)
@@ -179,9 +179,9 @@ def test_step_size_is_indexed_by_round(algorithm, tmp_path):
     trainer.train()
     eta = [2.0, 1.0, 0.5, 0.5, 0.5, 0.5]
     factor, micro_steps = (2 if algorithm == "onpo-one" else 1), (4 if algorithm == "onpo-two" else 2)
-    assert [step for _, _, step in values] == [factor * step for step in eta for _ in range(micro_steps)]
+    assert [fit.step_size for _, _, fit in values] == [factor * step for step in eta for _ in range(micro_steps)]
     # Identical completions are a tie without being asked about.
-    expected = [{0.0, 0.25 * step} for _, _, step in values]
+    expected = [{0.0, 0.25 * fit.step_size} for _, _, fit in values]
     assert all(target in allowed for target, allowed in zip(targets, expected, strict=True))
     assert sum(target > 0 for target in targets) > len(targets) / 2
 
@@ -190,4 +190,4 @@ def test_schedules_of_one_value_are_numbers(tmp_path):
     """A list of length one means the same as its value."""
     trainer = make_trainer("nash-md", tmp_path, beta=[0.25], mixture_coef=[0.5], model=build_model(build_tokenizer()))
     assert (trainer.args.beta, trainer.args.mixture_coef) == (0.25, 0.5)
-    assert (trainer.beta, trainer.mixture_coef) == (0.25, 0.5)
+    assert trainer.beta == 0.25 and trainer.fit.pairs_from == {INITIAL: 0.5, Policy(0): 0.5}

@@ -11,8 +11,10 @@ import math
 
 import pytest
 import torch
-from helpers import PAIR_ALGORITHMS
+from helpers import PAIR_ALGORITHMS, make_trainer
 from tabular import GAME, START, ExactGame, mirror_step
+
+from trl_nash.algorithms import Policy
 
 
 ROUNDS = 6
@@ -131,13 +133,13 @@ def test_onpo_anchor_is_the_recursion_truncated(history, tmp_path):
     Unrolling log π'_{t+1} = ½ log π'_t + ½ log π_{t+1} gives weights ½, ¼, ⅛ ... on π_t, π_{t-1} ..., and what is
     left on the oldest policy that is kept.
     """
-    trainer = ExactGame("onpo-one", tmp_path, anchor_history=history).trainer
+    trainer = make_trainer("onpo-one", tmp_path, anchor_history=history)
     recursion = [1.0]  # weights of log π'_t on log π_t, log π_{t-1} ... log π_1
     for t in range(1, 12):
-        trainer.on_fit_begin()
-        weights = trainer.anchor_weights()
+        trainer.past = trainer.args.past(t - 1)
+        weights = trainer.fit.centre
         kept = min(t, history)
-        assert list(weights) == ["previous", *(f"previous_{k}" for k in range(2, kept + 1))]
+        assert list(weights) == [Policy(t - 1 - age) for age in range(kept)]
         assert list(weights.values()) == [*recursion[: kept - 1], sum(recursion[kept - 1 :])]
         assert math.fsum(weights.values()) == 1.0
         recursion = [0.5, *(0.5 * w for w in recursion)]

@@ -15,14 +15,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import lora_config, make_trainer, perturb, prompt_dataset, weights
+from helpers import lora_config, make_trainer, move, prompt_dataset, weights
 from peft import get_peft_model
 from tiny import build_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trl_nash import NashMDTrainer
-from trl_nash.trainers import nash_md
 
 
 EOS, SYMBOLS, TAU, COEF, TEMPERATURE = 1, 3, 0.4, 0.3, 0.7
@@ -170,7 +169,7 @@ def logits_in_fp64(model, state, lora: bool, prompt: list[int]) -> tuple[torch.n
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "LoRA"])
-def test_expected_gradient_of_a_language_model_through_the_trainer(lora, tmp_path, monkeypatch):
+def test_expected_gradient_of_a_language_model_through_the_trainer(lora, tmp_path):
     """
     The same through a whole round of the real trainer: a Llama over three symbols at temperature .7, every draw of
     K = 2 + 2 completions as one prompt of the round, judged, padded, and scored under the reference by the trainer;
@@ -193,14 +192,16 @@ def test_expected_gradient_of_a_language_model_through_the_trainer(lora, tmp_pat
         temperature=TEMPERATURE,
     )
     initial = weights(trainer.model)
-    trainer.policies.ensure_initial()
-    perturb(trainer.model, 0.3)
+    move(trainer, 0.3)
 
     # Everything that can be drawn takes the place of generation.
     tokens = [[COMPLETIONS[index] for index in draw] for draw in draws.tolist()]
     prompt = tokenizer("a b").input_ids
-    trainer.generate = lambda prompts, count: ([prompt] * len(prompts), [drawn[:2] for drawn in tokens])
-    monkeypatch.setattr(nash_md, "generate_mixture", lambda *args: [drawn[2:] for drawn in tokens])
+    drawn = {"own": [draw[:2] for draw in tokens], "mixed": [draw[2:] for draw in tokens]}
+    trainer.generate = lambda prompts, count, policy=None: (
+        [prompt] * len(prompts),
+        drawn["own" if policy is None else "mixed"],
+    )
     batch = trainer._prepare_inputs(list(trainer.train_dataset))
 
     twin, policy = logits_in_fp64(new_model(), trainer.model.state_dict(), lora, prompt)

@@ -5,6 +5,7 @@
 
 import copy
 import gc
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from peft import PeftModel, get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
-from trl_nash.policies import INITIAL, REFERENCE
+from trl_nash.algorithms import INITIAL, Policy
 
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -97,8 +98,8 @@ def test_an_explicit_reference_is_honoured(lora, tmp_path):
     trainer = make_trainer("comal", tmp_path, lora=lora, extra={"ref_model": reference}, max_steps=1)
     assert trainer.ref_model is reference
     batches = []
-    fit = trainer.compute_loss
-    trainer.compute_loss = lambda model, inputs, **kwargs: batches.append(inputs) or fit(model, inputs, **kwargs)
+    fit = trainer.objective
+    trainer.objective = lambda logps, batch: batches.append(batch) or fit(logps, batch)
     trainer.train()
     (batch,) = batches
     inside = batch.labels[:, 1:] != -100
@@ -118,29 +119,31 @@ def test_an_explicit_reference_is_honoured(lora, tmp_path):
 
 def test_comal_moves_its_reference_to_a_frozen_adapter(tmp_path):
     """
-    `reference_rounds=2`: in rounds 3 and 4 the reference is the policy as it stood after round 2, in round 5 as after
-    round 4; the initial policy stays the base model, and `policy/kl_anchor` starts anew when the reference has moved.
+    `reference_rounds=3`: in rounds 4, 5 and 6 the reference is the policy as it stood after round 3, in rounds 7 and 8
+    as after round 6; the initial policy stays the base model, and `policy/kl_anchor` starts anew when the reference
+    has moved.
     """
     base = logits(build_model(build_tokenizer()))
     seen, current = [], []
 
-    trainer = make_trainer("comal", tmp_path, lora=True, reference_rounds=2, learning_rate=0.1, max_steps=5)
+    trainer = make_trainer("comal", tmp_path, lora=True, reference_rounds=3, learning_rate=0.1, max_steps=8)
     sample = trainer.sample_pairs
 
     def sample_pairs(prompts):
         current.append(logits(trainer.model))
-        with trainer.policies.active(REFERENCE) as reference:
-            seen.append(logits(reference))
+        reference = trainer.past.reference
+        assert (reference == trainer.live) == (trainer.round in (3, 6))  # then it is about to be frozen
+        with nullcontext(trainer.model) if reference == trainer.live else trainer.policies.active(reference) as model:
+            seen.append(logits(model))
         return sample(prompts)
 
     trainer.sample_pairs = sample_pairs
     trainer.train()
-    for round_, origin in enumerate([None, None, 2, 2, 4]):
+    for round_, origin in enumerate([None, None, None, 3, 3, 3, 6, 6]):
         assert torch.equal(seen[round_], base if origin is None else current[origin])
     with trainer.policies.active(INITIAL) as initial:
         assert torch.equal(logits(initial), base)
-    kl_anchor = history(trainer, "policy/kl_anchor")
-    assert [kl == 0 for kl in kl_anchor[-3:]] == [True, False, True]
+    assert [kl == 0 for kl in history(trainer, "policy/kl_anchor")] == [True, False, False, True, False]
 
 
 # ---- Initialisations ----
@@ -232,16 +235,16 @@ def test_the_model_is_never_copied(algorithm, kind, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_memory_of_frozen_policies(kind, tmp_path):
     """
-    ONPO with a history of 3 keeps `previous`, `previous_2` and `previous_3`, and `initial` unless adapters off are it:
-    each as many numbers as are trainable.
+    ONPO with a history of 3 keeps the policies of the last two rounds for the next, which adds its own, and `initial`
+    unless adapters off are it: each as many numbers as are trainable.
     """
     trainer = make_trainer("onpo-one", tmp_path, lora=kind == "lora", anchor_history=3, max_steps=5)
     trainer.train()
-    names = {"previous", "previous_2", "previous_3"} | ({"initial"} if kind == "full" else set())
-    assert set(trainer.policies._weights) == names
+    kept_now = {Policy(3), Policy(4)} | ({INITIAL} if kind == "full" else set())
+    assert set(trainer.policies) == kept_now
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     kept = sum(tensor.numel() for policy in trainer.policies._weights.values() for tensor in policy.values())
-    assert kept == len(names) * trainable
+    assert kept == len(kept_now) * trainable
     assert trainable < 0.1 * sum(p.numel() for p in trainer.model.parameters()) or kind == "full"
 
 
@@ -280,6 +283,11 @@ def quantized(folder) -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(folder, quantization_config=BitsAndBytesConfig(**NF4))
 
 
+def later_in_the_alphabet(prompts, first, second):
+    """A judge that is certain of every two completions that differ, so that these give a gradient."""
+    return [float(a > b) for a, b in zip(first, second, strict=True)]
+
+
 @pytest.mark.parametrize("by_name", [False, True], ids=["model", "path"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_qlora_trains_on_cpu(algorithm, by_name, model_folder, tmp_path):
@@ -291,7 +299,8 @@ def test_qlora_trains_on_cpu(algorithm, by_name, model_folder, tmp_path):
     if by_name:
         init = {"quantization_config": BitsAndBytesConfig(**NF4)}
         options = {"model": str(model_folder), "model_init_kwargs": init}
-    trainer = make_trainer(algorithm, tmp_path, lora=True, learning_rate=0.1, max_steps=4, **options)
+    options |= {"learning_rate": 0.1, "max_steps": 4, "judge": later_in_the_alphabet}
+    trainer = make_trainer(algorithm, tmp_path, lora=True, **options)
     layer = trainer.model.get_base_model().model.layers[0].self_attn.q_proj.base_layer
     packed = layer.weight.data.clone()
     assert type(layer).__name__ == "Linear4bit" and packed.dtype == torch.uint8
@@ -325,6 +334,7 @@ def test_qlora_trains_after_inference_on_cpu(before, model_folder, tmp_path):
             tmp_path,
             model=model,
             lora=True,
+            judge=later_in_the_alphabet,
             max_steps=1,
             extra={"eval_dataset": prompt_dataset(["a", "b"])},
         )

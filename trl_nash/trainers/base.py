@@ -338,7 +338,8 @@ class NashTrainer(TrainerHooks):
         batch = self._completed(inputs, logps)
         losses = self.objective(logps, batch)
         loss = losses.mean()
-        self.stops.watch(loss, batch)
+        if self.model.training:
+            self.stops.watch(loss, batch)
         return (loss, {"logps": logps, "losses": losses}) if return_outputs else loss
 
     # ---- What they are made of ----
