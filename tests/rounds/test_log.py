@@ -15,7 +15,7 @@ from helpers import ALGORITHMS, equal, history, make_trainer, prompt_dataset
 
 from trl_nash.rounds.batch import Samples
 from trl_nash.rounds.log import RoundLog, random_state, set_random_state
-from trl_nash.trainers import collector
+from trl_nash.trainers.run import collector
 from trl_nash.trainers.run.stops import Stopped
 
 

@@ -410,6 +410,26 @@ def test_a_checkpoint_of_another_algorithm_is_refused(tmp_path):
         build("comal", tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
+@pytest.mark.parametrize(
+    "options, sizes",
+    [
+        (
+            {"steps_per_generation": 4},
+            "rounds of 4 prompts, 2 optimizer steps, and these are of 8 prompts, 4",
+        ),
+        ({"per_device_train_batch_size": 1}, "rounds of 4 prompts, and these are of 2 prompts:"),
+        ({"num_iterations": 2}, "rounds of 2 optimizer steps, and these are of 4 optimizer steps:"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stop", [1, 2], ids=["in a round", "between rounds"])
+def test_rounds_of_another_size_are_refused(stop, options, sizes, whole_run, tmp_path):
+    """Where in the run a step is follows from the size of a round: both sizes are in the sentence."""
+    _, folder = whole_run("comal", "full")
+    with pytest.raises(ValueError, match=f"checkpoint-{stop} was saved with {sizes}.*rounds that it was saved with"):
+        build("comal", tmp_path, **options).train(resume_from_checkpoint=str(folder / f"checkpoint-{stop}"))
+
+
 def test_a_missing_buffer_is_named(tmp_path):
     """In the middle of a round the buffer of this process is needed."""
     build("comal", tmp_path, max_steps=1).train()

@@ -87,6 +87,24 @@ def test_a_wrapped_model_works_like_a_peft_config(algorithm, tmp_path):
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_second_run_starts_from_the_end_of_the_first(algorithm, lora, tmp_path):
+    """Its reference is the policy that the first run has made, also where that was a fresh adapter: the KL is 0."""
+    trainer = make_trainer(algorithm, tmp_path, lora=lora, max_steps=4, learning_rate=0.1)
+    trainer.train()
+    with trainer.policies.active(INITIAL) as reference:
+        first = logits(reference)
+    start = logits(trainer.model)
+    assert (start - first).abs().max() > 0.1
+    trainer.train()
+    assert trainer.state.global_step == 4 and history(trainer, "round")[0] == 1
+    assert history(trainer, "policy/kl_reference")[0] == 0.0
+    with trainer.policies.active(INITIAL) as reference:
+        assert torch.equal(logits(reference), start)
+    assert (logits(trainer.model) - start).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_an_explicit_reference_is_honoured(lora, tmp_path):
     """
     `ref_model` of another architecture: `policy/kl_reference` of the first round is the mean log-ratio of the sampled
