@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import CountingJudge, history, make_config, make_trainer, prompt_dataset, weights
+from helpers import CountingJudge, history, make_trainer, prompt_dataset, weights
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from trl_nash.compat import OnlineDPOConfig
-from trl_nash.trainers.options import check_options, check_parallelism
+from trl_nash.trainers.options import check_parallelism
 from trl_nash.trainers.stops import Stopped
 
 
@@ -186,10 +186,11 @@ def test_refused_together(options, reason, tmp_path):
 
 
 def test_constrained_sampling_is_biased(tmp_path, caplog):
-    check_options(make_config("ipo", tmp_path, use_vllm=True))
-    assert not caplog.records
-    check_options(make_config("ipo", tmp_path, use_vllm=True, vllm_structured_outputs_regex="a+"))
-    assert "`vllm_structured_outputs_regex`: the pairs come from another policy" in caplog.text
+    for options in ({}, {"vllm_structured_outputs_regex": "a+"}):
+        with pytest.raises(OSError):  # of the model, which is looked for after the options
+            make_trainer("ipo", tmp_path, model="does/not/exist", use_vllm=True, **options)
+        warned = "`vllm_structured_outputs_regex`: the pairs come from another policy" in caplog.text
+        assert warned == bool(options)
 
 
 @pytest.mark.parametrize("size", ["tp_size", "cp_size", "sp_size"])

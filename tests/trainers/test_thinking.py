@@ -12,7 +12,9 @@ from trl_nash.generation.prompts import opens_thinking, strip_thinking
 
 WORDS = "a b c d user assistant <think> </think>".split()
 # As Qwen3-Thinking's and DeepSeek-R1's, whose completions hold no more than the closing tag.
-OPENING_TEMPLATE = CHAT_TEMPLATE.replace("assistant {% endif %}", "assistant <think> {% endif %}")
+OPENING_TEMPLATE = CHAT_TEMPLATE.replace(
+    "<|im_start|>assistant {% endif %}", "<|im_start|>assistant <think> {% endif %}"
+)
 
 
 @pytest.mark.parametrize(
