@@ -185,6 +185,14 @@ def test_refused_together(options, reason, tmp_path):
         make_trainer("ipo", tmp_path, **options)
 
 
+def test_constrained_sampling_is_biased(tmp_path, caplog):
+    for options in ({}, {"vllm_structured_outputs_regex": "a+"}):
+        with pytest.raises(OSError):  # of the model, which is looked for after the options
+            make_trainer("ipo", tmp_path, model="does/not/exist", use_vllm=True, **options)
+        warned = "`vllm_structured_outputs_regex`: the pairs come from another policy" in caplog.text
+        assert warned == bool(options)
+
+
 @pytest.mark.parametrize("size", ["tp_size", "cp_size", "sp_size"])
 def test_what_splits_layers_or_sequences_is_refused(size):
     """`parallelism_config`, or what the launcher says in its place; data parallelism alone is what there is anyway."""

@@ -8,14 +8,17 @@ Options of TrainingArguments and OnlineDPOConfig that rounds have no use for: re
 """
 
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 
 from ..config import WIN_RATE, NashConfig
 
 
+logger = get_logger("trl_nash")  # speaks on the main process only
+
 _NO_PREDICTIONS = "evaluation samples, and keeps no logits and labels"
 _CAST = "evaluation would cast the policy for good, and it would no longer be the one that is trained"
 # (option, the value at which it is off, what to do instead)
-_UNUSED = [
+_UNUSED_OPTIONS = [
     ("loss_type", "sigmoid", "the loss is the algorithm: choose another trainer class"),
     ("remove_unused_columns", False, "prompts are columns that the model does not take"),
     ("neftune_noise_alpha", None, "noise in the policy breaks its comparison with the frozen policies"),
@@ -44,8 +47,8 @@ _UNUSED = [
 
 
 def check_options(args: NashConfig) -> None:
-    """Refuses inherited options that a Nash trainer cannot honour."""
-    for name, off, instead in _UNUSED:
+    """Refuses inherited options that a Nash trainer cannot honour, and warns of one that biases the step."""
+    for name, off, instead in _UNUSED_OPTIONS:
         if getattr(args, name) != off:
             raise ValueError(f"`{name}={getattr(args, name)!r}` cannot apply here: {instead}. Leave it at {off!r}.")
     if args.optim_target_modules is not None and not any(kind in args.optim for kind in ("galore", "apollo")):
@@ -57,6 +60,11 @@ def check_options(args: NashConfig) -> None:
         raise ValueError(
             f"`optim={args.optim.value!r}` steps within the backward pass, where `restart_each_round` cannot reach "
             "its state: choose another optimizer."
+        )
+    if args.use_vllm and args.vllm_structured_outputs_regex is not None:
+        logger.warning(
+            "Sampling with `vllm_structured_outputs_regex`: the pairs come from another policy than the one in the "
+            "loss, so each step is taken against *that* policy and is biased. Leave it out unless you want this."
         )
     config = args.accelerator_config
     if config.dispatch_batches:
