@@ -32,8 +32,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trl_nash import NashMDConfig, NashMDTrainer, RandomJudge, __version__
-from trl_nash.generation.mixture import generate_mixture
-from trl_nash.policies import REFERENCE
+from trl_nash.algorithms import INITIAL
 
 
 VOCABULARY = 32_000
@@ -99,7 +98,6 @@ def measure(policy: str, prompts: list[str], new_tokens: int, repeats: int) -> d
     """Medians over alternating repeats, after one of each to warm up."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(policy, prompts, new_tokens, folder)
-        prompt_ids = [trainer.processing_class(prompt)["input_ids"] for prompt in prompts]
 
         def seconds(sample) -> float:
             start = time.perf_counter()
@@ -112,7 +110,7 @@ def measure(policy: str, prompts: list[str], new_tokens: int, repeats: int) -> d
             return trainer.generate(prompts, COMPLETIONS)[1]
 
         def mixture():
-            return generate_mixture(trainer, prompt_ids, COMPLETIONS, REFERENCE, trainer.mixture_coef)
+            return trainer.generate(prompts, COMPLETIONS, {INITIAL: trainer.args.mixture_coef})[1]
 
         pairs = [(seconds(plain), seconds(mixture)) for _ in range(repeats + 1)][1:]
     return {

@@ -30,7 +30,7 @@ from peft import LoraConfig
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from trl_nash import NashTrainer, PairConfig, RandomJudge
-from trl_nash.algorithms import INITIAL
+from trl_nash.algorithms import INITIAL, Fit, Policy
 from trl_nash.rounds.batch import collate
 
 
@@ -73,7 +73,6 @@ def build_step(trainer: str, lora: bool, prompts: int, prompt_tokens: int, new_t
 
     nash = NashTrainer(args=PairConfig(**common, temperature=1.0), judge=RandomJudge(), **arguments)
     nash.policies.ensure_initial()
-    nash.args.fits_of = lambda past: [Fit({INITIAL: 1.0}, 1.0)]
     batch = collate(
         prompt_ids.tolist(),
         completion_ids.tolist(),
@@ -81,12 +80,14 @@ def build_step(trainer: str, lora: bool, prompts: int, prompt_tokens: int, new_t
         preference=torch.ones(prompts, 1),
         pad_token_id=0,
     )
-    nash.fit = 1  # the KL metrics of a round's first fit may score another policy
+    fit = Fit({INITIAL: 1.0}, nash.fit.step_size)
     nash.current_gradient_accumulation_steps = 1  # which `train` sets
 
     def step():
-        (scored,) = nash._score_anchor([batch])
-        return _forget(nash.model, nash.training_step(nash.model, scored))
+        (scored,) = nash.scorer.centre(fit, [batch], live=Policy(1), first=1, references={})
+        loss = nash.training_step(nash.model, scored)
+        nash.stops.if_not_finite(None, "in a benchmark")  # as before every optimizer step
+        return _forget(nash.model, loss)
 
     return step
 

@@ -207,7 +207,7 @@ def test_base_refuses_reward_weights_for_other_rewards(tmp_path):
 
 
 def test_the_base_engine_samples_two_completions(stock):
-    """`num_generations` of the base is 2: server mode slices by it, and our `generate` repeats prompts by it."""
+    """`num_generations` of the base is 2: server mode slices by it, and we repeat prompts by it for vLLM."""
     assert stock.num_generations == 2
 
 
@@ -222,12 +222,6 @@ def test_eos_token_ids_lists_the_tokenizers_and_the_models(tmp_path):
     model = build_model(tokenizer)
     model.generation_config.eos_token_id = [7, 9]
     assert stock_trainer(tmp_path, model=model, tokenizer=tokenizer).eos_token_ids == [tokenizer.eos_token_id, 7, 9]
-
-
-def test_generation_settings_are_two_attributes(stock):
-    """`generation_config` is what `generate` gets, `generation_kwargs` what overrides the model's own defaults."""
-    assert stock.generation_config.max_new_tokens == 4
-    assert stock.generation_kwargs["max_new_tokens"] == 4 and stock.generation_kwargs["do_sample"] is True
 
 
 def test_constructor_turns_off_dropout_modules_only():
@@ -306,40 +300,6 @@ def test_warning_about_lengths_that_we_turn_into_an_error(tmp_path):
 # ---- Generation ----
 
 
-def test_generate_returns_five_tensors_in_blocks_of_prompts(tmp_path):
-    """`_generate(model, prompts)` returns ids and mask of prompts and completions in rows [0, B) and [B, 2B)."""
-    trainer = stock_trainer(tmp_path)
-    assert parameters(trainer._generate) == ["model", "prompts", "images"]
-    prompt_ids, prompt_mask, completion_ids, completion_mask, vision = trainer._generate(trainer.model, ["a b", "c"])
-    a, b, c, pad = (trainer._tokenizer.convert_tokens_to_ids(token) for token in ("a", "b", "c", "<pad>"))
-    assert prompt_ids.tolist() == [[a, b], [pad, c]] * 2  # padded on the left
-    assert prompt_mask.tolist() == [[1, 1], [0, 1]] * 2
-    assert completion_ids.shape == completion_mask.shape and len(completion_ids) == 4
-    assert vision is None
-
-
-def test_completion_mask_covers_the_end_of_sequence_and_nothing_behind_it(tmp_path, monkeypatch):
-    """Of the tokens `x <eos> y` the mask keeps `x <eos>`, and `y` becomes padding."""
-    trainer = stock_trainer(tmp_path)
-    eos, pad = trainer._tokenizer.eos_token_id, trainer._tokenizer.pad_token_id
-    sampled = torch.tensor([[6, eos, 7], [6, 7, 8], [eos, 6, 7], [6, 7, eos]])
-    monkeypatch.setattr(
-        trainer.model, "generate", lambda input_ids, **kwargs: torch.cat([input_ids, sampled], dim=1), raising=False
-    )
-    _, _, completion_ids, completion_mask, _ = trainer._generate(trainer.model, ["a", "b"])
-    assert completion_ids.tolist() == [[6, eos, pad], [6, 7, 8], [eos, pad, pad], [6, 7, eos]]
-    assert completion_mask.tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]]
-
-
-def test_generate_leaves_rendered_text_alone(tmp_path):
-    """Strings are tokenised as they are, without special tokens: what we render is what the policy continues."""
-    tokenizer = build_tokenizer()
-    trainer = stock_trainer(tmp_path, tokenizer=tokenizer)
-    text = "<|im_start|>user a <eos> <|im_start|>assistant "
-    prompt_ids = trainer._generate(trainer.model, [text])[0]
-    assert prompt_ids[0].tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
 def test_generate_vllm_returns_four_tensors():
     """`_generate_vllm(prompts)` pads what the engine returned into four tensors, in the engine's order of rows."""
     eos, pad = 1, 0
@@ -386,13 +346,19 @@ def test_vllm_server_rows_come_in_blocks():
     assert prompt_ids == [tokenizer(text)["input_ids"] for text in "abcabc"]
 
 
-def test_unwrapping_for_generation_turns_gradient_checkpointing_off(model):
-    """Within `unwrap_model_for_generation` checkpointing is off, or transformers would drop the KV cache."""
+def test_unwrapping_for_generation_turns_gradient_checkpointing_off(model, monkeypatch):
+    """
+    Within `unwrap_model_for_generation` checkpointing is off, or transformers would drop the KV cache. Behind it, it
+    is on again, with its keyword arguments.
+    """
     model.gradient_checkpointing_enable()
+    enabled = []
+    monkeypatch.setattr(model, "gradient_checkpointing_enable", lambda **kwargs: enabled.append(kwargs))
     accelerator = SimpleNamespace(unwrap_model=lambda m: m, state=SimpleNamespace(deepspeed_plugin=None))
-    with compat.unwrap_model_for_generation(model, accelerator, generation_kwargs={}) as unwrapped:
+    options = {"generation_kwargs": {}, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    with compat.unwrap_model_for_generation(model, accelerator, **options) as unwrapped:
         assert unwrapped is model and not model.is_gradient_checkpointing
-    assert model.is_gradient_checkpointing
+    assert enabled == [{"gradient_checkpointing_kwargs": {"use_reentrant": False}}]
 
 
 # ---- Data and models ----

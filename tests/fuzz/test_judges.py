@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from trl_nash.judges import Abstained, CallableJudge, EnsembleJudge, JudgementStore, PairwiseJudge, RandomJudge
 from trl_nash.judges.question import PROMPTS, QuestionTemplate
+from trl_nash.rounds.batch import Samples
 
 
 ANSWERS = st.one_of(
@@ -160,7 +161,8 @@ def trainer(tmp_path_factory):
 def test_what_a_trainer_makes_of_answers(trainer, answer):
     trainer.judge.function = lambda prompts, first, second: answer
     with complaints(ValueError):
-        preference = trainer._judge([{"prompt": "a"}], [[[5], [6]]], [(0, 1)])
+        samples = Samples([[4]], [[[5], [6]]], [(0, 1)])
+        preference = trainer.judging.verdicts([{"prompt": "a"}], samples).preference
         assert preference.shape == (1, 1) and preference.dtype == torch.float32
         check(preference.flatten().tolist())
 

@@ -12,11 +12,10 @@ from helpers import make_trainer
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, LlamaConfig
 
+from trl_nash.algorithms import INITIAL
 from trl_nash.games import LanguageGame, MatrixGame, load_game
 from trl_nash.games.equilibria import geometric_mixture
 from trl_nash.games.language import PROMPT
-from trl_nash.generation.mixture import generate_mixture
-from trl_nash.policies import INITIAL
 
 
 CYCLE = load_game("comal-cycle")
@@ -67,7 +66,7 @@ def test_policies_are_what_a_trainer_samples(two_tokens, tmp_path):
         max_new_tokens=game.tokens_per_answer,
     )
     _, completions = trainer.generate([PROMPT] * 1000, 4)
-    answers = [game.index(PROMPT, trainer.decode(ids)) for row in completions for ids in row]
+    answers = [game.index(PROMPT, trainer.judging.decode(ids)) for row in completions for ids in row]
     expected = game.policies(model)[PROMPT]
     deviation = np.bincount(answers, minlength=4) / 4000 - expected
     assert (np.abs(deviation) < 4 * np.sqrt(expected / 4000) + 1e-3).all()
@@ -180,9 +179,8 @@ def test_token_mixture_is_what_the_mixture_opponent_writes(two_tokens, tmp_path)
     )
     trainer.policies.ensure_initial()
     trainer.model.load_state_dict(game.build_model([0.7, 0.1, 0.2], seed=1).state_dict())
-    prompt_ids = [game.tokenizer(PROMPT)["input_ids"]] * 1000
-    completions = generate_mixture(trainer, prompt_ids, 8, INITIAL, 0.4)
-    answers = [game.index(PROMPT, trainer.decode(ids)) for row in completions for ids in row]
+    _, completions = trainer.generate([PROMPT] * 1000, 8, {INITIAL: 0.4})
+    answers = [game.index(PROMPT, trainer.judging.decode(ids)) for row in completions for ids in row]
     shares = np.bincount(answers, minlength=4)[:3] / 8000
     policy, reference = np.array([0.7, 0.1, 0.2]), np.array(START)
     mixture = game.token_mixture(policy, reference, 0.4)

@@ -39,9 +39,9 @@ CONTINUOUS = {
 }
 # name -> (name in `helpers.ALGORITHMS`, options)
 METHODS = {
-    # The reference moves after two rounds: in the fourth it is neither the initial nor the previous policy.
+    # The reference moves after two rounds: in the fourth it is neither the initial nor the live policy.
     "comal": ("comal", {"reference_rounds": 2, "num_iterations": 2}),
-    # A history of two, so that the fit has `previous_2` in its centre and forgets what is older.
+    # A history of two, so that the fit has the policy of the round before in its centre and forgets what is older.
     "onpo-one": ("onpo-one", {"anchor_history": 2, "num_iterations": 2}),
     "onpo-two": ("onpo-two", {}),
     "nash-md": ("nash-md", {}),
@@ -112,14 +112,19 @@ def recorded(trainer_class: type) -> type:
             self.sampled: dict[str, list] = {}
             self.losses: list[float] = []
             self.gathered: list[int] = []  # how often ZeRO-3's weights were gathered to sample a round
+            self.frozen: set[str] = set()  # the policies that there were when a round was sampled
+            sample_round = self.collector.round
 
-        def _sample_round(self, rows):
-            with counted_gathering() as count:
-                batches = super()._sample_round(rows)
-            self.gathered.append(len(count))
-            return batches
+            def counted_round(*args):
+                with counted_gathering() as count:
+                    batches = sample_round(*args)
+                self.gathered.append(len(count))
+                return batches
+
+            self.collector.round = counted_round
 
         def sample_pairs(self, prompts):
+            self.frozen |= set(map(str, self.policies))
             # Seeded by the prompt, so that all backends draw the same from the same policy.
             torch.manual_seed(zlib.crc32(f"{prompts}{self.round}".encode()))
             samples = super().sample_pairs(prompts)

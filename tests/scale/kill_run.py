@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from trl_nash import COMALTrainer, PairwiseJudge
 from trl_nash.judges.store import JudgementStore
-from trl_nash.trainers.checkpoints import complete_checkpoints
+from trl_nash.trainers.run.checkpoint_files import complete_checkpoints
 
 
 # What a run announces, and the most times that a kill waits for it.
@@ -57,10 +57,6 @@ def train(folder: Path, announce) -> None:
         def sample_pairs(self, prompts):
             announce("generate")
             return super().sample_pairs(prompts)
-
-        def _score_anchor(self, *args):
-            announce("score")
-            return super()._score_anchor(*args)
 
         def compute_loss(self, *args, **kwargs):
             announce("fit")
@@ -101,6 +97,8 @@ def train(folder: Path, announce) -> None:
         save_steps=3,
         save_total_limit=2,
     )
+    centre = trainer.scorer.centre
+    trainer.scorer.centre = lambda *args: announce("score") or centre(*args)
     complete, _ = complete_checkpoints(folder / "out")
     trainer.train(resume_from_checkpoint=True if complete else None)
     if trainer.accelerator.is_main_process:

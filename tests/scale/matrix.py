@@ -42,9 +42,10 @@ def facts(trainer) -> dict:
         "local": sum(local_numel(p) for p in trained),
         "linear4bit": sum(type(m).__name__ == "Linear4bit" for m in model.modules()),
         "snapshots": {
-            name: sum(t.numel() * t.element_size() for t in weights.values())
-            for name, weights in trainer.policies._weights.items()
+            str(policy): sum(t.numel() * t.element_size() for t in weights.values())
+            for policy, weights in trainer.policies._weights.items()
         },
+        "frozen": sorted(trainer.frozen),
         "shared": shared(),
     }
 

@@ -184,10 +184,13 @@ def test_zero3_gathers_weights_once_a_round_to_sample(cell):
 
 
 def test_the_cells_freeze_what_they_are_there_for():
-    """COMAL has moved its reference, ONPO kept `previous_2` (one fit) and its auxiliary policy (two fits)."""
-    kept = {"comal": "reference", "onpo-one": "previous_2", "onpo-two": "auxiliary"}
+    """
+    In the last of four rounds COMAL's reference is the policy that the third began with, and ONPO looks back to that
+    (one fit), or to the one between the third's fits (two fits).
+    """
+    kept = {"comal": "round_2", "onpo-one": "round_2", "onpo-two": "round_2_fit_1"}
     assert kept.keys() < METHODS.keys()
     for backend, cells in FAST.items():
         for cell in cells:
             if (name := kept.get(cell.split("/")[1])) is not None:
-                assert name in launched(backend, tuple(cells))[0][cell][0]["facts"]["snapshots"]
+                assert name in launched(backend, tuple(cells))[0][cell][0]["facts"]["frozen"]

@@ -97,7 +97,7 @@ def test_log_probs_are_those_of_the_completion_at_the_sampling_temperature(kind,
     without padding, in fp64; prompt and padding count exactly 0.
     """
     trainer, fits = run("ipo", kind, temperature=temperature, num_generations=3)
-    assert trainer.generation_config.temperature == temperature
+    assert trainer.sampler.config.temperature == temperature
     eos = trainer._tokenizer.eos_token_id
     rows = [own_rows(fit.samples, 3) for fit in fits]
     assert {len(prompt) for prompt, _ in rows[0]} == {1, 2, 3}
