@@ -9,7 +9,7 @@ tokens, and no list of architectures or of option names decides it.
 2. The fused head's log-probs are `log_softmax(logits / T)` of the model's own forward; else logits are used.
 3. With a fresh adapter off the policy is as it is with it, and stays so: then this is the initial policy.
 
-What completions are sampled from is measured in `sampler_check.py`.
+What completions are sampled from is measured in `sampling.py`.
 """
 
 import logging
