@@ -109,8 +109,11 @@ def test_an_error_of_the_judge_is_raised(waits, tmp_path):
         raise ZeroDivisionError("of the user's own")
 
     judge.waits = waits
+    trainer = make_trainer("ipo", tmp_path, judge=judge, **ROUNDS)
     with pytest.raises(ZeroDivisionError, match="of the user's own"):
-        run(tmp_path, waits, judge=judge)
+        trainer.train()
+    trainer.judge.function = favours_a  # and the next run knows nothing of it
+    assert trainer.train().global_step == 8
 
 
 def test_a_stop_waits_for_no_more_than_what_was_asked(tmp_path):

@@ -113,6 +113,7 @@ class Collector:
             log ([`RoundLog`], *optional*): which knows some of the samples, and is told the others.
             pause (`Callable`, *optional*): called before each generation.
         """
+        self._judging.begin()
         micro = self._args.per_device_train_batch_size
         size = math.ceil(CHUNKS_AT_ONCE * self._args.generation_chunk / micro) * micro
         waiting: deque[tuple] = deque()  # parts without verdicts: one, if the judge is asked while others are sampled

@@ -80,6 +80,12 @@ class Judging:
         text = "".join(tag or self._tokenizer.decode(list(ids), skip_special_tokens=True) for tag, ids in parts)
         return strip_thinking(text, opened)
 
+    def begin(self) -> None:
+        """A round begins: what a round that was stopped has asked for is over, however it ended."""
+        if self._asked is not None:
+            self._asked.exception()
+        self._asked = None
+
     def ask(self, rows: list[dict], samples: Samples) -> Callable[[], Judged]:
         """
         Asks for verdicts on the pairs of samples; they are there when the function that it returns returns.
