@@ -39,7 +39,7 @@ ROWS = {
     "online-ipo": _SHORT,
     "iterative-ipo": CASES,
     "sppo": _SHORT,
-    **{f"{GRPO}{rate}": _SHORT for rate in ("1e-3", "3e-3", "1e-2")},
+    **{f"{GRPO}{rate}": _SHORT for rate in ("1e-4", "3e-4", "1e-3", "3e-3")},
 }
 START = (0.2, 0.5, 0.3)
 RESULTS = Path(__file__).parent / "results" / "language_games.json"

@@ -68,9 +68,12 @@ PLAYERS = {
     "onpo": Player(
         ONPOTrainer, ONPOConfig, {"step_size": 1.5, "anchor_history": 8, "learning_rate": 4e-3, **_FIT}, _FIT_STEPS
     ),
-    # The target moves every fifth round: a round is four of the trainer's.
+    # The target moves every tenth round (which is four of the trainer's). Momentum acts late, and so turns outwards.
     "nash-prox": Player(
-        NashProxTrainer, NashProxConfig, {"beta": 0.2, "reference_rounds": 5 * _MICRO_BATCHES, **_STEP}, _MICRO_BATCHES
+        NashProxTrainer,
+        NashProxConfig,
+        {"beta": 0.2, "reference_rounds": 10 * _MICRO_BATCHES, "adam_beta1": 0.0, **_STEP},
+        _MICRO_BATCHES,
     ),
     "inpo": Player(INPOTrainer, INPOConfig, {"step_size": 2.0, "beta": 0.1, **_FIT}, _FIT_STEPS),
     "egpo": Player(EGPOTrainer, EGPOConfig, {"step_size": 2.0, "beta": 0.1, **_FIT}, 2 * _FIT_STEPS, samplings=2),
