@@ -7,7 +7,8 @@ tokens, and two games at once told apart by their prompt. Every figure is exact,
 
     python benchmarks/language_games.py --seeds 3 --docs docs/games.md
 
-writes benchmarks/results/language_games.json and the table in docs/games.md.
+writes benchmarks/results/language_games.json and the table in docs/games.md. `--algorithms` and `--cases` run a part
+of the grid; what the file has of other runs stays in it.
 """
 
 import argparse
@@ -22,7 +23,24 @@ from pathlib import Path
 
 
 CASES = ("one token", "LoRA", "two tokens", "two games")
-ALGORITHMS = ("comal", "onpo", "inpo", "iterative-ipo", "nash-md")
+_SHORT = ("one token", "two games")
+GRPO = "grpo, rate "
+# The rows of the grid and their cases. The others are as COMAL or Nash-MD in what LoRA and longer answers change.
+ROWS = {
+    "comal": CASES,
+    "mpo": _SHORT,
+    "onpo": CASES,
+    "nash-prox": _SHORT,
+    "inpo": CASES,
+    "egpo": _SHORT,
+    "nash-mp": _SHORT,
+    "mnpo": _SHORT,
+    "nash-md": CASES,
+    "online-ipo": _SHORT,
+    "iterative-ipo": CASES,
+    "sppo": _SHORT,
+    **{f"{GRPO}{rate}": _SHORT for rate in ("1e-4", "3e-4", "1e-3", "3e-3")},
+}
 START = (0.2, 0.5, 0.3)
 RESULTS = Path(__file__).parent / "results" / "language_games.json"
 
@@ -48,22 +66,26 @@ def case(name: str):
 
 
 def run(job: tuple[str, str, int, int]) -> dict:
-    """One training run."""
-    name, algorithm, seed, rounds = job
+    """One training run: the case, the row, its seed, and the samplings of which its rounds have one or two."""
+    name, row, seed, samplings = job
     import numpy as np
     import torch
 
-    from trl_nash.games.players import own_equilibrium, play
+    from trl_nash.games.players import PLAYERS, own_equilibrium, play
 
     torch.set_num_threads(1)
     game, start, options = case(name)
+    algorithm = row
+    if row.startswith(GRPO):
+        algorithm, options["learning_rate"] = "grpo", float(row.removeprefix(GRPO))
     began = time.monotonic()
+    rounds = samplings // PLAYERS[algorithm].samplings
     watch = play(game, algorithm, start=start, seed=seed, rounds=rounds, **options)
     target = own_equilibrium(game, algorithm, start)
     tail = len(watch.gaps) // 5
     result = {
         "case": name,
-        "algorithm": algorithm,
+        "algorithm": row,
         "seed": seed,
         "tail_gap": float(np.mean(watch.gaps[-tail:])),
         "last_gap": watch.gaps[-1],
@@ -82,64 +104,86 @@ def table(results: list[dict], rounds: int) -> str:
     import numpy as np
 
     seeds = len({result["seed"] for result in results})
-    lines = [
-        f"Mean duality gap of the last 20 % of {rounds} rounds: median of {seeds} seeds (smallest to largest).",
-        "The starts have .28, two games .24.",
-        "",
-        f"| algorithm | {' | '.join(CASES)} |",
-        "|---|" + "---|" * len(CASES),
-    ]
-    own = []
-    for algorithm in ALGORITHMS:
+    header = [f"| algorithm | {' | '.join(CASES)} |", "|---|" + "---|" * len(CASES)]
+    gaps, own = [], []
+    for row in ROWS:
         cells, distances = [], []
         for name in CASES:
-            runs = [result for result in results if (result["case"], result["algorithm"]) == (name, algorithm)]
-            gaps = [result["tail_gap"] for result in runs]
-            cells.append(f"{np.median(gaps):.3f} ({min(gaps):.3f} to {max(gaps):.3f})")
-            if "kl_own" in runs[0]:
-                distance = np.median([result["kl_own"] for result in runs])
-                distances.append(f"{distance:.4f} (gap {runs[0]['own_gap']:.3f})")
-        lines.append(f"| {algorithm} | {' | '.join(cells)} |")
-        if distances:
-            own.append(f"| {algorithm} | {' | '.join(distances)} |")
-    lines += [
-        "",
-        "INPO and Nash-MD stay near their reference. KL to the equilibrium of their own, in nats, over the same",
-        "rounds, and the gap which that equilibrium has:",
-        "",
-        f"| algorithm | {' | '.join(CASES)} |",
-        "|---|" + "---|" * len(CASES),
-        *own,
-    ]
-    return "\n".join(lines)
+            runs = [result for result in results if (result["case"], result["algorithm"]) == (name, row)]
+            tails = [result["tail_gap"] for result in runs]
+            fewer = f", {len(runs)} of {seeds}" if len(runs) < seeds else ""
+            cells.append(
+                f"{np.median(tails):.3f} ({min(tails):.3f} to {max(tails):.3f}{fewer})" if runs else "not run"
+            )
+            found = [result["kl_own"] for result in runs if "kl_own" in result]
+            distances.append(f"{np.median(found):.4f} (gap {runs[0]['own_gap']:.3f})" if found else "not run")
+        gaps.append(f"| {row} | {' | '.join(cells)} |")
+        if set(distances) != {"not run"}:
+            own.append(f"| {row} | {' | '.join(distances)} |")
+    return "\n".join(
+        [
+            f"Mean duality gap of the last 20 % of {rounds} rounds (EGPO and Nash-MP, which sample twice in each: "
+            f"{rounds // 2}):",
+            f"median of {seeds} seeds (smallest to largest). The starts have .28, two games .24.",
+            "",
+            *header,
+            *gaps,
+            "",
+            "Those that stay near their reference: KL to the equilibrium of their own, in nats, over the same rounds, "
+            "and the",
+            "gap which that equilibrium has:",
+            "",
+            *header,
+            *own,
+        ]
+    )
+
+
+def merge(results: list[dict], output: Path, rounds: int) -> list[dict]:
+    """Writes new results beside those that the file has of other runs, in the order of the grid; returns all."""
+    kept = []
+    if output.exists():
+        record = json.loads(output.read_text(encoding="utf-8"))
+        if record["rounds"] != rounds:
+            raise SystemExit(f"{output} has runs of {record['rounds']} rounds, not {rounds}: choose another --output.")
+        kept = record["results"]
+    merged = {cell_of(result): result for result in [*kept, *results]}
+    order = {(name, row): place for place, (name, row) in enumerate(product(CASES, ROWS))}
+    record = {
+        "command": "python benchmarks/language_games.py",
+        "rounds": rounds,
+        "machine": f"{platform.processor() or platform.machine()}, processes of one thread",
+        "results": sorted(merged.values(), key=lambda result: (order[cell_of(result)[:2]], result["seed"])),
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record["results"]
+
+
+def cell_of(result: dict) -> tuple[str, str, int]:
+    """Which run a result is of."""
+    return result["case"], result["algorithm"], result["seed"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=80)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--algorithms", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--docs", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    jobs = [(*cell, options.rounds) for cell in product(CASES, ALGORITHMS, range(options.seeds))]
-    began, results = time.monotonic(), []
+    cells = product(options.cases, options.algorithms, range(options.seeds))
+    jobs = [(*cell, options.rounds) for cell in cells if cell[0] in ROWS[cell[1]]]
+    results = merge([], options.output, options.rounds)
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for result in pool.imap_unordered(run, jobs):
-            results.append(result)
-            print(f"{len(results)}/{len(jobs)} {json.dumps(result)}", flush=True)
-    results.sort(key=lambda result: jobs.index((result["case"], result["algorithm"], result["seed"], options.rounds)))
-    record = {
-        "command": "python benchmarks/language_games.py",
-        "rounds": options.rounds,
-        "machine": f"{platform.processor() or platform.machine()}, {options.processes} processes of one thread",
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        "results": results,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        for number, result in enumerate(pool.imap_unordered(run, jobs), start=1):
+            results = merge([result], options.output, options.rounds)
+            print(f"{number}/{len(jobs)} {json.dumps(result)}", flush=True)
     text = table(results, options.rounds)
     print(text)
     if options.docs:

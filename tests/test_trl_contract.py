@@ -284,6 +284,29 @@ def test_options_that_we_refuse_are_off_by_default(name, off, tmp_path):
     assert getattr(OnlineDPOConfig(output_dir=str(tmp_path), **CPU), name) == off
 
 
+def test_grpo_counts_completions_and_hands_a_group_the_columns_of_its_row(tmp_path):
+    """The grid of language games makes its groups of GRPO so, and calls these settings its defaults."""
+    tokenizer, seen = build_tokenizer(), []
+
+    def reward(prompts, completions, group, **columns):
+        seen.append(group)
+        return [0.0] * len(completions)
+
+    options = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 2, "max_steps": 2}
+    args = compat.GRPOConfig(output_dir=str(tmp_path), gradient_checkpointing=False, **CPU, **options)
+    assert (args.beta, args.scale_rewards, args.temperature, args.steps_per_generation) == (0.0, "group", 1.0, 1)
+    compat.GRPOTrainer(
+        model=build_model(tokenizer),
+        reward_funcs=reward,
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": ["a"] * 4, "group": list(range(4))}),
+        processing_class=tokenizer,
+    ).train()
+    assert len(seen) == 2
+    assert sorted(seen[0] + seen[1]) == sorted(4 * list(range(4)))
+    assert all(groups[:4] == groups[:1] * 4 and groups[4:] == groups[4:5] * 4 for groups in seen)
+
+
 def test_fields_given_as_json_on_the_command_line():
     """`_VALID_DICT_FIELDS` is the list that we extend."""
     assert "model_init_kwargs" in OnlineDPOConfig._VALID_DICT_FIELDS

@@ -31,6 +31,8 @@ try:
         import trl.trainer.utils as trainer_utils
         from trl import (
             DatasetMixtureConfig,
+            GRPOConfig,
+            GRPOTrainer,
             ModelConfig,
             ScriptArguments,
             TrlParser,
@@ -61,6 +63,8 @@ if Version(TESTED_TRL[1]) <= TRL_VERSION:
 
 __all__ = [
     "DatasetMixtureConfig",
+    "GRPOConfig",
+    "GRPOTrainer",
     "ModelConfig",
     "OnlineDPOConfig",
     "OnlineDPOTrainer",

@@ -15,6 +15,7 @@ import pytest
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "language_games.py"
 CASES = ("one token", "LoRA", "two tokens", "two games")
+SHORT = ("one token", "two games")
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +32,38 @@ def median(tmp_path_factory):
     return find
 
 
+def cells(long: tuple = (), short: tuple = ()):
+    """Marks a test that is run for every case of the long rows, and for those of the short ones."""
+    return pytest.mark.parametrize(("case", "algorithm"), [*product(CASES, long), *product(SHORT, short)])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "algorithm"), list(product(CASES, ("comal", "onpo"))))
-def test_comal_and_onpo_reach_the_equilibrium(median, case, algorithm):
+@cells(long=("comal", "onpo"), short=("mpo",))
+def test_these_reach_the_equilibrium(median, case, algorithm):
     assert median(case, algorithm, "tail_gap") <= 0.04
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_inpo_stays_at_its_own_equilibrium_above_comal(median, case):
-    assert median(case, "inpo", "tail_gap") == pytest.approx(median(case, "inpo", "own_gap"), abs=0.02)
-    assert median(case, "inpo", "kl_own") <= 0.02
-    assert median(case, "inpo", "tail_gap") > median(case, "comal", "tail_gap")
+@cells(long=("inpo",), short=("egpo", "nash-mp", "mnpo"))
+def test_these_stay_at_their_own_equilibrium_above_comal(median, case, algorithm):
+    assert median(case, algorithm, "tail_gap") == pytest.approx(median(case, algorithm, "own_gap"), abs=0.02)
+    assert median(case, algorithm, "kl_own") <= 0.02
+    assert median(case, algorithm, "tail_gap") > median(case, "comal", "tail_gap")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_iterative_ipo_stays_away(median, case):
-    assert median(case, "iterative-ipo", "tail_gap") > 0.2
+@cells(long=("iterative-ipo",), short=("sppo", "grpo, rate 3e-4", "grpo, rate 1e-3", "grpo, rate 3e-3"))
+def test_these_stay_away(median, case, algorithm):
+    assert median(case, algorithm, "tail_gap") > 0.2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_nash_md_is_at_its_fixed_point(median, case):
-    assert median(case, "nash-md", "kl_own") <= 0.05
+@cells(long=("nash-md",), short=("online-ipo",))
+def test_gradient_methods_are_at_their_fixed_point(median, case, algorithm):
+    assert median(case, algorithm, "kl_own") <= 0.05
+
+
+@pytest.mark.slow
+@cells(short=("nash-prox",))
+def test_nash_prox_passes_the_equilibrium_of_its_first_target(median, case, algorithm):
+    assert median(case, algorithm, "tail_gap") <= 0.1

@@ -8,10 +8,13 @@ import pytest
 from helpers import make_trainer
 from peft import LoraConfig
 
+from trl_nash.algorithms.stability import largest_stable_step
+from trl_nash.algorithms.table import METHODS, bound, samplings
 from trl_nash.games import GameCallback, LanguageGame, MatrixGame, load_game
 from trl_nash.games.equilibria import regularized_equilibrium
 from trl_nash.games.language import PROMPT
-from trl_nash.games.players import PLAYERS, WinRateReward, own_equilibrium, play
+from trl_nash.games.players import PLAYERS, ROUND, WinRateReward, own_equilibrium, play
+from trl_nash.games.stability import own_rates
 
 
 CYCLE = load_game("comal-cycle")
@@ -64,6 +67,30 @@ def test_every_player_plays(algorithm):
     assert 1e-3 < moved < 0.5
 
 
+def test_grpo_sees_as_many_answers_and_its_win_rates_are_those_in_a_group(monkeypatch):
+    game, asked = LanguageGame(CYCLE), []
+    ask = game.judge.compare
+
+    def compare(prompts, completions, pairs, **others):
+        asked.append((len(prompts), {len(answers) for answers in completions}, len(pairs)))
+        return ask(prompts, completions, pairs, **others)
+
+    monkeypatch.setattr(game.judge, "compare", compare)
+    play(game, "grpo", start=START, rounds=2)
+    assert asked == [(ROUND // 4, {4}, 6)] * 8  # a step on each quarter of a round
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(PLAYERS) & set(METHODS) - {"nash-md", "iterative-ipo"}))
+def test_settings_are_stable_on_the_games_of_the_grid(algorithm):
+    player = PLAYERS[algorithm]
+    names = {"beta", "reference_rounds", "history_weights", "anchor_history"} & set(player.options)
+    step_size, settings = player.options["step_size"], {name: player.options[name] for name in names}
+    assert player.samplings == samplings(bound(algorithm, step_size=step_size, **settings))
+    for start in (START, [0.2, 0.6, 0.2]):
+        rates = own_rates(algorithm, CYCLE, step_size, settings.get("beta", 0.0), start)
+        assert step_size < 0.8 * largest_stable_step(algorithm, kappa=rates, **settings)
+
+
 def test_win_rate_reward_is_the_mean_preference_within_the_batch():
     game = LanguageGame({"one": CYCLE, "two": load_game("bradley-terry")})
     prompts, answers = ["one", "two", "one", "one"], ["a", "b", "b", "nothing"]
@@ -74,16 +101,20 @@ def test_win_rate_reward_is_the_mean_preference_within_the_batch():
 
 def test_own_equilibria():
     game, starts = LanguageGame({"one": CYCLE, "two": CYCLE}), {"one": START, "two": [0.5, 0.3, 0.2]}
-    beta = PLAYERS["inpo"].options["beta"]
-    for prompt, policy in own_equilibrium(game, "inpo", starts).items():
-        np.testing.assert_allclose(policy, regularized_equilibrium(CYCLE, starts[prompt], beta).policy)
+    betas = {name: PLAYERS[name].options["beta"] for name in ("inpo", "egpo", "nash-mp", "mnpo")}
+    betas["online-ipo"] = 1 / PLAYERS["online-ipo"].options["step_size"]
+    for algorithm, beta in betas.items():
+        for prompt, policy in own_equilibrium(game, algorithm, starts).items():
+            expected = regularized_equilibrium(CYCLE, starts[prompt], beta).policy
+            np.testing.assert_allclose(policy, expected, atol=1e-9)
     # Nash-MD's fixed point answers its own mixture: π ∝ μ exp(P(· ≻ mix)/τ).
     game = LanguageGame(CYCLE, tokens_per_answer=2)
     options = PLAYERS["nash-md"].options
     policy = own_equilibrium(game, "nash-md", START)[PROMPT]
     mixture = game.token_mixture(policy, np.array(START), options["mixture_coef"])
     np.testing.assert_allclose(policy, CYCLE.regularized_best_response(mixture, START, options["beta"]), atol=1e-9)
-    assert own_equilibrium(game, "comal", START) is None
+    for algorithm in ("comal", "mpo", "onpo", "nash-prox", "iterative-ipo", "sppo", "online-dpo", "grpo"):
+        assert own_equilibrium(game, algorithm, START) is None
 
 
 # ---- Where they arrive: short runs; benchmarks/language_games.py is the full grid ----

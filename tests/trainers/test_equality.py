@@ -178,6 +178,7 @@ class Loop:
         other = Loop(name, folder / "out", lora)
         other.table.load_state_dict(self.table.state_dict())
         other.trainer.state.global_step = self.trainer._micro_step
+        other.trainer.create_optimizer()  # as a run has one
         other.trainer.start_run(folder)
         other.chance = self.chance
         return other

@@ -610,7 +610,7 @@ def test_completions_are_printed_and_kept(tmp_path, capsys, monkeypatch):
     trainer = make_trainer("ipo", tmp_path, judge=judge, dataset=dataset, log_completions=True, max_steps=1)
     answer_by_table(trainer, table)
     decode = trainer.judging.decode
-    trainer.judging.decode = lambda ids: decode(ids).replace("f", "[bold]f")
+    trainer.judging.decode = lambda *ids: decode(*ids).replace("f", "[bold]f")
     trainer.train()
     frame = pd.read_parquet(tmp_path / "completions" / "completions_00001.parquet").sort_values("prompt")
     assert list(frame.columns) == ["step", "prompt", "first", "second", "preference"]

@@ -24,7 +24,22 @@ if TYPE_CHECKING:
     from ..games.matrix import MatrixGame
 
 # What `games.players.PLAYERS` knows, which takes seconds to import.
-ALGORITHMS = ("comal", "onpo", "inpo", "nash-md", "iterative-ipo", "online-dpo")
+ALGORITHMS = (
+    "comal",
+    "mpo",
+    "onpo",
+    "nash-prox",
+    "inpo",
+    "egpo",
+    "nash-mp",
+    "mnpo",
+    "nash-md",
+    "online-ipo",
+    "iterative-ipo",
+    "sppo",
+    "online-dpo",
+    "grpo",
+)
 DEFAULT_ALGORITHMS = ("comal", "onpo", "nash-md", "online-dpo")
 _BARS = "▁▂▃▄▅▆▇█"
 

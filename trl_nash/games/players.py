@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-The real trainers on a language game, each with settings that its theory covers.
+The real trainers on a language game, each with settings that its theory covers, if there are any.
 
-All see the same number of answers: a round is 512 prompts (of each game, if it is contextual) x 4 answers. The methods
-that fit their rounds do so in 20 optimizer steps; the on-policy ones take one step on each quarter of it.
+All see as many answers: a sampling is 512 prompts (of each game, if it is contextual) x 4 answers, and a round is one
+sampling, or two. The methods that fit do so in 20 optimizer steps a fit; the on-policy ones take one step on each
+quarter of a round.
 """
 
 import tempfile
@@ -16,22 +17,39 @@ import numpy as np
 from numpy.typing import ArrayLike
 from transformers import PreTrainedConfig, PrinterCallback
 
-from ..compat import OnlineDPOConfig, OnlineDPOTrainer
+from ..algorithms import INITIAL
+from ..compat import GRPOConfig, GRPOTrainer, OnlineDPOConfig, OnlineDPOTrainer
+from ..judges.adapters import as_reward_func
 from ..trainers.base import NashTrainer
 from ..trainers.comal import COMALConfig, COMALTrainer
-from ..trainers.config import PairConfig
+from ..trainers.config import NashConfig, PairConfig
+from ..trainers.egpo import EGPOConfig, EGPOTrainer
+from ..trainers.inpo import INPOConfig, INPOTrainer
+from ..trainers.mnpo import MNPOConfig, MNPOTrainer
+from ..trainers.mpo import MPOConfig, MPOTrainer
 from ..trainers.nash_md import NashMDConfig, NashMDTrainer
+from ..trainers.nash_mirror_prox import NashMirrorProxConfig, NashMirrorProxTrainer
+from ..trainers.nash_prox import NashProxConfig, NashProxTrainer
+from ..trainers.online_ipo import OnlineIPOConfig, OnlineIPOTrainer
 from ..trainers.onpo import ONPOConfig, ONPOTrainer
+from ..trainers.sppo import SPPOConfig, SPPOTrainer
 from .callback import GameCallback
-from .equilibria import nash_md_fixed_point, regularized_equilibrium
+from .equilibria import nash_md_fixed_point
 from .language import LanguageGame
 
 
 ROUND = 512  # prompts
+_ANSWERS = 4  # to each
 _MICRO_BATCHES = 4
-_PASSES = 5
-_FIT = {"num_generations": 4, "steps_per_generation": _MICRO_BATCHES, "num_iterations": _PASSES}
-_STEP = {"num_generations": 4}
+_FIT_STEPS = 20
+_FIT = {
+    "num_generations": _ANSWERS,
+    "steps_per_generation": _MICRO_BATCHES,
+    "num_iterations": _FIT_STEPS // _MICRO_BATCHES,
+}
+_STEP = {"num_generations": _ANSWERS}
+_ON_CPU = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+_LATE = 10**6  # a round in which every reference that moves has moved
 
 
 class Player(NamedTuple):
@@ -39,32 +57,44 @@ class Player(NamedTuple):
     config: type
     options: dict
     steps: int  # optimizer steps in a round
+    samplings: int = 1  # in a round
 
 
 PLAYERS = {
     "comal": Player(
-        COMALTrainer,
-        COMALConfig,
-        {"step_size": 2.0, "beta": 1 / 6, "reference_rounds": 6, **_FIT},
-        _MICRO_BATCHES * _PASSES,
+        COMALTrainer, COMALConfig, {"step_size": 2.0, "beta": 1 / 6, "reference_rounds": 6, **_FIT}, _FIT_STEPS
     ),
+    "mpo": Player(MPOTrainer, MPOConfig, {"step_size": 2.0, "beta": 1 / 6, "reference_rounds": 6, **_FIT}, _FIT_STEPS),
     "onpo": Player(
-        ONPOTrainer,
-        ONPOConfig,
-        {"step_size": 1.5, "anchor_history": 8, "learning_rate": 4e-3, **_FIT},
-        _MICRO_BATCHES * _PASSES,
+        ONPOTrainer, ONPOConfig, {"step_size": 1.5, "anchor_history": 8, "learning_rate": 4e-3, **_FIT}, _FIT_STEPS
     ),
-    # INPO is COMAL whose reference never moves.
-    "inpo": Player(
-        COMALTrainer,
-        COMALConfig,
-        {"step_size": 2.0, "beta": 0.1, "reference_rounds": 10**9, **_FIT},
-        _MICRO_BATCHES * _PASSES,
+    # The target moves every tenth round (which is four of the trainer's). Momentum acts late, and so turns outwards.
+    "nash-prox": Player(
+        NashProxTrainer,
+        NashProxConfig,
+        {"beta": 0.2, "reference_rounds": 10 * _MICRO_BATCHES, "adam_beta1": 0.0, **_STEP},
+        _MICRO_BATCHES,
     ),
-    "iterative-ipo": Player(NashTrainer, PairConfig, {"step_size": 2.0, **_FIT}, _MICRO_BATCHES * _PASSES),
+    "inpo": Player(INPOTrainer, INPOConfig, {"step_size": 2.0, "beta": 0.1, **_FIT}, _FIT_STEPS),
+    "egpo": Player(EGPOTrainer, EGPOConfig, {"step_size": 2.0, "beta": 0.1, **_FIT}, 2 * _FIT_STEPS, samplings=2),
+    "nash-mp": Player(
+        NashMirrorProxTrainer,
+        NashMirrorProxConfig,
+        {"step_size": 2.0, "beta": 0.1, **_FIT},
+        2 * _FIT_STEPS,
+        samplings=2,
+    ),
+    "mnpo": Player(
+        MNPOTrainer, MNPOConfig, {"step_size": 2.0, "beta": 0.1, "history_weights": [0.5, 0.5], **_FIT}, _FIT_STEPS
+    ),
     "nash-md": Player(NashMDTrainer, NashMDConfig, {"beta": 0.2, "mixture_coef": 0.25, **_STEP}, _MICRO_BATCHES),
+    "online-ipo": Player(OnlineIPOTrainer, OnlineIPOConfig, {"step_size": 1 / 0.2, **_STEP}, _MICRO_BATCHES),
+    "iterative-ipo": Player(NashTrainer, PairConfig, {"step_size": 2.0, **_FIT}, _FIT_STEPS),
+    "sppo": Player(SPPOTrainer, SPPOConfig, {"step_size": 2.0, **_FIT}, _FIT_STEPS),
     # TRL's own trainer, which samples two answers. It needs rewards: here an answer's win rate against its batch.
     "online-dpo": Player(OnlineDPOTrainer, OnlineDPOConfig, {"beta": 0.1, "temperature": 1.0}, _MICRO_BATCHES),
+    # TRL's own trainer: the win rate in its group, scaled in it, and no KL, as its defaults have it.
+    "grpo": Player(GRPOTrainer, GRPOConfig, _STEP, _MICRO_BATCHES),
 }
 
 
@@ -99,13 +129,12 @@ def play(
     """
     player = PLAYERS[algorithm]
     prompts = ROUND * len(game.games)
-    source = {"reward_funcs": WinRateReward(game)} if player.trainer is OnlineDPOTrainer else {"judge": game.judge}
+    dataset = game.dataset(prompts)
+    if player.trainer is GRPOTrainer:
+        dataset = dataset.add_column("group", list(range(prompts)))  # the same prompt is in many groups
     with tempfile.TemporaryDirectory() as directory:
         settings = {
             "output_dir": directory,
-            "per_device_train_batch_size": prompts // _MICRO_BATCHES,
-            "max_new_tokens": game.tokens_per_answer,
-            "max_length": 64,
             "max_steps": rounds * player.steps,
             "learning_rate": 3e-3,
             "seed": seed,
@@ -113,19 +142,16 @@ def play(
             "save_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
+            **_ON_CPU,
+            **_sizes(player, prompts, game.tokens_per_answer),
         }
-        if player.trainer is not OnlineDPOTrainer:
-            settings["per_device_generation_batch_size"] = prompts
         trainer = player.trainer(
             model=game.build_model(start, config=config, seed=seed),
             args=player.config(**settings | player.options | options),
-            train_dataset=game.dataset(prompts),
+            train_dataset=dataset,
             processing_class=game.tokenizer,
             peft_config=peft_config,
-            **source,
+            **_source(player, game),
         )
         trainer.remove_callback(PrinterCallback)
         watch = GameCallback(game, trainer, every=player.steps, on_reading=on_reading)
@@ -134,27 +160,50 @@ def play(
     return watch
 
 
+def _sizes(player: Player, prompts: int, tokens: int) -> dict:
+    """The options that say how large a round and its answers are, in the trainer's words."""
+    micro_batch = prompts // _MICRO_BATCHES
+    if player.trainer is GRPOTrainer:  # which counts completions
+        return {"per_device_train_batch_size": micro_batch * _ANSWERS, "max_completion_length": tokens}
+    sizes = {"per_device_train_batch_size": micro_batch, "max_new_tokens": tokens, "max_length": 64}
+    if player.trainer is not OnlineDPOTrainer:
+        sizes["per_device_generation_batch_size"] = prompts
+    return sizes
+
+
+def _source(player: Player, game: LanguageGame) -> dict:
+    """Where the trainer has its preferences or rewards from."""
+    if player.trainer is GRPOTrainer:
+        return {"reward_funcs": as_reward_func(game.judge)}
+    return {"reward_funcs": WinRateReward(game)} if player.trainer is OnlineDPOTrainer else {"judge": game.judge}
+
+
 def own_equilibrium(
     game: LanguageGame, algorithm: str, start: ArrayLike | Mapping[str, ArrayLike]
 ) -> dict[str, np.ndarray] | None:
-    """
-    Where an algorithm that keeps its reference settles, with the settings of `PLAYERS`: the regularised equilibrium of
-    INPO, the fixed point of Nash-MD.
+    r"""
+    Where an algorithm that keeps its reference settles, with the settings of `PLAYERS`.
+
+    It is read off what its rounds fit: `π ∝ ref^a π^{1-a} exp(η P(· ≻ ν))` with `ν ∝ ref^c π^{1-c}` comes to rest
+    where Nash-MD does with `τ = a/η` and the mixture c, for c = 0 at the equilibrium that is regularised with τ.
 
     Returns:
         `dict[str, np.ndarray]`: for each prompt a policy of shape (N,), or `None` if the algorithm goes for the Nash
         policy, or for none.
     """
-    options, found = PLAYERS[algorithm].options, {}
+    player = PLAYERS[algorithm]
+    if not issubclass(player.config, NashConfig):
+        return None
+    config = player.config(output_dir="", **_ON_CPU, **player.options)
+    fit = config.fits_of(config.past(_LATE))[-1]
+    if INITIAL not in fit.centre:
+        return None
+    beta, share = fit.centre[INITIAL] / fit.step_size, (fit.pairs_from or {}).get(INITIAL, 0.0)
+    found = {}
     for prompt, matrix in game.games.items():
         reference = start[prompt] if isinstance(start, Mapping) else start
-        if algorithm == "inpo":
-            found[prompt] = regularized_equilibrium(matrix, reference, options["beta"]).policy
-        elif algorithm == "nash-md":
-            found[prompt] = nash_md_fixed_point(
-                matrix, reference, options["beta"], options["mixture_coef"], mixture=game.token_mixture
-            )
-    return found or None
+        found[prompt] = nash_md_fixed_point(matrix, reference, beta, share, mixture=game.token_mixture)
+    return found
 
 
 class WinRateReward:

@@ -36,6 +36,8 @@ STYLES = {
     "mpo": Style("MPO", "#c2447a"),
     "mnpo": Style("MNPO", "#ba49f2"),
     "grpo": Style("GRPO", "#557350"),
+    "nash-prox": Style("Nash Prox", "#5b6ee1"),
+    "online-ipo": Style("online IPO", "#b5525c"),
 }
 _OTHER_COLORS = ("#e69f00", "#9467bd", "#56b4e9", "#a6761d", "#c2447a", "#17a2a2", "#6baa1e")
 TIME = ("#2f7ed8", "#8a6fc0", "#e8590c")  # from the first round to the last: as light as each other
