@@ -39,9 +39,9 @@ def record(trainer) -> list[Recorded]:
     micro_batches, centre = trainer.collector.micro_batches, trainer.scorer.centre
     under, objective = trainer.scorer.under, trainer.objective
 
-    def keep_samples(samples, preference):
+    def keep_samples(samples, preference, *labels):
         drawn.append(samples)
-        return micro_batches(samples, preference)
+        return micro_batches(samples, preference, *labels)
 
     def keep_centre(fit, batches, live, first, references):
         fits.append(Recorded(trainer.round, trainer.place.fit, weights(trainer.model), drawn[-1]))

@@ -441,8 +441,8 @@ def test_silence_on_a_whole_micro_batch_goes_on(algorithm, lora, tmp_path):
     )
     silent = []  # by round
     micro_batches = trainer.collector.micro_batches
-    trainer.collector.micro_batches = lambda samples, preference: (
-        silent.append(preference.isnan().float().mean().item()) or micro_batches(samples, preference)
+    trainer.collector.micro_batches = lambda samples, preference, *labels: (
+        silent.append(preference.isnan().float().mean().item()) or micro_batches(samples, preference, *labels)
     )
     start = weights(trainer.model)
     trainer.train()

@@ -3,12 +3,15 @@
 
 """A judge that waits is asked while the next completions are sampled: nothing else about a run changes."""
 
+import signal
 import threading
 
 import pytest
 from helpers import equal, favours_a, history, make_trainer, prompt_dataset, weights
+from waiting import PATIENCE
 
 from trl_nash import JudgeError
+from trl_nash.trainers.run import judging
 from trl_nash.trainers.run.stops import Stopped
 
 
@@ -114,6 +117,61 @@ def test_an_error_of_the_judge_is_raised(waits, tmp_path):
         trainer.train()
     trainer.judge.function = favours_a  # and the next run knows nothing of it
     assert trainer.train().global_step == 8
+
+
+@pytest.mark.parametrize("label", ["soft", "sampled"])
+def test_labels_do_not_depend_on_when_verdicts_come(label, tmp_path):
+    """12 chunks, which are more than are kept at once: the labels of the first are drawn while others are sampled."""
+    prompts = prompt_dataset(PROMPTS + PROMPTS[:4])
+    options = {"dataset": prompts, "per_device_train_batch_size": 1, "steps_per_generation": 12, "max_steps": 24}
+    (one, asked), (other, same) = (
+        run(tmp_path, waits, "ipo", preference_label=label, **options) for waits in (False, True)
+    )
+    assert asked.seen == same.seen and equal(weights(one.model), weights(other.model))
+
+
+def test_a_failure_that_a_stop_came_before_is_forgotten(tmp_path):
+    """The judge fails at the first chunk and the run is stopped at the second: the next run asks it again."""
+    judge = WaitingJudge(True, fails_at=1)
+    trainer = make_trainer("ipo", tmp_path, judge=judge, **ROUNDS)
+    sample_pairs = trainer.sample_pairs
+
+    def sample(prompts):
+        trainer.request_stop("A test")
+        return sample_pairs(prompts)
+
+    trainer.sample_pairs = sample
+    with pytest.raises(Stopped):
+        trainer.train()
+    trainer.sample_pairs = sample_pairs
+    assert trainer.stopped and trainer.train().global_step == 8 and not trainer.stopped
+
+
+def test_ctrl_c_while_a_slow_judge_is_asked_is_ctrl_c(tmp_path, monkeypatch):
+    """It is not waited for longer than promised, and the interrupt is what the caller gets."""
+    monkeypatch.setattr(judging, "LONGEST_FAREWELL", 0.01)
+    asked, over = threading.Event(), threading.Event()
+
+    def judge(prompts, first, second):
+        asked.set()
+        assert over.wait(PATIENCE)
+        return favours_a(prompts, first, second)
+
+    judge.waits = True
+    trainer = make_trainer("ipo", tmp_path, judge=judge, **ROUNDS)
+    sample_pairs, sampled = trainer.sample_pairs, []
+
+    def sample(prompts):
+        sampled.append(prompts)
+        if len(sampled) == 2:
+            assert asked.wait(PATIENCE)
+            signal.raise_signal(signal.SIGINT)
+        return sample_pairs(prompts)
+
+    trainer.sample_pairs = sample
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    over.set()
 
 
 def test_a_stop_waits_for_no_more_than_what_was_asked(tmp_path):

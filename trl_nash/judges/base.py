@@ -58,7 +58,7 @@ class PairwiseJudge(ABC):
             Whether `P(a ≻ b) = 1 - P(b ≻ a)` by construction, so that asking one order is enough.
         waits (`bool`, defaults to `False`):
             Whether it waits for something else than this process and its device, such as a server. A trainer then asks
-            it in a thread of its own, and samples meanwhile.
+            it in a thread of its own, and samples meanwhile. (The current CUDA device is each thread's own.)
         order (`str`, defaults to `"both"`):
             `"both"` asks every pair in both orders. `"random"` asks one order, which depends on prompt and pair alone,
             for half the cost: position bias then cancels on average only. `"fixed"` asks as given. Without a meaning

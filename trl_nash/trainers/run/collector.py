@@ -94,10 +94,14 @@ class Collector:
                 hashlib.sha256(json.dumps([number, rows, settings, state, *key], default=str).encode()).hexdigest(),
                 lambda count: min(gather_object([count])),
             )
+        labels = None
+        if self._args.preference_label == "sampled":
+            # Of its own, so that it does not matter when a part of the round has its verdicts.
+            labels = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         batches, preferences = [], []
         with self._sampler.round():
             for judged in self.collect(rows, log, self._stops.if_requested):
-                batches += self.micro_batches(judged.samples, judged.preference)
+                batches += self.micro_batches(judged.samples, judged.preference, labels)
                 preferences.append(judged.preference)
         self._stops.if_abstained(torch.cat(preferences), self._args.max_nan_rate, number)
         return batches
@@ -117,13 +121,17 @@ class Collector:
         micro = self._args.per_device_train_batch_size
         size = math.ceil(CHUNKS_AT_ONCE * self._args.generation_chunk / micro) * micro
         waiting: deque[tuple] = deque()  # parts without verdicts: one, if the judge is asked while others are sampled
-        with self._reporter.bar("sampling and judging", len(rows), rows, "prompt") as bar:
-            for part in chunks(rows, size):
-                waiting.append((part, self._ask(part, log, pause, bar)))
-                while len(waiting) > self._judging.judge.waits:
-                    yield self._answers(*waiting.popleft(), bar)
-            for part, asked in waiting:
-                yield self._answers(part, asked, bar)
+        try:
+            with self._reporter.bar("sampling and judging", len(rows), rows, "prompt") as bar:
+                for part in chunks(rows, size):
+                    waiting.append((part, self._ask(part, log, pause, bar)))
+                    while len(waiting) > self._judging.judge.waits:
+                        yield self._answers(*waiting.popleft(), bar)
+                for part, asked in waiting:
+                    yield self._answers(part, asked, bar)
+        except KeyboardInterrupt:
+            self._judging.farewell()  # its answers are paid for
+            raise
         failure, self._judging.failure = self._judging.failure, None
         self._stops.if_judge_failed(failure)
 
@@ -174,11 +182,13 @@ class Collector:
         )
         return judged
 
-    def micro_batches(self, samples: Samples, preference: torch.Tensor) -> list[PairBatch]:
-        """Samples in micro-batches of fixed rows and width, with the pairs and labels to train on."""
+    def micro_batches(
+        self, samples: Samples, preference: torch.Tensor, labels: torch.Generator | None = None
+    ) -> list[PairBatch]:
+        """Samples in micro-batches of fixed rows and width, with the pairs and (drawn from `labels`) labels to fit."""
         args, count = self._args, self._args.num_generations
         pairs, preference = trained_pairs(preference, samples.pairs, count, args.pair_selection)
-        preference = hard_label(preference, args.preference_label)
+        preference = hard_label(preference, args.preference_label, labels)
         own = [completions[:count] for completions in samples.completion_ids]
         pad, size = self._sampler.config.pad_token_id, args.per_device_train_batch_size
         return [

@@ -107,6 +107,7 @@ class TrainerHooks(OnlineDPOTrainer):
     def start_run(self, checkpoint: Path | None) -> None:
         """A run begins anew, with no policy of an earlier one, or goes on from a checkpoint."""
         args = self.args
+        self.stops.stopped = False
         self.reporter.start(self.state.global_step)
         self._micro_step = self.state.global_step * args.gradient_accumulation_steps
         self.place = args.schedule.place(self._micro_step)

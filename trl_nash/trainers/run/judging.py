@@ -6,7 +6,7 @@
 import math
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
@@ -84,7 +84,12 @@ class Judging:
         """A round begins: what a round that was stopped has asked for is over, however it ended."""
         if self._asked is not None:
             self._asked.exception()
-        self._asked = None
+        self._asked = self.failure = None
+
+    def farewell(self) -> None:
+        """After Ctrl-C: waits for what a judge is asked, but not for long."""
+        if self._asked is not None:
+            wait([self._asked], timeout=LONGEST_FAREWELL)
 
     def ask(self, rows: list[dict], samples: Samples) -> Callable[[], Judged]:
         """
@@ -98,13 +103,15 @@ class Judging:
             return lambda: judged
         before, self._asked = self._asked, Future()
         threading.Thread(target=self._run, args=(self._asked, before, rows, samples), daemon=True).start()
-        return _waiting_for(self._asked)
+        return self._asked.result
 
     def _run(self, answer: Future, before: Future | None, rows: list[dict], samples: Samples) -> None:
         try:
             if before is not None:
                 before.result()  # what fails there fails here as well, and nothing more is asked
-            answer.set_result(self.verdicts(rows, samples, self._args.pair_selection))
+            with torch.no_grad():  # which is each thread's own
+                verdicts = self.verdicts(rows, samples, self._args.pair_selection)
+            answer.set_result(verdicts)
         except BaseException as error:
             answer.set_exception(error)
 
@@ -158,14 +165,3 @@ class Judging:
 
 def _take(values: list[list], players: np.ndarray) -> list[list]:
     return [[row[k] for k in chosen] for row, chosen in zip(values, players, strict=True)]
-
-
-def _waiting_for(answer: Future) -> Callable[[], Judged]:
-    def wait() -> Judged:
-        try:
-            return answer.result()
-        except KeyboardInterrupt:
-            answer.exception(timeout=LONGEST_FAREWELL)
-            raise
-
-    return wait

@@ -67,12 +67,13 @@ class Stops(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.is_requested():
             self.stopped = control.should_save = control.should_training_stop = True
+            self.reason = None  # it is met
 
     def if_requested(self) -> None:
         """Stops between two generations of a round."""
         if self.is_requested():
-            self.stopped = True
-            self._stop(f"{self.reason or 'Another process was asked to stop'}: stopped in a round.", Stopped)
+            reason, self.reason, self.stopped = self.reason, None, True
+            self._stop(f"{reason or 'Another process was asked to stop'}: stopped in a round.", Stopped)
 
     def if_judge_failed(self, failure: str | None) -> None:
         """Stops on all ranks if the judge of one cannot go on."""
