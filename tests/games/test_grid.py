@@ -65,5 +65,6 @@ def test_gradient_methods_are_at_their_fixed_point(median, case, algorithm):
 
 @pytest.mark.slow
 @cells(short=("nash-prox",))
-def test_nash_prox_passes_the_equilibrium_of_its_first_target(median, case, algorithm):
-    assert median(case, algorithm, "tail_gap") <= 0.1
+def test_nash_prox_leaves_the_equilibrium_of_its_first_target_behind(median, case, algorithm):
+    # That is online IPO's, of a gap of .14 and .17.
+    assert median(case, algorithm, "tail_gap") <= 0.06 < median(case, "online-ipo", "own_gap") / 2

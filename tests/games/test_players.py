@@ -139,6 +139,26 @@ def test_inpo_stays_at_its_regularised_equilibrium():
     assert expected > 0.05
 
 
+@pytest.mark.parametrize(("algorithm", "rounds"), [("egpo", 8), ("nash-mp", 8), ("mnpo", 15), ("online-ipo", 40)])
+def test_these_arrive_at_their_own_equilibrium(algorithm, rounds):
+    game = LanguageGame(CYCLE)
+    watch, target = play(game, algorithm, start=START, rounds=rounds), own_equilibrium(game, algorithm, START)
+    distances = [game.kl_from(target, policies) for policies in watch.policies]
+    assert distances[0] > 0.05
+    assert tail(distances) < (0.03 if algorithm == "online-ipo" else 0.015)  # which turns for long
+
+
+@pytest.mark.parametrize(("algorithm", "rounds", "bound"), [("mpo", 40, 0.13), ("nash-prox", 40, 0.1)])
+def test_these_approach_the_equilibrium_as_their_reference_moves(algorithm, rounds, bound):
+    watch = play(LanguageGame(CYCLE), algorithm, start=START, rounds=rounds)
+    assert tail(watch.gaps) < bound < watch.gaps[0] / 2
+
+
+@pytest.mark.parametrize("algorithm", ["sppo", "grpo"])
+def test_these_leave_the_equilibrium(algorithm):
+    assert tail(play(LanguageGame(CYCLE), algorithm, start=START, rounds=15).gaps) > 0.35
+
+
 def test_nash_md_reaches_its_fixed_point_with_lora_and_answers_of_two_tokens():
     game = LanguageGame(CYCLE, tokens_per_answer=2)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
