@@ -8,7 +8,12 @@ Hypothesis takes the same examples in every run, as long as it may need; `FUZZ=s
 """
 
 import os
+import signal
 
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and all that they start: here it is tested.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for name, value in {
     "HF_HUB_OFFLINE": "1",
