@@ -98,7 +98,7 @@ def train(folder: Path, announce) -> None:
         save_total_limit=2,
     )
     centre = trainer.scorer.centre
-    trainer.scorer.centre = lambda *args: announce("score") or centre(*args)
+    trainer.scorer.centre = lambda *args: (announce("score"), centre(*args))[1]
     complete, _ = complete_checkpoints(folder / "out")
     trainer.train(resume_from_checkpoint=True if complete else None)
     if trainer.accelerator.is_main_process:
