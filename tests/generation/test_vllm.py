@@ -189,6 +189,16 @@ def test_completions_belong_to_their_prompts(count, mode, vllm, tmp_path):
     assert engine.sampling.n == 2 and engine.sampling.max_tokens == 4 and engine.sampling.temperature == 1.0
 
 
+@pytest.mark.parametrize("count, said", [(2, False), (3, True), (4, False), (5, True)])
+def test_an_odd_number_of_completions_leaves_one_over(count, said, vllm, tmp_path, caplog):
+    """The engine samples in twos, and that there is a surplus is said once a run."""
+    trainer = vllm("ipo", tmp_path, "colocate", num_generations=count, max_steps=2)
+    with caplog.at_level("INFO", logger="trl_nash"):
+        trainer.train()
+    messages = [entry.message for entry in caplog.records if "sampled in twos" in entry.message]
+    assert len(messages) == said and all(f"of {count + 1} per prompt, {count} are used" in text for text in messages)
+
+
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 @pytest.mark.parametrize("algorithm", WITH_VLLM)
 def test_training_with_vllm(algorithm, mode, vllm, tmp_path):
