@@ -31,16 +31,14 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
-from packaging.version import Version
 from torch import Tensor
 
 from . import folds
+from .products import HALVES, are_exact, are_fast, multiply
 
 
 # Rows with a larger Σ are done again with m = max(z_v - z_y), far from overflow of e and underflow of r.
 LARGEST_SUM = 1e20
-HALVES = (torch.float16, torch.bfloat16)
-_MM_OUT_DTYPE = Version(torch.__version__) >= Version("2.8.0")  # fp32 products of 16-bit matrices, on CUDA
 
 
 class Scores(NamedTuple):
@@ -146,13 +144,15 @@ class Projection:
         stats = anchor.new_empty((tiles, 3 if statistics else 0, count))
         products = anchor.new_zeros((count, sum(h.size(1) for h in self.hiddens) if gradient else 0))
         buffer = self._buffer(self.accumulator)
-        # On CUDA, 16-bit entries are multiplied as they are; elsewhere E may lie where the logits lay.
+        # Where entries are not multiplied in 16 bits, E may lie where the logits lay.
         entry_buffer = self._buffer(self.stash_dtype) if gradient and self._multiplies_halves else buffer
         hiddens = self._factors(self.hiddens)
         for tile_index, columns in enumerate(ranges(0, self.vocabulary, self.tile_columns)):
             targets = self.targets - columns.start
-            weights = None  # so that there are never two of them, where they are wider than the weights themselves
-            weights = self._factors([weight[columns].to(self.dtype) for weight in self.weights])
+            weights = entry_weights = None  # never two of them, where they are wider than the weights themselves
+            halves = [weight[columns].to(self.dtype) for weight in self.weights]
+            weights = self._factors(halves)
+            entry_weights = halves if self._multiplies_halves else weights
             for rows in [*ranges(0, len(stash), self.tile_rows), *ranges(len(stash), count, self.tile_rows)]:
                 tile = self._logits([hidden[rows] for hidden in hiddens], weights, buffer)
                 entries = None
@@ -170,8 +170,9 @@ class Projection:
                     entries=entries,
                 )
                 if gradient:
-                    for part, weight in zip(self._split(products[rows]), weights, strict=True):
-                        multiply(self._factors([entries])[0], weight, part, add=True)
+                    (entries,) = self._entry_factors([entries])
+                    for part, weight in zip(self._split(products[rows]), entry_weights, strict=True):
+                        multiply(entries, weight, part, add=True)
         # In fp64 and one order: sums of sums are exact to the last bit, and always the same.
         return sums.sum(0, dtype=torch.float64).to(sums), stats.sum(0, dtype=torch.float64).to(stats), products
 
@@ -206,7 +207,7 @@ class Projection:
             for parameter, is_wanted in zip([*self.weights, self.bias], wanted, strict=True)
         ]
         hiddens = self._factors(self.hiddens)
-        scaled = self._factors([(upstream[:, None] * hidden).to(self.stash_dtype) for hidden in self.hiddens])
+        scaled = self._entry_factors([(upstream[:, None] * hidden).to(self.stash_dtype) for hidden in self.hiddens])
         buffer = self._buffer(self.accumulator)
         entry_buffer = self._buffer(self.stash_dtype) if self._multiplies_halves else buffer
         for columns in ranges(0, self.vocabulary, self.tile_columns):
@@ -218,7 +219,7 @@ class Projection:
             weights, targets = None, self.targets - columns.start
             for rows in [*ranges(0, len(stash), len(stash)), *ranges(len(stash), len(anchor), self.tile_rows)]:
                 if rows.start < len(stash):
-                    (entries,) = self._factors([stash[rows, columns]])
+                    (entries,) = self._entry_factors([stash[rows, columns]])
                 else:
                     weights = weights or self._factors([weight[columns].to(self.dtype) for weight in self.weights])
                     tile = self._logits([hidden[rows] for hidden in hiddens], weights, buffer)
@@ -271,11 +272,16 @@ class Projection:
 
     @property
     def _multiplies_halves(self) -> bool:
-        return self.hiddens[0].is_cuda and self.dtype in HALVES and _MM_OUT_DTYPE
+        """Whether E is multiplied in 16 bits."""
+        return are_fast(self.hiddens[0])
 
     def _factors(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Matrices as [`multiply`] takes them: 16-bit ones where the device adds up their products in fp32."""
-        return tensors if self._multiplies_halves else [tensor.to(self.accumulator) for tensor in tensors]
+        """Factors of logits as [`multiply`] takes them: in 16 bits where their products come in fp32."""
+        return tensors if are_exact(self.hiddens[0]) else [t.to(self.accumulator) for t in tensors]
+
+    def _entry_factors(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Factors of gradients as [`multiply`] takes them."""
+        return tensors if self._multiplies_halves else [t.to(self.accumulator) for t in tensors]
 
     def _split(self, matrix: Tensor) -> tuple[Tensor, ...]:
         return matrix.split([hidden.size(1) for hidden in self.hiddens], dim=1)
@@ -286,16 +292,6 @@ class Projection:
 
     def _select(self, rows: Tensor) -> "Projection":
         return replace(self, hiddens=[hidden[rows] for hidden in self.hiddens], targets=self.targets[rows])
-
-
-def multiply(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
-    """`out = a @ b`, or `out += a @ b`, in the precision of `out`, which is never a 16-bit one."""
-    if a.dtype == out.dtype:
-        out.addmm_(a, b) if add else torch.mm(a, b, out=out)
-    else:
-        b = b.to(a.dtype)  # bf16 E, fp16 W
-        out_dtype = out.dtype
-        torch.addmm(out, a, b, out_dtype=out_dtype, out=out) if add else torch.mm(a, b, out_dtype=out_dtype, out=out)
 
 
 def new_stash(like: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
