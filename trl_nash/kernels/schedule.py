@@ -144,15 +144,15 @@ class Projection:
         stats = anchor.new_empty((tiles, 3 if statistics else 0, count))
         products = anchor.new_zeros((count, sum(h.size(1) for h in self.hiddens) if gradient else 0))
         buffer = self._buffer(self.accumulator)
-        # Where entries are not multiplied in 16 bits, E may lie where the logits lay.
-        entry_buffer = self._buffer(self.stash_dtype) if gradient and self._multiplies_halves else buffer
+        # On CUDA, entries are written in 16 bits; elsewhere E may lie where the logits lay.
+        entry_buffer = self._buffer(self.stash_dtype) if gradient and are_exact(self.hiddens[0]) else buffer
         hiddens = self._factors(self.hiddens)
         for tile_index, columns in enumerate(ranges(0, self.vocabulary, self.tile_columns)):
             targets = self.targets - columns.start
             weights = entry_weights = None  # never two of them, where they are wider than the weights themselves
             halves = [weight[columns].to(self.dtype) for weight in self.weights]
             weights = self._factors(halves)
-            entry_weights = halves if self._multiplies_halves else weights
+            entry_weights = halves if are_fast(self.hiddens[0]) else weights
             for rows in [*ranges(0, len(stash), self.tile_rows), *ranges(len(stash), count, self.tile_rows)]:
                 tile = self._logits([hidden[rows] for hidden in hiddens], weights, buffer)
                 entries = None
@@ -170,7 +170,7 @@ class Projection:
                     entries=entries,
                 )
                 if gradient:
-                    (entries,) = self._entry_factors([entries])
+                    entries = self._entry_factor(entries)
                     for part, weight in zip(self._split(products[rows]), entry_weights, strict=True):
                         multiply(entries, weight, part, add=True)
         # In fp64 and one order: sums of sums are exact to the last bit, and always the same.
@@ -207,9 +207,9 @@ class Projection:
             for parameter, is_wanted in zip([*self.weights, self.bias], wanted, strict=True)
         ]
         hiddens = self._factors(self.hiddens)
-        scaled = self._entry_factors([(upstream[:, None] * hidden).to(self.stash_dtype) for hidden in self.hiddens])
+        scaled = [self._entry_factor((upstream[:, None] * hidden).to(self.stash_dtype)) for hidden in self.hiddens]
         buffer = self._buffer(self.accumulator)
-        entry_buffer = self._buffer(self.stash_dtype) if self._multiplies_halves else buffer
+        entry_buffer = self._buffer(self.stash_dtype) if are_exact(self.hiddens[0]) else buffer
         for columns in ranges(0, self.vocabulary, self.tile_columns):
             sums = [
                 # In place where nothing is left to be rounded.
@@ -219,7 +219,7 @@ class Projection:
             weights, targets = None, self.targets - columns.start
             for rows in [*ranges(0, len(stash), len(stash)), *ranges(len(stash), len(anchor), self.tile_rows)]:
                 if rows.start < len(stash):
-                    (entries,) = self._entry_factors([stash[rows, columns]])
+                    entries = stash[rows, columns]
                 else:
                     weights = weights or self._factors([weight[columns].to(self.dtype) for weight in self.weights])
                     tile = self._logits([hidden[rows] for hidden in hiddens], weights, buffer)
@@ -229,7 +229,7 @@ class Projection:
                     )
                 for total, factor in zip(sums[:-1], scaled, strict=True):
                     if total.numel():
-                        multiply(entries.T, factor[rows], total, add=True)
+                        multiply(self._entry_factor(entries).T, factor[rows], total, add=True)
                 if sums[-1].numel():
                     sums[-1].addmv_(entries.T.to(self.accumulator), upstream[rows])
             for gradient, total in zip(gradients, sums, strict=True):
@@ -270,18 +270,13 @@ class Projection:
         capped = torch.tanh(raw * (self.logit_scale / self.softcap))
         return capped * (self.softcap / self.temperature), 1 - capped * capped
 
-    @property
-    def _multiplies_halves(self) -> bool:
-        """Whether E is multiplied in 16 bits."""
-        return are_fast(self.hiddens[0])
-
     def _factors(self, tensors: list[Tensor]) -> list[Tensor]:
         """Factors of logits as [`multiply`] takes them: in 16 bits where their products come in fp32."""
         return tensors if are_exact(self.hiddens[0]) else [t.to(self.accumulator) for t in tensors]
 
-    def _entry_factors(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Factors of gradients as [`multiply`] takes them."""
-        return tensors if self._multiplies_halves else [t.to(self.accumulator) for t in tensors]
+    def _entry_factor(self, entries: Tensor) -> Tensor:
+        """A factor of gradients as [`multiply`] takes it: in 16 bits where these are faster."""
+        return entries.to(self.stash_dtype if are_fast(self.hiddens[0]) else self.accumulator)
 
     def _split(self, matrix: Tensor) -> tuple[Tensor, ...]:
         return matrix.split([hidden.size(1) for hidden in self.hiddens], dim=1)
