@@ -56,3 +56,21 @@ def test_the_page_has_the_table_and_nothing_else_changed(outcome):
     )
     assert "old" not in page and "| 16, 300 | bf16 | full |" in page
     assert {file.name for file in folder.glob("*.png")} == {"kernels-cpu-time.png", "kernels-cpu-memory.png"}
+
+
+def test_products_of_a_cpu(tmp_path):
+    """Logits that are rounded to bf16, whole or in parts, are no log-probs; fp32 ones, and rounded gradients, are."""
+    (tmp_path / "page.md").write_text("above\n<!-- CPU products -->\n<!-- CPU products -->\n")
+    sizes = ["--tokens", "16", "--hidden_size", "64", "--vocabulary", "700", "--columns", "256", "--repeats", "2"]
+    paths = ["--output", tmp_path / "found.json", "--docs", tmp_path / "page.md"]
+    subprocess.run(
+        [sys.executable, BENCHMARKS / "cpu_products.py", *sizes, *paths, "--threads", "1"],
+        check=True,
+        capture_output=True,
+    )
+    report = json.loads((tmp_path / "found.json").read_text())
+    logits, gradients = ({row["product"]: row for row in report["results"][part]} for part in ("logits", "gradients"))
+    assert logits["bf16"]["ratio"] == gradients["bf16"]["ratio"] == 1
+    assert logits["fp32"]["error_max"] < 5e-5 < 1e-3 < logits["bf16"]["error_max"]
+    assert gradients["fp32"]["error"] < 1e-6 and 1e-4 < gradients["bf16"]["error"] < 4e-3
+    assert "| fp32 |" in (tmp_path / "page.md").read_text()
