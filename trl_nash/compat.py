@@ -90,20 +90,28 @@ def unused_reward(*args, **kwargs):
     raise RuntimeError("OnlineDPOTrainer computed a reward although trl-nash judges pairs itself: please report this.")
 
 
+# What OnlineDPOTrainer's constructor would do with these options of ours, and the values at which it does nothing:
+_HIDDEN = {
+    "gradient_checkpointing": False,  # enable it, and with 4-bit weights change the arguments; Trainer enables it
+    "model_init_kwargs": None,  # refuse them with a model that we have loaded already
+    "reward_weights": None,  # count them against our stand-in
+    "use_vllm": False,  # build an engine
+}
+
+
 @contextmanager
 def base_construction(args):
     """
-    Within it, `OnlineDPOTrainer.__init__` sets up model, PEFT, quantisation and generation, and nothing that we
-    replace.
+    Within it, `OnlineDPOTrainer.__init__` sets up model, PEFT and tokenizer, and nothing that we replace.
 
-    It would deep-copy the model as a reference (a second model on the device, impossible under ZeRO-3), refuse
-    `model_init_kwargs` with a model that we have loaded already, and check `reward_weights` against our stand-in.
+    Beside what it would do with options, it would deep-copy the model as a reference: a second model on the device,
+    impossible under ZeRO-3.
     """
     create_reference_model = _online_dpo.create_reference_model
-    kept = {name: getattr(args, name) for name in ("model_init_kwargs", "reward_weights")}
+    kept = {name: getattr(args, name) for name in _HIDDEN}
     _online_dpo.create_reference_model = lambda model: None
-    for name in kept:
-        setattr(args, name, None)
+    for name, value in _HIDDEN.items():
+        setattr(args, name, value)
     try:
         yield
     finally:

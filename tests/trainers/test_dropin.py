@@ -694,7 +694,9 @@ def test_generation_keeps_its_cache_under_gradient_checkpointing(lora, tmp_path)
         lora=lora,
         gradient_checkpointing=True,
         generation_kwargs={"eos_token_id": None, "min_new_tokens": 5},
+        max_steps=1,
     )
+    trainer.train()
     assert trainer.model.is_gradient_checkpointing
     lengths = []
     base = trainer.model.get_base_model() if lora else trainer.model

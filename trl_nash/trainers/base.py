@@ -157,6 +157,9 @@ class NashTrainer(EvaluationHooks):
                 callbacks=callbacks,
                 optimizers=optimizers,
             )
+        self.use_vllm, self.vllm_mode = args.use_vllm, args.vllm_mode if args.use_vllm else None
+        if args.gradient_checkpointing:  # which Trainer enables, and then adapters need it (transformers#42489)
+            self.model.enable_input_require_grads()
         arguments.check_devices(args)
         arguments.check_sharding(self.accelerator, args)
         arguments.check_prepared_model(self.model)

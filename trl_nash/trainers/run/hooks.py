@@ -45,7 +45,11 @@ class EpochCounter(TrainerCallback):
 
 
 class TrainerHooks(OnlineDPOTrainer):
-    """The hooks of [`~transformers.Trainer`], each of which hands over to a collaborator. See [`NashTrainer`]."""
+    """
+    The hooks of [`~transformers.Trainer`], each of which hands over to a collaborator. See [`NashTrainer`].
+
+    Of OnlineDPOTrainer only the constructor is used: hooks of which it has a version of its own go past it.
+    """
 
     keeper: Keeper
     reporter: Reporter
@@ -54,7 +58,6 @@ class TrainerHooks(OnlineDPOTrainer):
 
     # Losses are means over a micro-batch; `Trainer.training_step` divides them by the accumulation steps.
     loss_is_scaled_for_ga = False
-    # OnlineDPOTrainer's own version logs means over padding.
     _maybe_log_save_evaluate = Trainer._maybe_log_save_evaluate
 
     # ---- Start and stop ----
@@ -198,7 +201,7 @@ class TrainerHooks(OnlineDPOTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         with self.reporter.phase("fit"):
-            return Trainer.training_step(self, model, inputs, num_items_in_batch)
+            return super(OnlineDPOTrainer, self).training_step(model, inputs, num_items_in_batch)
 
     def _get_grad_norm(self, model, grad_norm=None):
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -248,7 +251,8 @@ class TrainerHooks(OnlineDPOTrainer):
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         try:
-            super()._save_checkpoint(model, trial)
+            self.create_model_card(model_name=Path(self.args.hub_model_id or self.args.output_dir).name)
+            super(OnlineDPOTrainer, self)._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise  # not torch.save's way of saying that the disk is full
