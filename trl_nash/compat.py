@@ -4,6 +4,9 @@
 """
 Everything that trl-nash takes from TRL. No other module imports TRL, so when TRL moves something, this file changes.
 
+OnlineDPOTrainer is experimental, and TRL removes such classes without notice. Where it cannot be imported, our own
+base (`trl_nash.trainers.online_dpo`) takes its place, on the parts of TRL that are not experimental.
+
 `tests/test_trl_contract.py` holds one assertion for each fact about TRL that this package relies on.
 """
 
@@ -22,12 +25,18 @@ try:
 except importlib.metadata.PackageNotFoundError:
     raise ImportError(f"trl-nash needs TRL: {_INSTALL}") from None
 
-try:
+
+@contextmanager
+def _quietly():
     with warnings.catch_warnings():
-        # OnlineDPOTrainer is experimental in TRL; this file is what shields our users from its changes.
+        # This file is what shields our users from changes of what TRL calls experimental.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", message=".*trl.experimental.*")
-        import trl.experimental.online_dpo.online_dpo_trainer as _online_dpo
+        yield
+
+
+try:
+    with _quietly():
         import trl.trainer.utils as trainer_utils
         from trl import (
             DatasetMixtureConfig,
@@ -41,10 +50,12 @@ try:
             get_quantization_config,
         )
         from trl.data_utils import apply_chat_template, is_conversational, maybe_apply_chat_template
-        from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
-        from trl.models.utils import unwrap_model_for_generation
+        from trl.models.utils import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+        from trl.trainer.base_config import _BaseConfig as BaseConfig
+        from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
         from trl.trainer.utils import (
             create_model_from_path,
+            disable_dropout_in_model,
             get_callable_name,
             maybe_gather_lm_head_ctx,
         )
@@ -62,10 +73,13 @@ if Version(TESTED_TRL[1]) <= TRL_VERSION:
     )
 
 __all__ = [
+    "BaseConfig",
+    "BaseTrainer",
     "DatasetMixtureConfig",
     "GRPOConfig",
     "GRPOTrainer",
     "ModelConfig",
+    "OWN_BASE",
     "OnlineDPOConfig",
     "OnlineDPOTrainer",
     "ScriptArguments",
@@ -73,6 +87,7 @@ __all__ = [
     "apply_chat_template",
     "base_construction",
     "create_model_from_path",
+    "disable_dropout_in_model",
     "get_callable_name",
     "get_dataset",
     "get_peft_config",
@@ -80,9 +95,32 @@ __all__ = [
     "is_conversational",
     "maybe_apply_chat_template",
     "maybe_gather_lm_head_ctx",
+    "prepare_deepspeed",
+    "prepare_fsdp",
     "trainer_utils",
     "unwrap_model_for_generation",
 ]
+
+
+# ---- The base class: chosen here, and nowhere else ----
+
+_ONLINE_DPO = "trl.experimental.online_dpo"
+
+try:
+    with _quietly():
+        import trl.experimental.online_dpo.online_dpo_trainer as _online_dpo
+        from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+    OWN_BASE = False
+except ImportError as error:
+    if error.name is None or not f"{_ONLINE_DPO}.".startswith(f"{error.name}."):
+        warnings.warn(
+            f"OnlineDPOTrainer of TRL {TRL_VERSION} cannot be imported ({error}): trl-nash goes on with its own base "
+            "class, which gives the same results."
+        )
+    from .trainers.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+    OWN_BASE = True  # TRL has none, or none that works
 
 
 def unused_reward(*args, **kwargs):
@@ -104,16 +142,22 @@ def base_construction(args):
     """
     Within it, `OnlineDPOTrainer.__init__` sets up model, PEFT and tokenizer, and nothing that we replace.
 
-    Beside what it would do with options, it would deep-copy the model as a reference: a second model on the device,
+    Beside what it would do with options, TRL's would deep-copy the model as a reference: a second model on the device,
     impossible under ZeRO-3.
+
+    Yields:
+        `dict`: the arguments that the constructor insists on and that we have no use for. Our own base needs none.
     """
+    if OWN_BASE:
+        yield {}
+        return
     create_reference_model = _online_dpo.create_reference_model
     kept = {name: getattr(args, name) for name in _HIDDEN}
     _online_dpo.create_reference_model = lambda model: None
     for name, value in _HIDDEN.items():
         setattr(args, name, value)
     try:
-        yield
+        yield {"reward_funcs": unused_reward}
     finally:
         _online_dpo.create_reference_model = create_reference_model
         for name, value in kept.items():

@@ -169,7 +169,8 @@ def test_two_real_processes_end_with_the_same_weights(tmp_path, model_dir, promp
         "test_split_size": "0.25",
         "report_to": "none",
     }
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+    paths = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": paths, "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
     done = subprocess.run(
         [*command, *(f"--{name}={value}" for name, value in options.items())],
         cwd=tmp_path,

@@ -26,7 +26,6 @@ from helpers import (
 from peft import LoraConfig, get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForSequenceClassification, ProcessorMixin, TrainerCallback
-from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from trl_nash import (
     BasePairwiseJudge,
@@ -40,6 +39,7 @@ from trl_nash import (
     PairConfig,
 )
 from trl_nash.algorithms import INITIAL
+from trl_nash.compat import OnlineDPOConfig, OnlineDPOTrainer
 
 
 TRAINERS = [NashTrainer, ONPOTrainer, COMALTrainer, NashMDTrainer]
@@ -162,9 +162,8 @@ def test_model_init_kwargs_reach_the_model(tmp_path):
 
 def test_no_second_model_is_made(tmp_path, monkeypatch):
     """Full fine-tuning builds no copy of the model, so that ZeRO-3, which refuses one, works (trl#2532)."""
-    import trl.experimental.utils
-
-    monkeypatch.setattr(trl.experimental.utils, "is_deepspeed_zero3_enabled", lambda: True)
+    utils = pytest.importorskip("trl.experimental.utils")
+    monkeypatch.setattr(utils, "is_deepspeed_zero3_enabled", lambda: True)
     assert make_trainer("ipo", tmp_path).ref_model is None
 
 

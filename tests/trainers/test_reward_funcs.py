@@ -39,6 +39,7 @@ def build_reward_model(folder=None):
 
 def both(tmp_path, reward_funcs, **options):
     """The same arguments in TRL's trainer and in ours."""
+    pytest.importorskip("trl.experimental.online_dpo")
     args = OnlineDPOConfig(
         str(tmp_path / "out"), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none", **options
     )

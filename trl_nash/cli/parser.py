@@ -264,7 +264,7 @@ def _fields(config: type) -> list[str]:
 
 def _own_fields(config: type) -> list[str]:
     """The fields that this package defines or whose default it changes."""
-    own = [base for base in config.__mro__ if base.__module__.startswith("trl_nash")]
+    own = [base for base in config.__mro__ if issubclass(base, trl_nash.NashConfig)]
     names = [name for base in own for name in base.__dict__.get("__annotations__", {})]
     return list(dict.fromkeys(name for name in names if name in _fields(config)))
 

@@ -15,7 +15,7 @@ from accelerate.utils import is_peft_model, set_seed
 from transformers import AutoTokenizer
 
 from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
-from ..compat import base_construction, unused_reward
+from ..compat import base_construction
 from ..generation.sampler import generation_config
 from ..judges import RewardJudge, load_judge
 from ..kernels.fused_head import add_fused_head
@@ -143,11 +143,10 @@ class NashTrainer(EvaluationHooks):
         if args.use_liger_kernel:  # whose loss would take the place of our forward
             args.liger_kernel_config = (args.liger_kernel_config or {}) | {"fused_linear_cross_entropy": False}
 
-        with base_construction(args):
+        with base_construction(args) as insisted_on:
             super().__init__(
                 model=model,
                 ref_model=ref_model,
-                reward_funcs=unused_reward,
                 args=args,
                 data_collator=list,
                 train_dataset=train_dataset,
@@ -156,6 +155,7 @@ class NashTrainer(EvaluationHooks):
                 peft_config=peft_config,
                 callbacks=callbacks,
                 optimizers=optimizers,
+                **insisted_on,
             )
         self.use_vllm, self.vllm_mode = args.use_vllm, args.vllm_mode if args.use_vllm else None
         if args.gradient_checkpointing:  # which Trainer enables, and then adapters need it (transformers#42489)

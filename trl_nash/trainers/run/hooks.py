@@ -187,7 +187,8 @@ class TrainerHooks(OnlineDPOTrainer):
     def _reading(self) -> dict:
         """Options of the [`~torch.utils.data.DataLoader`] that reads rows; these have no use for pinned memory."""
         names = ("num_workers", "prefetch_factor", "persistent_workers", "multiprocessing_context", "in_order")
-        return {name: getattr(self.args, f"dataloader_{name}") for name in names}
+        given = {name: getattr(self.args, f"dataloader_{name}", None) for name in names}  # older transformers lack two
+        return {name: value for name, value in given.items() if value is not None}
 
     def num_examples(self, dataloader) -> int:
         dataset = getattr(dataloader, "dataset", None)
