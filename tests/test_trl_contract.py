@@ -4,29 +4,34 @@
 """
 One test per fact of TRL (and of `transformers.Trainer` beneath it) that `trl_nash.compat` and the trainers rely on.
 
-When TRL moves something, the test that fails here names it. The last part holds the faults of `OnlineDPOTrainer` that
-we replace: a failure there means that TRL has repaired it, and that our replacement may go.
+When TRL moves something, the test that fails here names it. What is experimental in TRL is in
+`test_online_dpo_contract.py`.
 """
 
+import functools
 import importlib.util
 import inspect
-import sys
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
-import trl.experimental.online_dpo.online_dpo_trainer as online_dpo
-import trl.experimental.utils
+import trl.trainer.utils
 from datasets import Dataset
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from tiny import build_model, build_tokenizer
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainerCallback, TrainingArguments
-from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from trl_nash import NashTrainer, PairConfig, compat
+from trl_nash.compat import OnlineDPOConfig, OnlineDPOTrainer
 from trl_nash.trainers.checks.options import _UNUSED_OPTIONS
 
 
@@ -40,35 +45,9 @@ def parameters(function) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def count_words(completions, **kwargs):
-    return [float(len(text.split())) for text in completions]
-
-
-def stock_trainer(
-    output_dir, model=None, tokenizer=None, prompts=("a b", "c", "d e f", "g"), peft_config=None, **options
-):
-    """TRL's own OnlineDPOTrainer over the tiny model."""
-    tokenizer = tokenizer or build_tokenizer()
-    return OnlineDPOTrainer(
-        model=model or build_model(tokenizer),
-        reward_funcs=count_words,
-        args=OnlineDPOConfig(**{"output_dir": str(output_dir)} | CPU | SHORT | options),
-        train_dataset=Dataset.from_dict({"prompt": prompts or ["a b", "c", "d e f", "g"]}),
-        eval_dataset=Dataset.from_dict({"prompt": ["a", "b"]}),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-    )
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory):
-    """One stock trainer for the facts that do not change it."""
-    return stock_trainer(tmp_path_factory.mktemp("stock"))
-
-
 def load_compat_again():
     """Executes `compat.py` once more, as another module, so that its import-time behaviour can be watched."""
-    spec = importlib.util.spec_from_file_location("trl_nash_compat_again", compat.__file__)
+    spec = importlib.util.spec_from_file_location("trl_nash.compat_again", compat.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -84,8 +63,6 @@ def test_installed_trl_is_in_the_tested_range():
 
 def test_missing_name_in_trl_is_an_import_error_that_says_which_versions_work(monkeypatch):
     """When TRL has moved a name, the ImportError holds that name, the installed version and the pip line."""
-    import trl.trainer.utils
-
     monkeypatch.delattr(trl.trainer.utils, "maybe_gather_lm_head_ctx")
     with pytest.raises(ImportError) as error:
         load_compat_again()
@@ -124,134 +101,28 @@ def test_everything_in_compat_all_exists():
     assert [name for name in compat.__all__ if not hasattr(compat, name)] == []
 
 
-# ---- The constructor ----
-
-
-def test_constructor_arguments_and_their_order():
-    """NashTrainer repeats these keywords in this order, which is what makes it a drop-in."""
-    assert parameters(OnlineDPOTrainer.__init__) == [
-        "self",
-        "model",
-        "ref_model",
-        "reward_funcs",
-        "args",
-        "data_collator",
-        "train_dataset",
-        "eval_dataset",
-        "processing_class",
-        "reward_processing_classes",
-        "peft_config",
-        "compute_metrics",
-        "callbacks",
-        "optimizers",
-        "preprocess_logits_for_metrics",
-    ]
-
-
-def test_constructor_insists_on_reward_funcs(tmp_path):
-    """Without `reward_funcs` the base refuses, which is why it gets a stand-in."""
-    tokenizer = build_tokenizer()
-    with pytest.raises(ValueError, match="`reward_funcs` must be provided"):
-        OnlineDPOTrainer(
-            model=build_model(tokenizer),
-            args=OnlineDPOConfig(output_dir=str(tmp_path), **CPU),
-            train_dataset=Dataset.from_dict({"prompt": ["a"]}),
-            processing_class=tokenizer,
-        )
-
-
-def test_constructor_never_calls_a_reward_function(tmp_path):
-    """Our stand-in raises when it is called; constructing and training with it never does."""
-    with pytest.raises(RuntimeError, match="please report this"):
-        compat.unused_reward(prompts=["a"], completions=["b"])
-    trainer = nash_trainer(tmp_path, max_steps=1)
-    trainer.train()
-    assert trainer.reward_funcs == []
-
-
-def test_reference_copy_is_looked_up_in_the_module(tmp_path, monkeypatch):
-    """`create_reference_model` is taken from the trainer's module when the constructor runs, so it can be replaced."""
-    made = []
-    monkeypatch.setattr(online_dpo, "create_reference_model", lambda model: made.append(model))
-    trainer = stock_trainer(tmp_path)
-    assert len(made) == 1 and trainer.ref_model is None
-
-
-def test_no_reference_copy_with_a_peft_config(tmp_path):
-    """With `peft_config` the base keeps `ref_model is None`: its reference is the model with adapters off."""
-    assert stock_trainer(tmp_path, peft_config=LoraConfig(task_type="CAUSAL_LM")).ref_model is None
-
-
-def test_base_construction_restores_what_it_replaced():
-    """After `base_construction`, also after an error in it, module and arguments are as they were."""
-    mine = {
-        "gradient_checkpointing": True,
-        "model_init_kwargs": {"dtype": "float32"},
-        "reward_weights": [1.0, 2.0],
-        "use_vllm": True,
-    }
-    args = SimpleNamespace(**mine)
-    original = online_dpo.create_reference_model
-    with pytest.raises(KeyError), compat.base_construction(args):
-        assert online_dpo.create_reference_model(nn.Linear(1, 1)) is None
-        assert not any(vars(args).values())
-        raise KeyError
-    assert online_dpo.create_reference_model is original
-    assert vars(args) == mine
-
-
-def test_base_refuses_model_init_kwargs_with_a_loaded_model(tmp_path):
-    """The base raises for `model_init_kwargs` with a model object, so ours are hidden from it: we load the model."""
-    with pytest.raises(ValueError, match="your model is already instantiated"):
-        stock_trainer(tmp_path, model_init_kwargs={"dtype": "float32"})
-
-
-def test_base_refuses_reward_weights_for_other_rewards(tmp_path):
-    """The base counts `reward_weights` against its own reward functions, so ours are hidden from it."""
-    with pytest.raises(ValueError, match="Number of reward weights"):
-        stock_trainer(tmp_path, reward_weights=[1.0, 2.0])
-
-
-def test_the_base_engine_samples_two_completions(stock):
-    """`num_generations` of the base is 2: server mode slices by it, and we repeat prompts by it for vLLM."""
-    assert stock.num_generations == 2
-
-
-def test_tokenizer_is_underscore_tokenizer(stock):
-    """`_tokenizer` is the text tokenizer, with a pad token."""
-    assert stock._tokenizer is stock.processing_class and stock._tokenizer.pad_token_id is not None
-
-
-def test_eos_token_ids_lists_the_tokenizers_and_the_models(tmp_path):
-    """`eos_token_ids` holds the tokenizer's end of sequence and those of the model's generation config."""
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
-    model.generation_config.eos_token_id = [7, 9]
-    assert stock_trainer(tmp_path, model=model, tokenizer=tokenizer).eos_token_ids == [tokenizer.eos_token_id, 7, 9]
+# ---- The base trainer and its card ----
 
 
 def test_constructor_turns_off_dropout_modules_only():
     """`disable_dropout` zeroes `nn.Dropout`; probabilities kept as attributes stay, and we zero those ourselves."""
-    from trl.trainer.utils import disable_dropout_in_model
-
     module = nn.Sequential(nn.Dropout(0.3))
     module.attention_dropout = 0.2
-    disable_dropout_in_model(module)
+    compat.disable_dropout_in_model(module)
     assert (module[0].p, module.attention_dropout) == (0, 0.2)
 
 
-def test_cards_heading_that_our_settings_go_before(stock):
+def test_cards_heading_that_our_settings_go_before(tmp_path):
     """The model card has the heading that our table of settings is put before, and lists versions under it."""
-    stock.create_model_card(model_name="m")
-    with open(f"{stock.args.output_dir}/README.md") as file:
-        assert file.read().count("### Framework versions\n\n- TRL: ") == 1
+    compat.BaseTrainer.create_model_card(nash_trainer(tmp_path), model_name="m")
+    assert (tmp_path / "README.md").read_text().count("### Framework versions\n\n- TRL: ") == 1
 
 
 def test_card_is_made_of_three_class_attributes(tmp_path):
     """`_name`, `_tag_names` and `_paper` are what the base writes into the card."""
     trainer = nash_trainer(tmp_path)
-    assert parameters(OnlineDPOTrainer.create_model_card) == ["self", "model_name", "dataset_name", "tags"]
-    OnlineDPOTrainer.create_model_card(trainer, model_name="m")
+    assert parameters(compat.BaseTrainer.create_model_card) == ["self", "model_name", "dataset_name", "tags"]
+    compat.BaseTrainer.create_model_card(trainer, model_name="m")
     text = (tmp_path / "README.md").read_text()
     assert "Iterative IPO" in text and "iterative-ipo" in text and "2310.12036" in text
 
@@ -326,53 +197,25 @@ def test_warning_about_lengths_that_we_turn_into_an_error(tmp_path):
         OnlineDPOConfig(output_dir=str(tmp_path), max_new_tokens=8, max_length=8, **CPU)
 
 
+def test_defaults_that_trl_gives_its_trainers(tmp_path):
+    """Of the config that ours and TRL's extend."""
+    args = compat.BaseConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    assert (args.logging_steps, args.gradient_checkpointing) == (10, True)
+    assert "lr_scheduler_kwargs" in compat.BaseConfig._VALID_DICT_FIELDS
+
+
+def test_parser_takes_defaults_from_a_file():
+    """`set_defaults_with_config` sets what the parser knows, and returns the rest as typed."""
+    parser = compat.TrlParser([compat.ScriptArguments, compat.DatasetMixtureConfig, compat.ModelConfig])
+    rest = parser.set_defaults_with_config(dataset_name="d", model_name_or_path="m", unknown=1)
+    script, mixture, model = parser.parse_args_into_dataclasses([])
+    assert (script.dataset_name, model.model_name_or_path, rest) == ("d", "m", ["--unknown", "1"])
+    assert (script.dataset_train_split, script.dataset_test_split) == ("train", "test")
+    assert (script.dataset_config, script.dataset_streaming) == (None, False)
+    assert (mixture.datasets, mixture.test_split_size) == ([], None)
+
+
 # ---- Generation ----
-
-
-def test_generate_vllm_returns_four_tensors():
-    """`_generate_vllm(prompts)` pads what the engine returned into four tensors, in the engine's order of rows."""
-    eos, pad = 1, 0
-    trainer = SimpleNamespace(
-        vllm_mode="colocate",
-        _tokenizer=SimpleNamespace(pad_token_id=pad),
-        eos_token_ids=[eos],
-        generation_config=SimpleNamespace(max_tokens=3),
-        accelerator=SimpleNamespace(device=torch.device("cpu")),
-        _generate_vllm_colocate=lambda prompts, images: ([[5, eos], [6, 7, 8]], [[9], [9, 9]]),
-    )
-    assert parameters(OnlineDPOTrainer._generate_vllm) == ["self", "prompts", "images"]
-    prompt_ids, prompt_mask, completion_ids, completion_mask = OnlineDPOTrainer._generate_vllm(trainer, ["x", "y"])
-    assert prompt_ids.tolist() == [[pad, 9], [9, 9]] and prompt_mask.tolist() == [[0, 1], [1, 1]]
-    assert completion_ids.tolist() == [[5, eos, pad], [6, 7, 8]]
-    assert completion_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
-
-
-def test_vllm_server_rows_come_in_blocks():
-    """The server answers prompt by prompt; `_generate_vllm_server` returns rows [0, B) and [B, 2B) (trl#5514)."""
-    tokenizer = build_tokenizer()
-
-    class Client:
-        def generate(self, prompts, n, **sampling):
-            return {"completion_ids": [[10 * row + k] for row in range(len(prompts)) for k in range(n)]}
-
-    trainer = SimpleNamespace(
-        state=SimpleNamespace(global_step=0),
-        _last_loaded_step=0,
-        accelerator=SimpleNamespace(is_main_process=True, process_index=0),
-        vllm_client=Client(),
-        num_generations=2,
-        repetition_penalty=1.0,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=None,
-        generation_config=SimpleNamespace(max_tokens=3),
-        args=SimpleNamespace(generation_kwargs=None),
-        processing_class=tokenizer,
-    )
-    completion_ids, prompt_ids = OnlineDPOTrainer._generate_vllm_server(trainer, ["a", "b", "c"])
-    assert completion_ids == [[0], [10], [20], [1], [11], [21]]
-    assert prompt_ids == [tokenizer(text)["input_ids"] for text in "abcabc"]
 
 
 def test_unwrapping_for_generation_turns_gradient_checkpointing_off(model, monkeypatch):
@@ -391,6 +234,25 @@ def test_unwrapping_for_generation_turns_gradient_checkpointing_off(model, monke
 
 
 # ---- Data and models ----
+
+
+def test_mixture_of_datasets_has_a_train_split(tmp_path):
+    """`get_dataset` concatenates the sources of a mixture, each named as for `load_dataset`."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    source = {"path": "json", "data_files": str(tmp_path / "rows.jsonl")}
+    mixture = compat.get_dataset(compat.DatasetMixtureConfig(datasets=[source, source]))
+    assert mixture["train"]["prompt"] == ["a", "b", "a", "b"]
+
+
+def test_names_of_reward_functions():
+    """`get_callable_name` names functions and what is bound to them."""
+    assert compat.get_callable_name(parameters) == "parameters"
+    assert compat.get_callable_name(functools.partial(parameters)) == "parameters"
+
+
+def test_reference_is_prepared_by_two_arguments():
+    """Under DeepSpeed and FSDP a model that is not trained is prepared with model and accelerator."""
+    assert parameters(compat.prepare_deepspeed) == parameters(compat.prepare_fsdp) == ["model", "accelerator"]
 
 
 def test_chat_template_adds_the_generation_prompt(tokenizer):
@@ -444,6 +306,11 @@ def test_peft_and_quantisation_of_a_model_config():
         ("log", ["self", "logs", "start_time"]),
         ("create_scheduler", ["self", "num_training_steps", "optimizer"]),
         ("_save_optimizer_and_scheduler", ["self", "output_dir"]),
+        ("_save_rng_state", ["self", "output_dir"]),
+        ("_save", ["self", "output_dir", "state_dict"]),
+        ("_get_output_dir", ["self", "trial"]),
+        ("_track_num_input_tokens", ["self", "inputs"]),
+        ("_determine_best_metric", ["self", "metrics", "trial"]),
         ("num_examples", ["self", "dataloader"]),
         ("get_train_dataloader", ["self"]),
     ],
@@ -456,6 +323,35 @@ def test_signature_of_what_we_override(method, expected):
 def test_signature_of_get_dataloader():
     """`get_eval_dataloader` and `get_test_dataloader` call `_get_dataloader` with the arguments that ours takes."""
     assert parameters(Trainer._get_dataloader)[:4] == ["self", "dataset", "description", "batch_size"]
+
+
+def test_gradient_checkpointing_begins_with_training(tmp_path):
+    """`Trainer` turns checkpointing on when it trains and the cache off when it is built: the base need do neither."""
+    model = build_model(build_tokenizer())
+    options = {"gradient_checkpointing": True, "max_steps": 1}
+    trainer = Trainer(model, TrainingArguments(output_dir=str(tmp_path), **CPU | {"bf16": False} | options))
+    assert model.config.use_cache is False and not model.is_gradient_checkpointing
+    rows = [{"input_ids": torch.tensor([5, 6]), "labels": torch.tensor([5, 6])}] * 8
+    trainer.train_dataset = rows
+    trainer.train()
+    assert model.is_gradient_checkpointing
+
+
+def test_inputs_of_an_adapter_can_require_gradients(model):
+    """`enable_input_require_grads` reaches through an adapter to the embeddings."""
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM"))
+    embed = adapted.get_input_embeddings()
+    assert not embed(torch.tensor([[5]])).requires_grad
+    adapted.enable_input_require_grads()
+    assert embed(torch.tensor([[5]])).requires_grad
+
+
+def test_generation_config_is_resolved_by_the_model(model):
+    """`_prepare_generation_config` gives the settings that `generate` goes by: those given, then the model's own."""
+    model.generation_config.top_k = 7
+    config, _ = model._prepare_generation_config(GenerationConfig(max_new_tokens=3, do_sample=True))
+    assert (config.top_k, config.max_new_tokens, config.get_generation_mode().value) == (7, 3, "sample")
+    assert {"generation_config", "device"} <= set(parameters(model._get_logits_processor))
 
 
 def test_evaluation_loop_gets_the_metric_prefix(tmp_path, monkeypatch):
@@ -472,18 +368,17 @@ def test_evaluation_loop_gets_the_metric_prefix(tmp_path, monkeypatch):
     assert prefixes == ["test"] and trainer.state.log_history[-1]["test_x"] == 1.0
 
 
-def test_step_of_the_base_has_the_trainers_arguments():
-    """What we bind back to `Trainer` is called with the same arguments by both."""
-    name = "_maybe_log_save_evaluate"
-    assert parameters(getattr(OnlineDPOTrainer, name)) == parameters(getattr(Trainer, name))
-    assert getattr(NashTrainer, name) is getattr(Trainer, name)
+def test_hooks_go_past_online_dpo():
+    """What OnlineDPOTrainer has a version of its own of is taken from `Trainer`."""
+    assert NashTrainer._maybe_log_save_evaluate is Trainer._maybe_log_save_evaluate
+    assert not {"training_step", "_save_checkpoint", "_maybe_log_save_evaluate"} & set(vars(compat.BaseTrainer))
 
 
 def test_save_checkpoint_arguments(tmp_path):
     """`_save_checkpoint(model, trial=None)` can be called at any time and writes checkpoint-<step> and a card."""
     trainer = nash_trainer(tmp_path, max_steps=1)
     trainer.train()
-    assert parameters(OnlineDPOTrainer._save_checkpoint) == ["self", "model", "trial"]
+    assert parameters(Trainer._save_checkpoint) == ["self", "model", "trial"]
     trainer._save_checkpoint(trainer.model_wrapped, trial=None)
     assert (tmp_path / "checkpoint-1" / "trainer_state.json").is_file() and (tmp_path / "README.md").is_file()
 
@@ -565,87 +460,10 @@ def test_trainer_divides_by_the_accumulation_steps(tmp_path, already_scaled, exp
     assert NashTrainer.loss_is_scaled_for_ga is False
 
 
-# ---- Faults of OnlineDPOTrainer that we replace: still there ----
+# ---- The fused head ----
 
 
-@contextmanager
-def fixed_samples(trainer, completions: list[list[int]], width: int):
-    """Makes the stock trainer "sample" these completions for the prompt "a", padded to `width` tokens."""
-    pad = trainer._tokenizer.pad_token_id
-    ids = torch.tensor([row + [pad] * (width - len(row)) for row in completions])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in completions])
-    prompt = torch.full((len(completions), 1), 5)
-    trainer._generate = lambda *args: (prompt, torch.ones_like(prompt), ids, mask, None)
-    yield trainer
-    del trainer._generate
-
-
-def stock_grad_norm(output_dir, accumulation: int) -> float:
-    trainer = stock_trainer(
-        output_dir,
-        prompts=["a"] * 8,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=accumulation,
-        max_steps=1,
-        logging_steps=1,
-        learning_rate=0.0,
-    )
-    with fixed_samples(trainer, [[6, 7, 1], [8, 1], [9, 1], [6, 6, 6]], width=3):
-        trainer.train()
-    return trainer.state.log_history[0]["grad_norm"]
-
-
-def test_fault_accumulation_sums_gradients(tmp_path):
-    """On identical micro-batches the stock gradient norm is 1, 2 and 4 times as large for accumulation 1, 2 and 4."""
-    norms = [stock_grad_norm(tmp_path / str(n), n) for n in (1, 2, 4)]
-    assert norms[0] > 1e-3 and [norm / norms[0] for norm in norms] == pytest.approx([1.0, 2.0, 4.0], rel=1e-4)
-
-
-def test_fault_no_kv_cache_with_gradient_checkpointing(tmp_path):
-    """Gradient checkpointing, TRL's default, gives up the KV cache in generation."""
-    assert stock_trainer(tmp_path, gradient_checkpointing=True).generation_config.use_cache is False
-
-
-def test_fault_evaluation_raises(stock):
-    """The stock trainer cannot evaluate (trl#2228)."""
-    with pytest.raises(ValueError, match="input_ids or inputs_embeds"):
-        stock.evaluate()
-
-
-def test_fault_padding_counts_in_metrics(tmp_path):
-    """The same 4-token completions have another "entropy" when they are padded to 16 tokens."""
-    trainer = stock_trainer(tmp_path)
-    for width in (4, 16):
-        with fixed_samples(trainer, [[6, 7, 8, 1]] * 4, width):
-            trainer.training_step(trainer.model, {"prompt": ["a", "a"]})
-    narrow, wide = trainer.stats["objective/entropy"]
-    assert wide > 1.5 * narrow
-
-
-def test_fault_list_valued_beta_crashes(tmp_path):
-    """A schedule `beta=[.1, .2]` is indexed with the fractional epoch (trl#6801)."""
-    trainer = stock_trainer(tmp_path, beta=[0.1, 0.2])
-    trainer.state.epoch = 0.5
-    with pytest.raises(TypeError):
-        _ = trainer.beta
-
-
-def test_fault_zero3_refuses_the_reference_copy(model, monkeypatch):
-    """Under ZeRO-3 `create_reference_model`, which we never call, raises (trl#2532)."""
-    monkeypatch.setattr(trl.experimental.utils, "is_deepspeed_zero3_enabled", lambda: True)
-    with pytest.raises(ValueError, match="not compatible with `create_reference_model"):
-        online_dpo.create_reference_model(model)
-
-
-def test_fault_bf16_by_default(tmp_path, monkeypatch):
-    """`bf16` is on by default, which ends a run on hardware without it; our command line chooses instead."""
-    assert OnlineDPOConfig(output_dir=str(tmp_path), use_cpu=True).bf16 is True
-    monkeypatch.setattr(sys.modules[TrainingArguments.__module__], "is_torch_bf16_gpu_available", lambda: False)
-    with pytest.raises(ValueError, match="doesn't support bf16/gpu"):
-        OnlineDPOConfig(output_dir=str(tmp_path))
-
-
-def test_fault_adapter_on_the_head_is_ignored(model):
+def test_adapter_on_the_head_is_ignored(model):
     """TRL's fused head reads the base weight of `lm_head` and misses an adapter there: one reason for our own."""
     trl.trainer.utils.add_fused_lm_head(model)
     peft_model = get_peft_model(model, LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM"))

@@ -49,7 +49,7 @@ try:
             get_peft_config,
             get_quantization_config,
         )
-        from trl.data_utils import apply_chat_template, is_conversational, maybe_apply_chat_template
+        from trl.data_utils import is_conversational, maybe_apply_chat_template
         from trl.models.utils import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
         from trl.trainer.base_config import _BaseConfig as BaseConfig
         from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
@@ -84,7 +84,6 @@ __all__ = [
     "OnlineDPOTrainer",
     "ScriptArguments",
     "TrlParser",
-    "apply_chat_template",
     "base_construction",
     "create_model_from_path",
     "disable_dropout_in_model",
