@@ -19,8 +19,15 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $
 PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRL_EXPERIMENTAL_SILENCE=1 TOKENIZERS_PARALLELISM=false \
 	$(BIN)/python -m pytest
 
+# TRL as it may be one day, without trl.experimental, and the tests of what stands on our own base class then.
+OWN_BASE_PATH = "$(CURDIR)/tests/without_experimental$${PYTHONPATH:+:$$PYTHONPATH}"
+OWN_BASE_TESTS := tests/trainers tests/cli/test_train.py tests/cli/test_launch.py tests/cli/test_demo.py \
+	tests/test_trl_contract.py
+# Several processes; a file's tests stay together.
+SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow gpu lint format clean
+.PHONY: help demo test slow compat gpu lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -28,14 +35,19 @@ help: ## Show this list
 demo: $(VENV)/.installed ## Install, then train a small model on the CPU (trl-nash demo)
 	@$(BIN)/trl-nash demo $(DEMO_ARGS)
 
-test: $(VENV)/.installed-test ## Install, then run the tests with coverage
-	@$(PYTEST) --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
+test: $(VENV)/.installed-test ## Install, then run the tests with coverage, and those of trainers without trl.experimental
+	@$(PYTEST) $(SPREAD) --cov --cov-report=term
+	@echo "Once more, without trl.experimental ..."
+	@PYTHONPATH=$(OWN_BASE_PATH) $(PYTEST) $(SPREAD) $(OWN_BASE_TESTS)
 
 slow: $(VENV)/.installed-test ## Run the slow tests
 	@$(PYTEST) -m "slow and not gpu and not network"
 
 gpu: $(VENV)/.installed-test ## Run the tests that need a GPU
 	@$(PYTEST) -m "gpu and not network"
+
+compat: $(VENV)/.made ## Check what is relied on with the oldest and newest TRL and transformers, in fresh environments
+	@$(BIN)/python tests/compat_matrix.py --torch_spec "$(TORCH_SPEC)" --pip_args="$(PIP_ARGS)"
 
 lint: $(VENV)/.installed-ruff ## Check the style
 	@$(BIN)/ruff check .

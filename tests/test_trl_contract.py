@@ -11,12 +11,15 @@ When TRL moves something, the test that fails here names it. What is experimenta
 import functools
 import importlib.util
 import inspect
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import trl.trainer.utils
 from datasets import Dataset
+from packaging.requirements import Requirement
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from tiny import build_model, build_tokenizer
@@ -59,6 +62,21 @@ def load_compat_again():
 def test_installed_trl_is_in_the_tested_range():
     """The suite runs against a version that `compat` calls tested."""
     assert Version(compat.TESTED_TRL[0]) <= compat.TRL_VERSION < Version(compat.TESTED_TRL[1])
+
+
+def test_lower_bounds_are_those_that_pip_knows():
+    """What pyproject.toml asks pip for is what `compat` says."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    bounds = {wanted.name: str(wanted.specifier) for wanted in map(Requirement, project["dependencies"])}
+    assert bounds["trl"] == f"<2,>={compat.TESTED_TRL[0]}"
+    assert bounds["transformers"] == f">={compat.OLDEST_TRANSFORMERS}"
+
+
+def test_old_transformers_are_an_import_error_with_the_pip_line(monkeypatch):
+    """transformers before the lower bound are refused in a sentence that says which work."""
+    monkeypatch.setattr("transformers.__version__", "5.5.4")
+    with pytest.raises(ImportError, match=r'and this is 5\.5\.4: pip install "transformers>='):
+        load_compat_again()
 
 
 def test_missing_name_in_trl_is_an_import_error_that_says_which_versions_work(monkeypatch):
@@ -442,21 +460,20 @@ def test_state_is_written_after_the_optimizer(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("already_scaled, expected", [(False, 3.0), (True, 12.0)])
-def test_trainer_divides_by_the_accumulation_steps(tmp_path, already_scaled, expected):
+def test_trainer_divides_by_the_accumulation_steps(tmp_path, model, already_scaled, expected):
     """With `loss_is_scaled_for_ga = False`, as ours, a loss of 12 counts 12 / 4 over 4 accumulation steps."""
 
-    class Constant(Trainer):
+    class Constant(compat.BaseTrainer):
         loss_is_scaled_for_ga = already_scaled
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            return 12 * next(model.parameters()).sum()
+            return 12 * (model.lm_head.weight.sum() + 1 - model.lm_head.weight.sum().detach())
 
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(model.weight)
-    trainer = Constant(model=model, args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"))
+    options = {"use_cpu": True, "report_to": "none", "gradient_accumulation_steps": 4}
+    trainer = Constant(model=model, args=TrainingArguments(output_dir=str(tmp_path), **options))
     trainer.current_gradient_accumulation_steps = 4
     assert trainer.training_step(model, {"x": torch.ones(1)}).item() == expected
-    assert model.weight.grad.item() == expected
+    assert model.lm_head.weight.grad.unique().tolist() == [expected]
     assert NashTrainer.loss_is_scaled_for_ga is False
 
 

@@ -14,16 +14,24 @@ import importlib.metadata
 import warnings
 from contextlib import contextmanager
 
+import transformers
 from packaging.version import Version
 
 
-TESTED_TRL = ("1.16", "1.17")  # tested from the first, up to and without the second
+# What `make compat` has found to work; pyproject.toml asks pip for the same lower bounds.
+TESTED_TRL = ("1.16", "1.17")  # from the first, up to and without the second
+OLDEST_TRANSFORMERS = "5.6"
 _INSTALL = 'pip install "trl>=1.16,<2"'
 
 try:
     TRL_VERSION = Version(importlib.metadata.version("trl"))
 except importlib.metadata.PackageNotFoundError:
     raise ImportError(f"trl-nash needs TRL: {_INSTALL}") from None
+if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
+    raise ImportError(
+        f"trl-nash works with transformers {OLDEST_TRANSFORMERS} and later, and this is {transformers.__version__}: "
+        f'pip install "transformers>={OLDEST_TRANSFORMERS}"'
+    )
 
 
 @contextmanager

@@ -736,7 +736,8 @@ def test_push_to_hub_carries_the_tags(tmp_path, monkeypatch):
     def init_hf_repo(self, token=None, private=None):
         self.hub_model_id = "someone/model"
 
-    monkeypatch.setattr("transformers.trainer.hf_api", lambda: SimpleNamespace(upload_folder=upload))
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: SimpleNamespace(upload_folder=upload), raising=False)
+    monkeypatch.setattr("transformers.trainer.upload_folder", upload, raising=False)  # before it had an API object
     monkeypatch.setattr(Trainer, "init_hf_repo", init_hf_repo)
     trainer.push_to_hub(tags=["mine"], dataset_name="someone/prompts")
     assert {"trl", "trl-nash", "comal", "mine"} <= set(pushed["card"].data.tags)
