@@ -51,6 +51,17 @@ def test_a_contest_is_shown_and_saved(tmp_path, capsys):
     assert page.count("<svg") == 2 and "Nash-MD" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_a_trainer_that_trl_does_not_have_is_left_out(tmp_path, capsys, monkeypatch):
+    """Said, and the others play; alone it is refused."""
+    monkeypatch.delitem(PLAYERS, "online-dpo")
+    argv = ["demo", "--game", "dice", "--rounds", "1", "--seeds", "1", "--output_dir", str(tmp_path), "--algorithms"]
+    assert main([*argv, "nash-md", "online-dpo"]) == 0
+    assert "the installed TRL has no trainer for it: online-dpo" in " ".join(capsys.readouterr().out.split())
+    assert list(json.loads((tmp_path / "game.json").read_text())["algorithms"]) == ["nash-md"]
+    assert main([*argv, "online-dpo"]) == 2
+    assert "has no trainer for online-dpo: name another" in capsys.readouterr().err
+
+
 def test_games_of_many_answers_have_no_simplex(tmp_path):
     out = tmp_path / "out"
     assert (

@@ -104,7 +104,13 @@ def run_demo(contest: Contest, algorithms: Sequence[str], seeds: int, output_dir
     with console.status("Loading PyTorch, transformers and TRL ..."):
         import torch
 
-        from ..games import players  # noqa: F401
+        from ..games.players import PLAYERS
+    absent = [algorithm for algorithm in algorithms if algorithm not in PLAYERS]
+    algorithms = [algorithm for algorithm in algorithms if algorithm in PLAYERS]
+    if not algorithms:
+        raise UsageError(f"the installed TRL has no trainer for {', '.join(absent)}: name another algorithm.")
+    if absent:
+        console.print(f"Left out, because the installed TRL has no trainer for it: {', '.join(absent)}.")
     torch.set_num_threads(1)  # as fast for models this small, and ten times as fast on a busy machine
     console.print(
         f"\n[bold]Language models on the game {contest.name}[/bold]: {len(algorithms)} algorithms x {seeds} seeds x "

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from transformers import PreTrainedConfig, PrinterCallback
 
 from ..algorithms import INITIAL
-from ..compat import GRPOConfig, GRPOTrainer, OnlineDPOConfig, OnlineDPOTrainer
+from ..compat import OWN_BASE, GRPOConfig, GRPOTrainer, OnlineDPOConfig, OnlineDPOTrainer
 from ..judges.adapters import as_reward_func
 from ..trainers.base import NashTrainer
 from ..trainers.comal import COMALConfig, COMALTrainer
@@ -96,6 +96,8 @@ PLAYERS = {
     # TRL's own trainer: the win rate in its group, scaled in it, and no KL, as its defaults have it.
     "grpo": Player(GRPOTrainer, GRPOConfig, _STEP, _MICRO_BATCHES),
 }
+if OWN_BASE:  # which is no trainer by itself
+    del PLAYERS["online-dpo"]
 
 
 def play(
