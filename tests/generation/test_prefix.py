@@ -10,10 +10,11 @@ from helpers import lora_config, perturb
 from peft import PromptTuningConfig, get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.cache_utils import DynamicLayer
 
-from trl_nash.generation import plain
+from trl_nash.generation import plain, prefix
 from trl_nash.generation.plain import generate_plainly, left_padded
-from trl_nash.generation.prefix import forward_cached, shared_prefix
+from trl_nash.generation.prefix import RoomyLayer, forward_cached, shared_prefix
 
 
 EOS, COUNT, NEW_TOKENS = 1, 3, 8
@@ -101,7 +102,7 @@ def test_log_probs_are_those_of_the_full_forward(name, monkeypatch):
     """Prompts of 1, 3, 5 and 9 tokens, in fp32 to 1e-5; and the tokens are those of 3 separate prefills each."""
     model = build(name, **(ATTENTION | HYBRID)[name])
     drawn = Drawn(model, monkeypatch)
-    assert [cache is not None for cache in drawn.shared] == [True]
+    assert name in HYBRID or drawn.shared[0] is not None  # before transformers 5 hybrids have caches of their own
     assert drawn.error(model) < 1e-5
     assert drawn.completions == Drawn(model, monkeypatch, share=False).completions
 
@@ -173,3 +174,24 @@ def test_rows_of_the_cache_are_those_of_their_prompts():
             for k in range(4):
                 assert torch.equal(many.keys[4 * b + k], one.keys[b])
                 assert torch.equal(many.values[4 * b + k], one.values[b])
+
+
+@pytest.mark.parametrize("room", [1, 3, 64])
+def test_a_layer_with_room_holds_what_one_without_holds(room, monkeypatch):
+    """Token by token, several at once, behind rows that were dealt out again, and behind tokens that were dropped."""
+    monkeypatch.setattr(prefix, "ROOM", room)
+    torch.manual_seed(0)
+    plain_layer = DynamicLayer()
+    plain_layer.update(*torch.randn(2, 3, 2, 5, 4))
+    roomy = RoomyLayer(plain_layer)
+    for rows, tokens in [(3, 1), (3, 2), (6, 1), (6, 1), (6, 7), (6, 1)]:
+        if rows != roomy.keys.size(0):
+            for layer in (plain_layer, roomy):
+                layer.reorder_cache(torch.tensor([0, 2, 1, 1, 0, 2]))
+        if tokens == 7:
+            for layer in (plain_layer, roomy):
+                layer.keys, layer.values = layer.keys[..., :-1, :], layer.values[..., :-1, :]
+        fresh = torch.randn(2, rows, 2, tokens, 4)
+        for found, expected in zip(roomy.update(*fresh), plain_layer.update(*fresh), strict=True):
+            assert torch.equal(found, expected)
+        assert roomy.get_seq_length() == plain_layer.get_seq_length()

@@ -8,6 +8,44 @@ import inspect
 import torch
 from accelerate.utils import is_peft_model
 from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+
+ROOM = 64  # tokens that a layer of the cache grows by
+
+
+class RoomyLayer(DynamicLayer):
+    """
+    A layer of a cache that writes a token behind those before it. `DynamicLayer` copies all of these for every token,
+    which is most of what a token costs where K completions have long prompts.
+
+    Args:
+        layer ([`~transformers.cache_utils.DynamicLayer`]): what it begins with.
+    """
+
+    def __init__(self, layer: DynamicLayer):
+        super().__init__()
+        vars(self).update(vars(layer))
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = (
+            None  # that `keys` and `values` are the beginnings of
+        )
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        start, end = self.keys.size(-2), self.keys.size(-2) + key_states.size(-2)
+        if not self._has_room(end):
+            self._buffers = tuple(
+                torch.cat([old, old.new_empty(*old.shape[:-2], end - start + ROOM, old.size(-1))], dim=-2)
+                for old in (self.keys, self.values)
+            )
+        keys, values = self._buffers
+        keys[..., start:end, :], values[..., start:end, :] = key_states, value_states
+        self.keys, self.values = keys[..., :end, :], values[..., :end, :]
+        return self.keys, self.values
+
+    def _has_room(self, end: int) -> bool:
+        # What has dealt out rows, or dropped some, has left the buffers behind.
+        buffers = self._buffers
+        return buffers is not None and buffers[0].data_ptr() == self.keys.data_ptr() and buffers[0].size(-2) >= end
 
 
 def cache_name(model: torch.nn.Module) -> str | None:
@@ -72,6 +110,7 @@ def shared_prefix(
         return None
     # As beam search deals rows out: `batch_repeat_interleave` passes over recurrent states and quantised keys.
     cache.reorder_cache(torch.arange(input_ids.size(0), device=input_ids.device).repeat_interleave(count))
+    cache.layers = [RoomyLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 

@@ -87,13 +87,13 @@ class Sampler:
                 f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "
                 "from the left (metric prompts/cut_ratio)."
             )
-        with self._engine(policy) as sample:
+        with self._engine(policy, prompts) as sample:
             completions = sample(prompt_ids, count)
         ends = set(self.eos_token_ids)
         return prompt_ids, [[until_eos(row, ends) for row in rows] for rows in completions]
 
     @contextmanager
-    def _engine(self, policy: Policy | Mapping[Policy, float] | None):
+    def _engine(self, policy: Policy | Mapping[Policy, float] | None, prompts: list):
         """A function that makes `count` completions of each of B prompts: `(prompt_ids, count)` to B x count."""
         with ExitStack() as stack:
             if isinstance(policy, Mapping):
@@ -103,7 +103,7 @@ class Sampler:
                 mixing = partial(GeometricMixture, other, coef)
                 yield partial(generate_plainly, model, self.config, self.accelerator.device, mixing=mixing)
             elif policy is None and self._vllm is not None:
-                yield self._from_vllm
+                yield partial(self._from_vllm, [self.render(prompt)[0] for prompt in prompts])
             else:
                 model = self._model()
                 if policy is not None:
@@ -118,14 +118,13 @@ class Sampler:
                 else:
                     yield partial(generate_plainly, model, self.config, self.accelerator.device)
 
-    def _from_vllm(self, prompt_ids: list[list[int]], count: int) -> list[list[list[int]]]:
+    def _from_vllm(self, texts: list[str], prompt_ids: list[list[int]], count: int) -> list[list[list[int]]]:
         # The engine samples two completions for each text; it tokenises by itself, and adds BOS from habit.
         repeats = -(-count // 2)
         if count % 2:
             self._say_once(
                 f"Completions are sampled in twos: of {2 * repeats} per prompt, {count} are used.", logging.INFO
             )
-        texts = [self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in prompt_ids]
         rows, mask = self._vllm([self.render.without_bos(text) for text in texts] * repeats)[2:4]
         rows = [row[kept.bool()].tolist() for row, kept in zip(rows.cpu(), mask.cpu(), strict=True)]
         # Row r belongs to text r mod B, whichever of its completions it is.
@@ -213,5 +212,6 @@ def generation_config(args, tokenizer: PreTrainedTokenizerBase, eos_token_ids: l
         "cache_implementation": args.cache_implementation,
         "use_cache": True,
     }
-    options |= ({} if args.use_vllm else args.generation_kwargs) or {}
+    own = ({} if args.use_vllm else args.generation_kwargs) or {}
+    options |= {name: value for name, value in own.items() if value is not None}
     return GenerationConfig(**{name: value for name, value in options.items() if value is not None})
