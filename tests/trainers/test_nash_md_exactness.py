@@ -62,14 +62,17 @@ def exact_objective(logps, reference_logps, opponent_logps) -> torch.Tensor:
     return policy @ preferences() @ opponent - TAU * kl
 
 
-def expected_loss(objective, logps, reference_logps, opponent_logps, count: int) -> torch.Tensor:
+def expected_loss(
+    objective, logps, reference_logps, opponent_logps, count: int, sampled_logps: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     `objective` of every draw of `count` own completions and as many opponents, each weighted by its probability.
 
-    The weights are those of the sampler, so they carry no gradient.
+    The weights are those of the sampler, so they carry no gradient: the policy itself, or an engine that has
+    `sampled_logps`.
     """
     draws = torch.tensor(list(product(range(7), repeat=count)))
-    own = logps.sum(-1).detach().exp()[draws].prod(-1)
+    own = (logps if sampled_logps is None else sampled_logps).sum(-1).detach().exp()[draws].prod(-1)
     opponents = opponent_logps.sum(-1).detach().exp()[draws].prod(-1)
     assert abs(own.sum() - 1) < 1e-6 and abs(opponents.sum() - 1) < 1e-6
     i, j = (t.flatten() for t in torch.meshgrid(*[torch.arange(len(draws))] * 2, indexing="ij"))
@@ -77,6 +80,7 @@ def expected_loss(objective, logps, reference_logps, opponent_logps, count: int)
         # (B, K * K), pair k * K + j is own completion k against opponent j, as `sample_pairs` lists them
         preference=preferences()[draws[i][:, :, None], draws[j][:, None, :]].flatten(1),
         centre_logps=reference_logps[draws[i].flatten()],
+        sampled_logps=None if sampled_logps is None else sampled_logps[draws[i].flatten()],
     )
     return (own[i] * opponents[j] * objective(logps[draws[i].flatten()], batch)).sum()
 

@@ -6,13 +6,13 @@
 from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, regularized_response
-from .checks.values import check_on_policy, check_range
-from .config import NashConfig
+from .checks.values import check_range
 from .nash_md import NashMDTrainer
+from .policy_gradient import PolicyGradientConfig
 
 
 @dataclass
-class NashProxConfig(NashConfig):
+class NashProxConfig(PolicyGradientConfig):
     r"""
     Options of [`NashProxTrainer`].
 
@@ -23,7 +23,7 @@ class NashProxConfig(NashConfig):
             K, rounds (which are optimizer steps) after which the target becomes the current policy. Larger than the
             run, the target stays the initial policy.
 
-    The other parameters are those of [`NashConfig`]. The gradient is on-policy: a round is one optimizer step.
+    The other parameters are those of [`PolicyGradientConfig`].
     """
 
     regularized = True
@@ -36,7 +36,6 @@ class NashProxConfig(NashConfig):
     def __post_init__(self):
         super().__post_init__()
         check_range("reference_rounds", self.reference_rounds, 1)
-        check_on_policy(self)
 
     def fits_of(self, past: Past) -> list[Fit]:
         return regularized_response(past, beta=self.beta_of(past))

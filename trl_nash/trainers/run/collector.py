@@ -124,7 +124,8 @@ class Collector:
         try:
             with self._reporter.bar("sampling and judging", len(rows), rows, "prompt") as bar:
                 for part in chunks(rows, size):
-                    waiting.append((part, self._ask(part, log, pause, bar)))
+                    with self._sampler.awake():
+                        waiting.append((part, self._ask(part, log, pause, bar)))
                     while len(waiting) > self._judging.judge.waits:
                         yield self._answers(*waiting.popleft(), bar)
                 for part, asked in waiting:
@@ -167,13 +168,14 @@ class Collector:
                 judged = wait()
             bar.update(len(places) / 2)
             samples = judged.samples
-            parts = zip(samples.prompt_ids, samples.completion_ids, judged.texts, judged.preference, strict=True)
-            found |= dict(zip(places, parts, strict=True))
+            logps = samples.logps or [None] * len(places)
+            parts = (samples.prompt_ids, samples.completion_ids, judged.texts, judged.preference, logps)
+            found |= dict(zip(places, zip(*parts, strict=True), strict=True))
             verdicts += judged.asked
-        prompt_ids, completion_ids, texts, preference = map(
+        prompt_ids, completion_ids, texts, preference, logps = map(
             list, zip(*(found[k] for k in range(len(rows))), strict=True)
         )
-        samples = Samples(prompt_ids, completion_ids, samples.pairs)
+        samples = Samples(prompt_ids, completion_ids, samples.pairs, None if None in logps else logps)
         judged = Judged(rows, samples, texts, torch.stack(preference), verdicts)
         self._reporter.record_judged(judged)
         own = rows[: count_of(rows)]
@@ -190,8 +192,9 @@ class Collector:
         pairs, preference = trained_pairs(preference, samples.pairs, count, args.pair_selection)
         preference = hard_label(preference, args.preference_label, labels)
         own = [completions[:count] for completions in samples.completion_ids]
+        logps = samples.logps
         pad, size = self._sampler.config.pad_token_id, args.per_device_train_batch_size
         return [
-            collate(samples.prompt_ids[b], own[b], pairs[b], preference[b], pad_token_id=pad)
+            collate(samples.prompt_ids[b], own[b], pairs[b], preference[b], pad, logps and logps[b])
             for b in (slice(s, s + size) for s in range(0, len(own), size))
         ]
