@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 
 _ALIGNMENT = 64  # bytes
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their size in bytes
+_INTEGERS = {1: torch.uint8, 2: torch.int16}  # by their size in bytes; of what is larger, 4 at a time
 _HASHED = 2**20  # elements at a time
 
 
@@ -56,7 +56,7 @@ def fingerprint(model: nn.Module) -> list[int]:
 
 def hash_of(tensor: torch.Tensor) -> torch.Tensor:
     """A hash of the bits of a tensor, of shape ()."""
-    bits = tensor.detach().reshape(-1).view(_INTEGERS[tensor.element_size()])
+    bits = tensor.detach().reshape(-1).view(_INTEGERS.get(tensor.element_size(), torch.int32))
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for part in bits.split(_HASHED):
         # Arithmetic modulo 2**64.

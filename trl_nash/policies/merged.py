@@ -3,6 +3,7 @@
 
 """The weights that a PEFT model would have with its adapters merged, for an engine that knows no adapters."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -84,7 +85,8 @@ def _merged(layer) -> Iterator[None]:
         for *_, parameter, _ in own:
             parameter.data = parameter.data.clone()  # who has got the merged ones may not have read them yet
         if layer.merged:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of weights that are inaccurate then: they are copies
                 layer.unmerge()  # for what a layer notes down while it is merged
         for module, name, parameter, data in own:
             parameter.data = data
