@@ -79,7 +79,7 @@ def test_advice_on_vllm():
     assert advice() is None
     assert "use --vllm_gpu_memory_utilization 0.19." in advice(vllm_gpu_memory_utilization=0.1)
     assert (
-        advice(vllm_gpu_memory_utilization=0.75, max_length=4096) == "It does not fit: use --vllm_enable_sleep_mode."
+        advice(vllm_gpu_memory_utilization=0.79, max_length=4096) == "It does not fit: use --vllm_enable_sleep_mode."
     )
 
 
