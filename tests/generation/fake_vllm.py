@@ -13,7 +13,6 @@ import functools
 import importlib
 import inspect
 import json
-import os
 import queue
 import sys
 import threading
@@ -24,7 +23,9 @@ from types import ModuleType, SimpleNamespace
 from unittest.mock import patch
 
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
+from safetensors.torch import load_file
+from transformers import AutoConfig
 from vllm_signatures import FILE
 
 
@@ -94,7 +95,10 @@ class Engine:
     """Weights, and samples from them."""
 
     def __init__(self, path: str, seed: int):
-        self.model = AutoModelForCausalLM.from_pretrained(path).eval()
+        # Not by `from_pretrained`, which would take it apart under ZeRO-3.
+        config = AutoConfig.from_pretrained(path)
+        self.model = getattr(transformers, config.architectures[0])(config).eval()
+        self.model.load_state_dict(load_file(f"{path}/model.safetensors"), strict=not config.tie_word_embeddings)
         self.generator = torch.Generator().manual_seed(seed)
         self.loads = dict.fromkeys((name for name, _ in self.model.named_parameters()), 0)
         self.requests: list[tuple[list[list[int]], SamplingParams]] = []
@@ -194,13 +198,7 @@ def trainer_init(init_info):
 
 @as_in_the_wheel("packed_nccl_broadcast_producer")
 def packed_nccl_broadcast_producer(iterator, group, src, post_iter_func):
-    waiting = []  # as there, several tensors are held before any is read
-    for item in iterator:
-        waiting.append(post_iter_func(item))
-        if len(waiting) == 4:
-            group.tensors.put([tensor.clone() for tensor in waiting])
-            waiting = []
-    group.tensors.put([tensor.clone() for tensor in waiting])
+    group.tensors.put([post_iter_func(item).clone() for item in iterator])
 
 
 @as_in_the_wheel("get_ip")
@@ -232,9 +230,7 @@ class Server:
         self._server.server_close()
 
     def update(self, names: list[str], dtype_names: list[str], shapes: list[list[int]]) -> None:
-        tensors = []
-        while len(tensors) < len(names):
-            tensors += self.tensors.get(timeout=60)
+        tensors = self.tensors.get(timeout=60)
         for tensor, dtype, shape in zip(tensors, dtype_names, shapes, strict=True):
             assert tensor.dtype == getattr(torch, dtype) and list(tensor.shape) == shape
         self.engine.load_weights(zip(names, tensors, strict=True))
@@ -314,11 +310,14 @@ def installed(version: str = NEWEST):
         patch.dict(sys.modules, fakes),
         patch.object(sys.modules[__name__], "_version", version),
         patch.object(LLM, "made", []),
-        patch.dict(os.environ),  # TRL writes RANK and its kin there
     ):
         try:
             for module in users:
                 importlib.reload(module)  # in place: whoever has its classes calls the fake
+            # It asks for CUDA, and does nothing there unless the device has a number.
+            client = users[0].VLLMClient
+            connect = client.init_communicator
+            client.init_communicator = lambda client, device: connect(client, "cuda")
             yield
         finally:
             for module, contents in zip(users, before, strict=True):

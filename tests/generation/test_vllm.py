@@ -56,7 +56,7 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture
-def vllm(models, monkeypatch):
+def vllm(models):
     """A way to build trainers over the fake; `engine_of` finds what they sample with."""
     with ExitStack() as stack:
         stack.enter_context(fake_vllm.installed())
@@ -64,13 +64,8 @@ def vllm(models, monkeypatch):
         def build(algorithm, output_dir, mode="colocate", path="llama", **options):
             if mode == "server":
                 pytest.importorskip("requests")
-                from trl.generation.vllm_client import VLLMClient
-
                 server = stack.enter_context(fake_vllm.Server(str(models / path)))
                 options["vllm_server_base_url"] = server.url
-                # It asks for CUDA, and does nothing there unless a device has a number.
-                real = VLLMClient.init_communicator
-                monkeypatch.setattr(VLLMClient, "init_communicator", lambda client, device: real(client, "cuda"))
             if algorithm == "self-play":
                 algorithm, options = "nash-md", {"mixture_coef": 0.0} | options
             options = {"max_new_tokens": 4, "vllm_mode": mode, "use_vllm": True} | options
@@ -540,7 +535,7 @@ def test_a_server_with_other_log_probs_is_warned_of(vllm, tmp_path, monkeypatch,
 @pytest.mark.parametrize("version", fake_vllm.VERSIONS)
 def test_the_calls_are_those_of_the_released_wheels(version, models, tmp_path):
     """The oldest and the newest vLLM that TRL supports take what TRL and we give them."""
-    with fake_vllm.installed(version):
+    with fake_vllm.installed(version), patch.dict(os.environ):
         trainer = make_trainer(
             "ipo",
             tmp_path,
