@@ -30,7 +30,7 @@ SEVEN_B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 
     ],
 )
 def test_weights_go_to_vllm_so_often(run, count):
-    """As tests/generation/test_vllm.py counts them."""
+    """As tests/generation/test_vllm_weights.py counts them."""
     assert plan_vllm.pushes(run) == count
 
 
