@@ -12,7 +12,7 @@ from ..algorithms import Fit, Past, average_response, regularized_response
 from ..objectives import leave_one_out_advantage, policy_gradient_loss
 from ..rounds.batch import PairBatch, Samples
 from .base import NashTrainer
-from .checks.values import check_choice, check_one_policy, check_range, collapse, scheduled
+from .checks.values import check_choice, check_on_policy, check_one_policy, check_range, collapse, scheduled
 from .policy_gradient import PolicyGradientConfig
 
 
@@ -53,6 +53,7 @@ class NashMDConfig(PolicyGradientConfig):
         check_range("ema_decay", self.ema_decay, 0.0, 1.0)
         check_choice("opponent", self.opponent, ["mixture", "ema"])
         self.mixture_coef = collapse(self.mixture_coef)
+        check_on_policy(self)
         if self.opponent == "mixture":
             check_one_policy(self)
 

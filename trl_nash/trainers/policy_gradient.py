@@ -9,7 +9,7 @@ import torch
 
 from ..objectives import IMPORTANCE_MODES, importance_weights
 from ..rounds.batch import PairBatch
-from .checks.values import check_choice, check_on_policy
+from .checks.values import check_choice
 from .config import NashConfig
 
 
@@ -51,7 +51,6 @@ class PolicyGradientConfig(NashConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_on_policy(self)
         check_choice("vllm_importance_sampling_mode", self.vllm_importance_sampling_mode, IMPORTANCE_MODES)
         least, most = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
         if least is not None and most is not None and least >= most:
