@@ -2,14 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-A round's completions through `generate`, in calls of several sizes, and through transformers' continuous batching.
+What the ways of sampling a round through transformers are worth:
 
-Completions end with equal probability at every token, so that their lengths differ as much as lengths do: `generate`
-goes on until the longest of a call has ended. Both go through a trainer, in turns, so that a busy machine slows both;
-prompts are sorted by length, as a trainer sorts them. Nothing is downloaded.
+* prefix: K completions of a prompt that is read once, against K rows that each read it, as `generate` has them;
+* order: a round sampled longest prompt first, against the order of the dataset;
+* continuous: transformers' continuous batching, against `generate` in calls of several sizes.
 
-    python benchmarks/generation.py
-    python benchmarks/generation.py --device cuda --hidden_size 2048 --layers 24 --prompts 512 --dtype bfloat16
+The ways take turns, so that a busy machine slows all of them, and a ratio is the median of turn against turn, with the
+range of all turns. With `--threads 1` seconds are those of the processor. Nothing is downloaded: weights are random.
+
+    python benchmarks/generation.py --threads 1
+    python benchmarks/generation.py --parts prefix --shapes smollm2-135m
+    python benchmarks/generation.py --device cuda --shapes smollm2-135m qwen-0.5b --chunk 16
 """
 
 import argparse
@@ -19,151 +23,240 @@ import math
 import random
 import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from datasets import Dataset
-from measuring import fill, machine
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from generation_model import EOS, VOCABULARY, build_model, build_trainer
+from measuring import clock, fill, machine
+from transformers import GenerationConfig
 
-from trl_nash import NashTrainer, PairConfig, RandomJudge
-
-
-VOCABULARY = 8192
-EOS = 1
-COMPLETIONS = 2
+from trl_nash.generation import prefix
+from trl_nash.generation.plain import generate_plainly
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    vocab = {"<pad>": 0, "<eos>": EOS, "<unk>": 2} | {f"w{index}": index for index in range(3, VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+PROMPT_TOKENS, NEW_TOKENS, COUNT = 256, 128, 8
+GOAL = 1.8  # times as fast as separate prefills
 
 
-def build_model(options: argparse.Namespace) -> LlamaForCausalLM:
-    """A Llama that ends a completion with probability 1 / `mean_tokens` at every token."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=options.hidden_size,
-            intermediate_size=options.hidden_size * 11 // 4,
-            num_hidden_layers=options.layers,
-            num_attention_heads=options.hidden_size // 64,
-            num_key_value_heads=options.hidden_size // 64,
-            max_position_embeddings=4096,
-            pad_token_id=0,
-            eos_token_id=EOS,
-            bos_token_id=None,
+def turns(ways: dict[str, Callable[[], None]], repeats: int, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each way, in turns, behind one turn to warm up."""
+    now, _ = clock(options.threads or 0)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, run in ways.items():
+            start = now()
+            run()
+            if options.device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append(round(now() - start, 3))
+    return seconds
+
+
+def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """How many times as fast, turn against turn."""
+    ratios = sorted(a / b for a, b in zip(slow, fast, strict=True))
+    return {"median": round(statistics.median(ratios), 3), "least": round(ratios[0], 3), "most": round(ratios[-1], 3)}
+
+
+def config_of(new_tokens: int) -> GenerationConfig:
+    return GenerationConfig(max_new_tokens=new_tokens, do_sample=True, top_k=0, pad_token_id=0, use_cache=True)
+
+
+def words(draw: random.Random, length: int) -> list[int]:
+    return [draw.randrange(3, VOCABULARY) for _ in range(length)]
+
+
+def measure_prefix(shape: str, options: argparse.Namespace) -> dict:
+    """K completions of one chunk of prompts of 256 tokens, 128 new ones each."""
+    model = build_model(shape).to(options.device).eval()
+    draw, device = random.Random(0), torch.device(options.device)
+    prompts = [words(draw, PROMPT_TOKENS) for _ in range(options.chunk)]
+    rows = [ids for ids in prompts for _ in range(COUNT)]
+
+    def separate(new_tokens: int = NEW_TOKENS):
+        generate_plainly(model, config_of(new_tokens), device, rows, 1)
+
+    def shared():
+        generate_plainly(model, config_of(NEW_TOKENS), device, prompts, COUNT)
+
+    def copied():
+        roomy, prefix.RoomyLayer = prefix.RoomyLayer, lambda layer: layer
+        try:
+            shared()
+        finally:
+            prefix.RoomyLayer = roomy
+
+    ways = {"separate": separate, "read once": copied, "read once, not copied": shared, "a token": lambda: separate(1)}
+    seconds = turns(ways, options.repeats, options)
+    prefill = statistics.median(a / b for a, b in zip(seconds["a token"], seconds["separate"], strict=True))
+    return {
+        "shape": shape,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "prompts": options.chunk,
+        "seconds": seconds,
+        "prefill_share": round(prefill, 3),
+        "read_once": ratio(seconds["separate"], seconds["read once"]),
+        "as_sampled": ratio(seconds["separate"], seconds["read once, not copied"]),
+    }
+
+
+def measure_order(shape: str, options: argparse.Namespace) -> dict:
+    """A round of prompts of log-normal lengths (median 96, one in six beyond 260, at most 512) with 64 new tokens."""
+    model = build_model(shape).to(options.device).eval()
+    draw, device = random.Random(0), torch.device(options.device)
+    lengths = [min(512, max(8, round(96 * math.exp(draw.gauss(0, 1))))) for _ in range(options.prompts)]
+    prompts = [words(draw, length) for length in lengths]
+
+    def chunks(rows: list) -> list[list]:
+        return [rows[start : start + options.chunk] for start in range(0, len(rows), options.chunk)]
+
+    def padding(rows: list) -> float:
+        width = sum(len(chunk) * max(map(len, chunk)) for chunk in chunks(rows))
+        return round(1 - sum(lengths) / width, 3)
+
+    def run(rows: list) -> None:
+        for chunk in chunks(rows):
+            generate_plainly(model, config_of(64), device, chunk, 2)
+
+    ordered = sorted(prompts, key=len, reverse=True)
+    ways = {"order of the dataset": lambda: run(prompts), "longest first": lambda: run(ordered)}
+    seconds = turns(ways, options.repeats, options)
+    return {
+        "shape": shape,
+        "prompts": options.prompts,
+        "chunk": options.chunk,
+        "padding": {"order of the dataset": padding(prompts), "longest first": padding(ordered)},
+        "seconds": seconds,
+        "longest_first": ratio(seconds["order of the dataset"], seconds["longest first"]),
+    }
+
+
+def measure_continuous(shape: str, options: argparse.Namespace) -> dict:
+    """
+    Two completions of each of 32 prompts through a trainer. They end with equal probability at every token, so that
+    their lengths differ as much as lengths do: `generate` goes on until the longest of a call has ended.
+    """
+    draw, sizes = random.Random(0), [4, 8, 32]
+    lengths = sorted((draw.randint(16, 128) for _ in range(32)), reverse=True)
+    prompts = [" ".join(f"w{word}" for word in words(draw, length)) for length in lengths]
+    tokens: dict[str, list[int]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        plain = build_trainer(shape, prompts, folder, options)
+        continuous = build_trainer(
+            shape,
+            prompts,
+            folder,
+            options,
+            use_transformers_continuous_batching=True,
+            transformers_continuous_batching_config=options.config,
         )
-    )
-    with torch.no_grad():
-        model.lm_head.weight.mul_(1e-3)  # all other words are alike
-        model.lm_head.bias = torch.nn.Parameter(torch.zeros(VOCABULARY))
-        model.lm_head.bias[EOS] = math.log((VOCABULARY - 1) / (options.mean_tokens - 1))
-    return model.to(getattr(torch, options.dtype))
+
+        def run(name: str, trainer, size: int) -> None:
+            found = 0
+            for first in range(0, len(prompts), size):
+                _, completions = trainer.generate(prompts[first : first + size], 2)
+                found += sum(len(ids) for rows in completions for ids in rows)
+            tokens.setdefault(name, []).append(found)
+
+        ways = {"continuous batching": (continuous, len(prompts))}
+        ways |= {f"generate, {size} prompts a call": (plain, size) for size in sizes}
+        seconds = turns(
+            {name: lambda name=name, way=way: run(name, *way) for name, way in ways.items()}, options.repeats, options
+        )
+    cost = {
+        name: [time / count for time, count in zip(found, tokens[name][1:], strict=True)]
+        for name, found in seconds.items()
+    }
+    return {
+        "shape": shape,
+        "end_of_sequence": EOS,
+        "tokens_per_second": {name: [round(1 / each, 1) for each in found] for name, found in cost.items()},
+        "continuous_over": {
+            str(size): ratio(cost[f"generate, {size} prompts a call"], cost["continuous batching"]) for size in sizes
+        },
+    }
 
 
-def build_trainer(options: argparse.Namespace, prompts: list[str], folder: str, **engine) -> NashTrainer:
-    trainer = NashTrainer(
-        model=build_model(options),
-        args=PairConfig(
-            output_dir=folder,
-            use_cpu=options.device == "cpu",
-            bf16=options.dtype == "bfloat16",
-            report_to="none",
-            num_generations=COMPLETIONS,
-            max_new_tokens=options.new_tokens,
-            max_length=options.new_tokens + max(len(prompt.split()) for prompt in prompts),
-            **engine,
-        ),
-        train_dataset=Dataset.from_dict({"prompt": prompts}),
-        processing_class=build_tokenizer(),
-        judge=RandomJudge(),
-    )
-    trainer.model.train()
-    return trainer
+def times(found: dict[str, float]) -> str:
+    return f"{found['median']:.2f} ({found['least']:.2f} to {found['most']:.2f})"
 
 
-def sample(trainer: NashTrainer, prompts: list[str], size: int) -> tuple[float, int]:
-    """Seconds and tokens of a round in calls of `size` prompts."""
-    if trainer.accelerator.device.type == "cuda":
-        torch.cuda.synchronize()
-    start, tokens = time.perf_counter(), 0
-    for first in range(0, len(prompts), size):
-        _, completions = trainer.generate(prompts[first : first + size], COMPLETIONS)
-        tokens += sum(len(ids) for rows in completions for ids in rows)
-    if trainer.accelerator.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, tokens
+def tables(report: dict) -> dict[str, str]:
+    """The tables of the page, by the part that they belong to."""
+    made = {
+        "prefix": [
+            "| weights | prefill's share of K separate ones | prompt read once | and no copy for every token |",
+            "|---|---|---|---|",
+            *(
+                f"| {row['shape']}, {row['dtype']}, {row['parameters'] / 1e6:.0f}M | {row['prefill_share']:.0%} "
+                f"| {times(row['read_once'])} | {times(row['as_sampled'])} |"
+                for row in report.get("prefix", [])
+            ),
+        ],
+        "order": [
+            "| weights | padding of prompts, before and after | longest first |",
+            "|---|---|---|",
+            *(
+                f"| {row['shape']} | {row['padding']['order of the dataset']:.0%} and "
+                f"{row['padding']['longest first']:.0%} | {times(row['longest_first'])} |"
+                for row in report.get("order", [])
+            ),
+        ],
+        "continuous": [
+            "| prompts in a call of `generate` | continuous batching is faster by |",
+            "|---|---|",
+            *(
+                f"| {size} | {times(found)} |"
+                for row in report.get("continuous", [])
+                for size, found in row["continuous_over"].items()
+            ),
+        ],
+    }
+    return {part: "\n".join(lines) for part, lines in made.items() if part in report}
+
+
+MEASURES = {"prefix": measure_prefix, "order": measure_order, "continuous": measure_continuous}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--shapes", nargs="+", default=["smollm2-135m", "llama-34m", "llama-7m"], help="for prefix")
+    parser.add_argument("--shape", default="llama-34m", help="for order and continuous")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--hidden_size", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--new_tokens", type=int, default=256)
-    parser.add_argument("--mean_tokens", type=float, default=80)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[4, 8, 32], help="prompts in a call of `generate`")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--chunk", type=int, default=8, help="prompts in a call: a trainer's default")
+    parser.add_argument("--prompts", type=int, default=64, help="of the round whose order is measured")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--config", type=json.loads, help="transformers_continuous_batching_config, as JSON")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/generation_DEVICE.json")
-    parser.add_argument("--docs", type=Path, help="page whose table is filled")
+    parser.add_argument("--docs", type=Path, help="page whose tables are filled")
     options = parser.parse_args()
     logging.getLogger("trl_nash").setLevel(logging.ERROR)
-    draw = random.Random(0)
-    lengths = sorted((draw.randint(16, 128) for _ in range(options.prompts)), reverse=True)
-    prompts = [" ".join(f"w{draw.randrange(3, VOCABULARY)}" for _ in range(length)) for length in lengths]
-    with tempfile.TemporaryDirectory() as folder:
-        plain = build_trainer(options, prompts, folder)
-        continuous = build_trainer(
-            options,
-            prompts,
-            folder,
-            use_transformers_continuous_batching=True,
-            transformers_continuous_batching_config=options.config,
-        )
-        ways = [("continuous batching", continuous, options.prompts)]
-        ways += [(f"generate, {size} prompts a call", plain, size) for size in options.sizes]
-        for _, trainer, size in ways:
-            sample(trainer, prompts[:8], min(size, 8))  # to warm up
-        rates = {name: [] for name, _, _ in ways}
-        for _ in range(options.repeats):
-            for name, trainer, size in ways:
-                seconds, tokens = sample(trainer, prompts, size)
-                rates[name].append(tokens / seconds)
-                rate = f"{tokens / seconds:>9.1f} tokens/s"
-                print(f"{name:<30} {tokens:>7,} tokens {seconds:>8.2f} s {rate}", flush=True)
-    # Of one turn after the other.
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(rates["continuous batching"], found, strict=True))
-        for name, found in rates.items()
-    }
-    for name, ratio in ratios.items():
-        print(f"continuous batching is {ratio:.2f} times as fast as {name}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    output = options.output or Path(__file__).parent / "results" / f"generation_{options.device}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "benchmark": "generation",
         "options": {k: v for k, v in vars(options).items() if k not in ("output", "docs")},
-        "parameters": sum(parameter.numel() for parameter in plain.model.parameters()),
         "machine": machine(options.device, torch.get_num_threads()),
-        "tokens_per_second": {name: [round(rate, 1) for rate in found] for name, found in rates.items()},
-        "continuous_over": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "seconds_of": clock(options.threads or 0)[1],
+        "prefix_of": {"prompt": PROMPT_TOKENS, "completion": NEW_TOKENS, "completions": COUNT, "goal": GOAL},
     }
-    output = options.output or Path(__file__).parent / "results" / f"generation_{options.device}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=2) + "\n")
-    if options.docs is not None:
-        lines = ["| prompts in a call of `generate` | continuous batching is |", "|---|---|"]
-        lines += [
-            f"| {size} | {ratios[f'generate, {size} prompts a call']:.2f} times as fast |" for size in options.sizes
-        ]
-        fill(options.docs, f"generation {options.device}", "\n".join(lines))
+    for part in options.parts:
+        report[part] = []
+        for shape in options.shapes if part == "prefix" else [options.shape]:
+            report[part].append(MEASURES[part](shape, options))
+            output.write_text(json.dumps(report, indent=2) + "\n")
+            print(tables(report)[part].splitlines()[-1], flush=True)
+    for part, table in tables(report).items():
+        print(f"\n{table}")
+        if options.docs is not None:
+            fill(options.docs, f"{part} {options.device}", table)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def never_ends(tokenizer):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_generation_keeps_its_cache(algorithm, checkpointing, lora, tmp_path):
     """
-    With gradient checkpointing or without, a generation of n tokens reads its W prompt positions once and then one
-    position at a time: W + n - 1 positions for each policy, where a generation without cache reads Σ (W + i).
+    With gradient checkpointing or without, a generation of n tokens reads W - 1 positions of each prompt once for both
+    completions, and then one position at a time, where a generation without cache reads Σ (W + i).
     """
     tokenizer = build_tokenizer()
     trainer = make_trainer(
@@ -68,8 +68,9 @@ def test_generation_keeps_its_cache(algorithm, checkpointing, lora, tmp_path):
     cache = Cache(trainer.model)
     trainer.train()
     # The mixture's two policies take turns in the same module; the opponents of "ema" are a generation of their own.
-    generation = [(4, 3, 0), *((4, 1, 3 + i) for i in range(NEW_TOKENS - 1))]
-    mixture = [call for call in generation for _ in range(2)]
+    generation = [(2, 2, 0), *((4, 1, 2 + i) for i in range(NEW_TOKENS))]
+    # The reference reads the prompts when it is asked for the first time.
+    mixture = [*generation[:2] * 2, *(call for call in generation[2:] for _ in range(2))]
     a_round = generation + {"nash-md": mixture, "nash-ema": generation}.get(algorithm, [])
     assert cache.calls == a_round * 2
 
@@ -90,7 +91,7 @@ def test_evaluation_keeps_its_cache(lora, tmp_path):
     )
     cache = Cache(trainer.model)
     trainer.evaluate()
-    assert cache.calls == [(4, 3, 0), *((4, 1, 3 + i) for i in range(NEW_TOKENS - 1))] * 2
+    assert cache.calls == [(2, 2, 0), *((4, 1, 2 + i) for i in range(NEW_TOKENS))] * 2
 
 
 def test_checkpointing_is_off_in_generation_and_on_in_the_fit(tmp_path):
@@ -112,8 +113,8 @@ def test_checkpointing_is_off_in_generation_and_on_in_the_fit(tmp_path):
 @pytest.mark.parametrize("own_reference", [False, True])
 def test_mixture_counts_of_forwards_and_cached_positions(own_reference, count, tmp_path):
     """
-    3 prompts of 1, 2 and 3 tokens, K opponents each, 5 tokens: 5 forwards of the policy and 5 of the reference, each
-    with 3 K rows. Only the first reads the prompts; the i-th later one finds 3 + i positions in its own cache.
+    3 prompts of 1, 2 and 3 tokens, K opponents each, 5 tokens: one forward of policy and reference with 3 rows, which
+    reads all tokens of the prompts but the last, then 5 each with 3 K rows, which find 2 + i positions in their cache.
     """
     tokenizer = build_tokenizer()
     reference = never_ends(tokenizer) if own_reference else None
@@ -129,11 +130,11 @@ def test_mixture_counts_of_forwards_and_cached_positions(own_reference, count, t
     other = Cache(reference) if own_reference else own
     _, completions = trainer.generate(["a", "b c", "f g h"], count, {INITIAL: 0.3})
     assert [[len(ids) for ids in row] for row in completions] == [[NEW_TOKENS] * count] * 3
-    expected = [(3 * count, 3, 0), *((3 * count, 1, 3 + i) for i in range(NEW_TOKENS - 1))]
+    expected = [(3, 2, 0), *((3 * count, 1, 2 + i) for i in range(NEW_TOKENS))]
     if own_reference:
         assert own.calls == other.calls == expected
     else:
-        assert own.calls == [call for call in expected for _ in range(2)]
+        assert own.calls == [*expected[:2] * 2, *(call for call in expected[2:] for _ in range(2))]
 
 
 # ---- Distributions ----

@@ -684,8 +684,8 @@ def test_gradients_are_averaged_over_accumulation_steps(algorithm, tmp_path):
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_generation_keeps_its_cache_under_gradient_checkpointing(lora, tmp_path):
     """
-    With checkpointing on, TRL's default, 5 new tokens of a 3-token prompt take one forward over 3 positions and four
-    over 1 (without a cache: 3 + 4 + 5 + 6 + 7 positions).
+    With checkpointing on, TRL's default, 5 new tokens of a 3-token prompt take one forward over its first 2 positions
+    and five over 1 (without a cache: 3 + 4 + 5 + 6 + 7 positions).
     """
     trainer = make_trainer(
         "ipo",
@@ -706,7 +706,7 @@ def test_generation_keeps_its_cache_under_gradient_checkpointing(lora, tmp_path)
     trainer.model.train()
     trainer.generate(["c d e"], 2)
     hook.remove()
-    assert lengths == [3, 1, 1, 1, 1]
+    assert lengths == [2, 1, 1, 1, 1, 1]
     assert trainer.model.is_gradient_checkpointing
 
 

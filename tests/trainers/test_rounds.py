@@ -27,6 +27,7 @@ from transformers import LlamaForCausalLM
 
 from trl_nash import NashTrainer, RewardJudge
 from trl_nash.algorithms import INITIAL
+from trl_nash.generation import sampler
 from trl_nash.generation.prompts import PromptRenderer, strip_thinking
 from trl_nash.policies import FrozenPolicies
 
@@ -98,7 +99,7 @@ class Forwards:
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("algorithm", PAIR_ALGORITHMS)
-def test_sampling_judging_and_scoring_happen_once_a_round(algorithm, lora, tmp_path):
+def test_sampling_judging_and_scoring_happen_once_a_round(algorithm, lora, tmp_path, monkeypatch):
     """
     3 rounds of 2 micro-batches, 2 passes, a step each: the engine and the judge are called 3 times, a training step
     runs the policy once, and every frozen policy that a centre names scores a micro-batch once.
@@ -126,8 +127,13 @@ def test_sampling_judging_and_scoring_happen_once_a_round(algorithm, lora, tmp_p
     )
     forwards = Forwards(trainer.model)
     generations = Counter()
-    engine = trainer.sampler._generate
-    trainer.sampler._generate = lambda model, rows: generations.update(calls=1, rows=len(rows)) or engine(model, rows)
+    engine = sampler.generate_plainly
+
+    def generate(policy, config, device, prompt_ids, count):
+        generations.update(calls=1, rows=len(prompt_ids) * count)
+        return engine(policy, config, device, prompt_ids, count)
+
+    monkeypatch.setattr(sampler, "generate_plainly", generate)
     trainer.train()
     assert trainer.state.global_step == 3 * 2 * 2 * fits
     assert generations == {"calls": 3, "rows": 3 * 4 * 2}
@@ -137,7 +143,7 @@ def test_sampling_judging_and_scoring_happen_once_a_round(algorithm, lora, tmp_p
 
 
 @pytest.mark.parametrize("algorithm", ["nash-md", "nash-ema"])
-def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, tmp_path):
+def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, tmp_path, monkeypatch):
     """
     A round of 2 accumulated micro-batches: one judgement, one generation of the policy and one of the opponent, each
     micro-batch fitted once, and scored under the reference alone, which in the first round is the policy itself.
@@ -153,8 +159,13 @@ def test_nash_md_samples_judges_and_scores_once_a_round(algorithm, tmp_path):
     )
     forwards = Forwards(trainer.model)
     sizes = []
-    engine = trainer.sampler._generate
-    trainer.sampler._generate = lambda model, rows, *mixing: sizes.append(len(rows)) or engine(model, rows, *mixing)
+    engine = sampler.generate_plainly
+
+    def generate(policy, config, device, prompt_ids, count, **mixing):
+        sizes.append(len(prompt_ids) * count)
+        return engine(policy, config, device, prompt_ids, count, **mixing)
+
+    monkeypatch.setattr(sampler, "generate_plainly", generate)
     trainer.train()
     assert sizes == [4 * 2] * 3 * 2
     asked = [len(call["prompts"]) for call in judge.calls]
@@ -596,7 +607,7 @@ def test_judges_see_no_thinking_if_told_so(strip, tmp_path, monkeypatch):
 def patch_engine(monkeypatch, tokenizer, tokens):
     """transformers' `generate` answers its row number s of prompt text p with `tokens(p, s)`, padded on the right."""
 
-    def generate(self, input_ids, attention_mask, generation_config, logits_processor):
+    def generate(self, input_ids, attention_mask, generation_config, logits_processor, **cache):
         samples, count = [], Counter()
         for ids, mask in zip(input_ids, attention_mask.bool(), strict=True):
             assert mask.sort().values.equal(mask)  # padded on the left
@@ -687,12 +698,16 @@ def test_real_generation_answers_the_right_prompt(count, algorithm, tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_all_completions_are_sampled_in_one_call(count, tmp_path, caplog):
+def test_all_completions_are_sampled_in_one_call(count, tmp_path, caplog, monkeypatch):
     """K rows a prompt go to the engine at once, odd K or even: none is left over, and nothing is said of one."""
     trainer = make_trainer("ipo", tmp_path, num_generations=count, max_steps=2)
     sizes = []
-    engine = trainer.sampler._generate
-    trainer.sampler._generate = lambda model, rows: sizes.append(len(rows)) or engine(model, rows)
+    engine = sampler.generate_plainly
+    monkeypatch.setattr(
+        sampler,
+        "generate_plainly",
+        lambda *options: sizes.append(len(options[3]) * options[4]) or engine(*options),
+    )
     with caplog.at_level("INFO", logger="trl_nash"):
         trainer.train()
     assert sizes == [2 * count] * 2

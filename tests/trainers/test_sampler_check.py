@@ -3,6 +3,7 @@
 
 """What completions are sampled from and where they end is what the trainer says, whoever set it."""
 
+import copy
 import logging
 from types import SimpleNamespace
 
@@ -78,7 +79,7 @@ def draws(trainer, monkeypatch) -> list[torch.Tensor]:
 @pytest.mark.parametrize("whose", ["the trainer's", "the model's"])
 @pytest.mark.parametrize("name", BIASED)
 def test_what_biases_the_sampler_is_named(name, whose, tmp_path, caplog, monkeypatch):
-    """In one warning, by name and value, whether it is among `generation_kwargs` or the model brings it along."""
+    """By name and value where it is among `generation_kwargs`; what the model brings along has no part in sampling."""
     value, model, options = BIASED[name], build_model(TOKENIZER), {}
     if whose == "the trainer's":
         options["generation_kwargs"] = {name: value}
@@ -86,18 +87,12 @@ def test_what_biases_the_sampler_is_named(name, whose, tmp_path, caplog, monkeyp
         setattr(model.generation_config, name, value)
     with caplog.at_level(logging.WARNING, logger="trl_nash"):
         trainer = make_trainer("ipo", tmp_path, model=model, temperature=0.7, **options)
-    overruled = whose == "the model's" and name in (
-        "top_k",
-        "top_p",
-        "repetition_penalty",
-    )  # by the trainer's neutral ones
-    if overruled:
+    if whose == "the model's":
         assert named(caplog) == []
         assert max(draws(trainer, monkeypatch)) < 1e-5
         return
     (message,) = named(caplog)
-    end = " of the model's generation config: " if whose == "the model's" else ": "
-    assert message.removeprefix("[RANK 0] ").startswith(f"Sampling with {name}={value}{end}the pairs come from")
+    assert message.removeprefix("[RANK 0] ").startswith(f"Sampling with {name}={value}: the pairs come from")
     if name not in ("bad_words_ids", "sequence_bias", "guidance_scale", "encoder_no_repeat_ngram_size"):
         assert max(draws(trainer, monkeypatch)) > 1e-3
 
@@ -120,12 +115,12 @@ def test_what_changes_nothing_is_not_named(name, whose, tmp_path, caplog, monkey
 def test_all_biases_are_in_one_warning(tmp_path, caplog):
     model = get_peft_model(build_model(TOKENIZER), lora_config())
     model.get_base_model().generation_config.typical_p = 0.9
-    model.get_base_model().generation_config.suppress_tokens = [A]
+    kwargs = {"no_repeat_ngram_size": 3, "suppress_tokens": [A]}
     with caplog.at_level(logging.WARNING, logger="trl_nash"):
-        make_trainer("ipo", tmp_path, model=model, top_p=0.9, generation_kwargs={"no_repeat_ngram_size": 3})
+        make_trainer("ipo", tmp_path, model=model, top_p=0.9, generation_kwargs=kwargs)
     (message,) = named(caplog)
-    for part in ("top_p=0.9,", "no_repeat_ngram_size=3", "typical_p=0.9 of the model's", f"suppress_tokens=[{A}] of"):
-        assert part in message
+    assert all(part in message for part in ("top_p=0.9,", "no_repeat_ngram_size=3", f"suppress_tokens=[{A}]"))
+    assert "typical_p" not in message
 
 
 def test_a_temperature_that_is_not_the_policys_is_a_bias(caplog):
@@ -165,20 +160,80 @@ def test_options_that_end_or_deal_out_completions_are_refused(name, value, messa
         make_trainer("ipo", tmp_path, generation_kwargs={name: value})
 
 
-@pytest.mark.parametrize("name, value", [("num_return_sequences", 2), ("stop_strings", ["b"]), ("max_time", 0.1)])
-def test_so_are_those_of_the_model(name, value, tmp_path):
-    model = build_model(TOKENIZER)
-    setattr(model.generation_config, name, value)
-    with pytest.raises(ValueError, match=f"The model's own generation config has `{name}=.* = None`"):
-        make_trainer("ipo", tmp_path, model=model)
+# By the type of the default, where there is one: whatever it is, it must not get through.
+OF_THE_MODEL = BIASED | {
+    "max_length": 3,
+    "max_new_tokens": 2,
+    "max_time": 1e-9,
+    "num_return_sequences": 2,
+    "num_beams": 3,
+    "do_sample": False,
+    "return_dict_in_generate": True,
+    "stop_strings": ["b"],
+    "temperature": 0.3,
+    "top_h": 0.5,
+    "prompt_lookup_num_tokens": 2,
+    "cache_implementation": "static",
+    "cache_config": {"backend": "quanto"},
+    "watermarking_config": {"bias": 9.0},
+    "forced_bos_token_id": A,
+    "eos_token_id": [A, B, C],
+    "pad_token_id": A,
+    "token_healing": True,
+    "penalty_alpha": 0.6,
+    "dola_layers": "low",
+    "force_words_ids": [[A]],
+    "num_beam_groups": 3,
+    "use_cache": False,
+    "prefill_chunk_size": 1,
+}
 
 
-@pytest.mark.parametrize("name, value", [("num_beams", 3), ("prompt_lookup_num_tokens", 2)])
-def test_a_model_that_does_not_sample_is_refused(name, value, tmp_path):
+def test_nothing_of_the_models_own_generation_config_gets_through(tmp_path):
+    """Field by field of transformers' own list: from the same random numbers the same tokens, and nothing is said."""
     model = build_model(TOKENIZER)
-    setattr(model.generation_config, name, value)
-    with pytest.raises(ValueError, match="The model's own generation config asks for .*, but pairs are sampled"):
-        make_trainer("ipo", tmp_path, model=model)
+    trainer = make_trainer("ipo", tmp_path, model=model, temperature=0.7)
+    own = model.generation_config
+
+    def sample():
+        torch.manual_seed(0)
+        return trainer.generate(["a b a", "b c a b", "a"], 4)
+
+    expected = sample()
+    for name, default in vars(GenerationConfig()).items():
+        if name.startswith("_"):
+            continue
+        model.generation_config = copy.deepcopy(own)
+        setattr(model.generation_config, name, OF_THE_MODEL.get(name, True if default is None else default))
+        before = vars(model.generation_config).copy()
+        assert sample() == expected, name
+        assert vars(model.generation_config) == before, name  # and it is saved as it was
+
+
+@pytest.mark.parametrize("name", ["suppress_tokens", "max_time", "stop_strings", "num_beams", "cache_implementation"])
+def test_it_would_get_through_without_care(name):
+    """`generate` fills up what it is given with the model's own: other tokens, or an error."""
+    model = build_model(TOKENIZER)
+    ids, given = torch.tensor([[A, B, A]] * 9), GenerationConfig(do_sample=True, max_new_tokens=5, eos_token_id=EOS)
+
+    def sample():
+        torch.manual_seed(0)
+        return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=given).tolist()
+
+    expected = sample()
+    setattr(model.generation_config, name, OF_THE_MODEL[name])
+    if name in ("stop_strings",):
+        with pytest.raises(ValueError, match="tokenizer"):
+            sample()
+    elif name == "cache_implementation":
+        assert model._prepare_generation_config(given)[0].cache_implementation == "static"
+    else:
+        assert sample() != expected
+
+
+def test_kwargs_that_do_not_sample_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`generation_kwargs` asks for assisted_generation, but pairs are sampled"):
+        make_trainer("ipo", tmp_path, generation_kwargs={"prompt_lookup_num_tokens": 2})
 
 
 def test_another_length_is_set_where_it_counts(tmp_path):

@@ -10,26 +10,39 @@ import torch
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import GenerationConfig
 
+from ..rounds.batch import chunks
+from .plain import only
+
 
 @torch.no_grad()
 def generate_continuously(
-    policy: torch.nn.Module, rows: list[list[int]], config: GenerationConfig, args, device: torch.device
-) -> list[list[int]]:
+    policy: torch.nn.Module,
+    config: GenerationConfig,
+    args,
+    device: torch.device,
+    prompt_ids: list[list[int]],
+    count: int,
+) -> list[list[list[int]]]:
     """
-    A completion of each row of tokens.
+    `count` completions of each of B prompts.
 
     Args:
         policy (`torch.nn.Module`): unwrapped, with whole weights.
-        rows (`list[list[int]]`): prompts.
-        config ([`~transformers.GenerationConfig`]): how tokens are drawn.
+        config ([`~transformers.GenerationConfig`]): how tokens are drawn. The policy's own has no part in it.
         args ([`NashConfig`]): `max_new_tokens` and `transformers_continuous_batching_config`.
         device (`torch.device`): of the weights.
+        prompt_ids (`list[list[int]]`): B prompts.
+        count (`int`): completions of a prompt.
+
+    Returns:
+        `list[list[list[int]]]`: B x count completions.
     """
     from transformers.generation import ContinuousBatchingConfig
 
+    rows = [ids for ids in prompt_ids for _ in range(count)]
     given = args.transformers_continuous_batching_config or {}
     options = _defaults(rows, args.max_new_tokens, given.get("page_size", 64), device) | given
-    with _without_autocast(policy):
+    with _without_autocast(policy), only(config, policy):
         training = policy.training
         if "init_continuous_batching" not in vars(policy):
             # FSDP2 is set up by a call of the model as a whole; transformers has done so for `generate`.
@@ -56,7 +69,7 @@ def generate_continuously(
             f"transformers' continuous batching has failed ({errors[0] if errors else 'its thread has ended'}): "
             "leave `use_transformers_continuous_batching` out."
         )
-    return [outputs[name].generated_tokens for name in names]
+    return [[outputs[name].generated_tokens for name in own] for own in chunks(names, count)]
 
 
 def _defaults(rows: list[list[int]], max_new_tokens: int, page: int, device: torch.device) -> dict:

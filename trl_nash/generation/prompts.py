@@ -1,7 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a dataset's prompt to the text that is sampled from, and from sampled tokens to the text that is judged."""
+"""From a dataset's prompt to the tokens that are sampled from, and from sampled tokens to the text that is judged."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,7 +11,7 @@ from ..judges.calls import joined
 
 class PromptRenderer:
     """
-    Renders prompts as text that tokenises to at most `limit` tokens, cut from the left.
+    Renders prompts as at most `limit` tokens, cut from the left.
 
     Conversations go through the chat template. Plain strings begin with the tokenizer's BOS token if it is in the
     habit of adding one.
@@ -29,8 +29,20 @@ class PromptRenderer:
         bos = tokenizer.bos_token_id
         self._adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
+    def ids(self, prompt: str | list[dict]) -> tuple[list[int], bool]:
+        """Returns the tokens that are sampled from, and whether the prompt had to be cut."""
+        ids = self.tokenizer(self._text(prompt), add_special_tokens=False)["input_ids"]
+        if len(ids) <= self.limit:
+            return ids, False
+        head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        return head + ids[len(ids) - self.limit + len(head) :], True
+
     def __call__(self, prompt: str | list[dict]) -> tuple[str, bool]:
-        """Returns the text and whether it had to be cut."""
+        """Returns the text of these tokens, and whether the prompt had to be cut."""
+        ids, cut = self.ids(prompt)
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) if cut else self._text(prompt), cut
+
+    def _text(self, prompt: str | list[dict]) -> str:
         prompt = joined(prompt)
         if is_conversational({"prompt": prompt}) and not self.tokenizer.chat_template:
             raise ValueError(
@@ -41,12 +53,7 @@ class PromptRenderer:
         bos = self.tokenizer.bos_token
         if isinstance(prompt, str) and self._adds_bos and not text.startswith(bos):
             text = bos + text
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) <= self.limit:
-            return text, False
-        head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
-        kept = head + ids[len(ids) - self.limit + len(head) :]
-        return self.tokenizer.decode(kept, clean_up_tokenization_spaces=False), True
+        return text
 
 
 def opens_thinking(text: str) -> bool:

@@ -10,8 +10,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from ..algorithms import Policy
 from ..compat import unwrap_model_for_generation
@@ -19,6 +18,7 @@ from ..policies import FrozenPolicies, is_sharded
 from ..rounds.batch import chunks, until_eos
 from .continuous import generate_continuously
 from .mixture import GeometricMixture
+from .plain import generate_plainly
 from .prompts import PromptRenderer
 from .vllm import VLLMEngine
 
@@ -84,67 +84,51 @@ class Sampler:
         Returns:
             The prompts' token lists, and for each prompt its completions' token lists.
         """
-        texts, cut = zip(*map(self.render, prompts), strict=True)
+        prompt_ids, cut = map(list, zip(*map(self.render.ids, prompts), strict=True))
         if any(cut):
             self._say_once(
                 f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "
                 "from the left (metric prompts/cut_ratio)."
             )
-        prompt_ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        rows = [ids for ids in prompt_ids for _ in range(count)]
-        logps = None
-        if isinstance(policy, Mapping):
-            completions = self._from_mixture(rows, policy)
-        elif self._vllm is not None:
-            completions, logps = self._from_vllm(prompt_ids, count, policy)
-        elif policy is not None:
-            self._gathering.close()  # weights are exchanged in shards
-            with self.policies.active(policy) as model:
-                completions = self._from_model(model, rows)
-        else:
-            completions = self._from_model(self._model(), rows)
-        completions = [until_eos(row, set(self.eos_token_ids)) for row in completions]
-        logps = logps and [row[: len(ids)] for row, ids in zip(logps, completions, strict=True)]
-        self.logps = logps and list(chunks(logps, count))
-        return prompt_ids, list(chunks(completions, count))
+        self.logps = None
+        with self._engine(policy) as sample:
+            completions = sample(prompt_ids, count)
+        ends = set(self.eos_token_ids)
+        return prompt_ids, [[until_eos(row, ends) for row in rows] for rows in completions]
 
-    def _from_vllm(
-        self, prompt_ids: list[list[int]], count: int, policy: Policy | None
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        with self._vllm.awake():
-            with nullcontext(self._model()) if policy is None else self.policies.active(policy) as model:
-                self._vllm.push(model)
-            return self._vllm.generate(prompt_ids, count)
+    @contextmanager
+    def _engine(self, policy: Policy | Mapping[Policy, float] | None):
+        """A function that makes `count` completions of each of B prompts: `(prompt_ids, count)` to B x count."""
+        with ExitStack() as stack:
+            if isinstance(policy, Mapping):
+                ((reference, coef),) = policy.items()
+                other = stack.enter_context(self.policies.beside(reference))
+                model = stack.enter_context(self._unwrapped(self._model()))
+                mixing = partial(GeometricMixture, other, coef)
+                yield partial(generate_plainly, model, self.config, self.accelerator.device, mixing=mixing)
+            elif self._vllm is not None:
+                stack.enter_context(self.awake())
+                with nullcontext(self._model()) if policy is None else self.policies.active(policy) as model:
+                    self._vllm.push(model)
+                yield self._from_vllm
+            else:
+                model = self._model()
+                if policy is not None:
+                    self._gathering.close()  # weights are exchanged in shards
+                    model = stack.enter_context(self.policies.active(policy))
+                continuous = self.args.use_transformers_continuous_batching
+                if continuous:
+                    stack.enter_context(self.gathered(model))  # ranks take different numbers of steps
+                model = stack.enter_context(self._unwrapped(model))
+                if continuous:
+                    yield partial(generate_continuously, model, self.config, self.args, self.accelerator.device)
+                else:
+                    yield partial(generate_plainly, model, self.config, self.accelerator.device)
 
-    def _from_model(self, model: torch.nn.Module, rows: list[list[int]]) -> list[list[int]]:
-        if not self.args.use_transformers_continuous_batching:
-            return self._generate(model, rows)
-        with self.gathered(model), self._unwrapped(model) as policy:  # ranks take different numbers of steps
-            return generate_continuously(policy, rows, self.config, self.args, self.accelerator.device)
-
-    def _from_mixture(self, rows: list[list[int]], policies: Mapping[Policy, float]) -> list[list[int]]:
-        ((reference, coef),) = policies.items()
-        with self.policies.beside(reference) as other:
-            return self._generate(self._model(), rows, partial(GeometricMixture, other, coef))
-
-    @torch.no_grad()
-    def _generate(
-        self, model: torch.nn.Module, rows: list[list[int]], mixing: Callable[..., LogitsProcessor] | None = None
-    ) -> list[list[int]]:
-        """A completion of each row of tokens, in one call of transformers' `generate`."""
-        reversed_rows = [torch.tensor(row[::-1]) for row in rows]
-        input_ids = pad_sequence(reversed_rows, batch_first=True, padding_value=self.config.pad_token_id).flip(-1)
-        width, lengths = input_ids.size(1), torch.tensor([len(row) for row in rows])
-        device = self.accelerator.device
-        attention_mask = (torch.arange(width) >= width - lengths[:, None]).long().to(device)
-        with self._unwrapped(model) as policy:
-            output = policy.generate(
-                input_ids=input_ids.to(device),
-                attention_mask=attention_mask,
-                generation_config=self.config,
-                logits_processor=LogitsProcessorList([mixing(attention_mask=attention_mask)] if mixing else []),
-            )
-        return output[:, width:].tolist()
+    def _from_vllm(self, prompt_ids: list[list[int]], count: int) -> list[list[list[int]]]:
+        completions, logps = self._vllm.generate(prompt_ids, count)  # which end where ours do
+        self.logps = list(chunks(logps, count))
+        return list(chunks(completions, count))
 
     @contextmanager
     def _unwrapped(self, model: torch.nn.Module):
@@ -155,7 +139,6 @@ class Sampler:
                 model,
                 self.accelerator,
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation and self._whole is not model,
-                generation_kwargs=self.config.to_diff_dict(),
             ) as policy,
         ):
             yield policy
@@ -214,7 +197,11 @@ def without_checkpointing(model: torch.nn.Module):
 
 
 def generation_config(args, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> GenerationConfig:
-    """How `args` has transformers sample."""
+    """
+    How `args` has transformers sample, all of it: from softmax(logits / T), but for what `args` itself asks for.
+
+    What is not named here does nothing by default, and nothing is filled in from the model (see [`only`]).
+    """
     options = {
         "max_new_tokens": args.max_new_tokens,
         "do_sample": True,
@@ -222,12 +209,13 @@ def generation_config(args, tokenizer: PreTrainedTokenizerBase, eos_token_ids: l
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": eos_token_ids,
         "temperature": args.temperature,
-        "top_k": args.top_k,
+        "top_k": args.top_k or 0,  # transformers' own default is 50
         "top_p": args.top_p,
         "min_p": args.min_p,
         "repetition_penalty": args.repetition_penalty,
         "cache_implementation": args.cache_implementation,
         "use_cache": True,
     }
-    options |= ({} if args.use_vllm else args.generation_kwargs) or {}
+    own = ({} if args.use_vllm else args.generation_kwargs) or {}
+    options |= {name: value for name, value in own.items() if value is not None}
     return GenerationConfig(**{name: value for name, value in options.items() if value is not None})

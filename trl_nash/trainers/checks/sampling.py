@@ -4,8 +4,8 @@
 """
 Whether completions are sampled from softmax(logits / T), measured on what `generate` would do to logits.
 
-The options are those of the *resolved* generation config: the trainer's own, filled up with what the model brings
-along. Each is tried alone, so that no list of names says which of them matter.
+The options are those of the *resolved* generation config: the trainer's own, filled up with transformers' defaults.
+Each is tried alone, so that no list of names says which of them matter.
 """
 
 import copy
@@ -16,6 +16,8 @@ import torch
 from accelerate.logging import get_logger
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
+
+from ...generation.plain import only
 
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def check_sampler(model: PreTrainedModel, given: GenerationConfig, args: "NashCo
         `list[int]`: the tokens that end a completion.
 
     Raises:
-        `ValueError`: if the model brings along what changes whose a completion is or where it ends.
+        `ValueError`: if no token ends a completion, or `generation_kwargs` does not sample.
     """
     kwargs = args.generation_kwargs or {}
     config, biased = copy.deepcopy(given), []
@@ -58,12 +60,11 @@ def check_sampler(model: PreTrainedModel, given: GenerationConfig, args: "NashCo
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if None in ends:
         raise ValueError("No token ends a completion: set `processing_class.eos_token`.")
-    for name, value in config.to_dict().items():
-        if value is not None and _is_biased(model, config, name, args):
-            whose = (
-                "" if value in (getattr(given, name, None), kwargs.get(name)) else " of the model's generation config"
-            )
-            biased.append(f"{name}={value}"[:80] + whose)
+    biased += [
+        f"{name}={value}"[:80]
+        for name, value in config.to_dict().items()
+        if value is not None and _is_biased(model, config, name, args)
+    ]
     if biased:
         logger.warning(
             "Sampling with %s: the pairs come from another policy than the one in the loss, so each step is taken "
@@ -74,18 +75,12 @@ def check_sampler(model: PreTrainedModel, given: GenerationConfig, args: "NashCo
 
 
 def _resolved(model: PreTrainedModel, given: GenerationConfig) -> GenerationConfig:
-    """The settings that `model.generate` would go by: those given, filled up with the model's own."""
-    config, _ = model._prepare_generation_config(given)
-    for name, off, why in NOT_HERE:
-        if getattr(config, name, None) not in (None, off):
-            raise ValueError(
-                f"The model's own generation config has `{name}={getattr(config, name)!r}`, which cannot apply here: "
-                f"{why}. Set `model.generation_config.{name} = None`."
-            )
+    """The settings that `model.generate` goes by."""
+    with only(given, model):
+        config, _ = model._prepare_generation_config(given)
     if (mode := config.get_generation_mode()) != "sample":
         raise ValueError(
-            f"The model's own generation config asks for {mode.value}, but pairs are sampled: remove from "
-            "`model.generation_config` what does so."
+            f"`generation_kwargs` asks for {mode.value}, but pairs are sampled: remove from it what does so."
         )
     return config
 

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import math
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,8 +28,9 @@ from .reporter import Reporter
 from .stops import Stops
 
 
-CHUNKS_AT_ONCE = 8  # generation chunks whose samples are kept as lists before they become micro-batches
+CHUNKS_AT_ONCE = 8  # generation chunks that wait for verdicts, or become micro-batches, at a time
 ROUND_FOLDER = "round"  # in the output folder, while a round is sampled
+_ORDER = "longest first"  # in which the prompts of a round are sampled
 # What a sample depends on beside prompts, policy and random numbers.
 _SAMPLING_OPTIONS = (
     "num_generations temperature top_p top_k min_p repetition_penalty generation_kwargs max_new_tokens max_length "
@@ -39,8 +41,11 @@ _SAMPLING_OPTIONS = (
 
 class Collector:
     """
-    Samples rounds and has them judged, a few generation chunks at a time, so that lists of tokens are never kept for
-    more than these. While a judge that waits has a chunk, the next one is sampled.
+    Samples rounds and has them judged, one generation chunk after the other. While a judge that waits has a chunk, the
+    next one is sampled.
+
+    Prompts of about one length are sampled together, the longest of the round first: there is little padding, and what
+    needs too much memory fails at once. Samples wait as arrays until the round is complete and are put back in order.
 
     Args:
         args ([`NashConfig`]): sizes and options.
@@ -89,9 +94,10 @@ class Collector:
         log = None
         if len(rows) > self._args.generation_chunk:
             settings = [getattr(self._args, name) for name in _SAMPLING_OPTIONS]
+            known = json.dumps([number, rows, _ORDER, settings, state, *key], default=str)
             log = RoundLog(
                 Path(self._args.output_dir) / ROUND_FOLDER / f"{self._accelerator.process_index:05d}.jsonl",
-                hashlib.sha256(json.dumps([number, rows, settings, state, *key], default=str).encode()).hexdigest(),
+                hashlib.sha256(known.encode()).hexdigest(),
                 lambda count: min(gather_object([count])),
             )
         labels = None
@@ -110,7 +116,7 @@ class Collector:
         self, rows: list[dict], log: RoundLog | None = None, pause: Callable[[], None] = lambda: None
     ) -> Iterator[Judged]:
         """
-        Samples and has judged all rows, some at a time, in their order.
+        Samples and has judged all rows, and yields them in their order, some at a time.
 
         Args:
             rows (`list[dict]`): any number.
@@ -118,71 +124,68 @@ class Collector:
             pause (`Callable`, *optional*): called before each generation.
         """
         self._judging.begin()
-        micro = self._args.per_device_train_batch_size
-        size = math.ceil(CHUNKS_AT_ONCE * self._args.generation_chunk / micro) * micro
-        waiting: deque[tuple] = deque()  # parts without verdicts: one, if the judge is asked while others are sampled
+        found: dict[int, tuple] = {}  # by place
+        waiting: deque[tuple] = deque()  # chunks without verdicts: few, and none unless the judge waits
         try:
-            with self._reporter.bar("sampling and judging", len(rows), rows, "prompt") as bar:
-                for part in chunks(rows, size):
-                    with self._sampler.awake():
-                        waiting.append((part, self._ask(part, log, pause, bar)))
-                    while len(waiting) > self._judging.judge.waits:
-                        yield self._answers(*waiting.popleft(), bar)
-                for part, asked in waiting:
-                    yield self._answers(part, asked, bar)
+            bar = self._reporter.bar("sampling and judging", len(rows), rows, "prompt")
+            with bar, self._sampler.awake():
+                for places in chunks(self._longest_first(rows), self._args.generation_chunk):
+                    waiting.append((places, self._ask([rows[place] for place in places], log, pause, bar)))
+                    while len(waiting) > (CHUNKS_AT_ONCE if self._judging.judge.waits else 0):
+                        pairs = self._answers(*waiting.popleft(), found, bar)
+                while waiting:
+                    pairs = self._answers(*waiting.popleft(), found, bar)
         except KeyboardInterrupt:
             self._judging.farewell()  # its answers are paid for
             raise
+        micro = self._args.per_device_train_batch_size
+        size = math.ceil(CHUNKS_AT_ONCE * self._args.generation_chunk / micro) * micro
+        for places in chunks(list(range(len(rows))), size):
+            judged = _judged([rows[place] for place in places], [found.pop(place) for place in places], pairs)
+            self._reporter.record_judged(judged)
+            yield judged
         failure, self._judging.failure = self._judging.failure, None
         self._stops.if_judge_failed(failure)
 
-    def _ask(self, rows, log, pause, bar) -> list[tuple[list[int], Callable[[], Judged]]]:
-        """Samples rows chunk by chunk: the places of each chunk's rows, and a function that waits for its verdicts."""
+    def _longest_first(self, rows: list[dict]) -> list[int]:
+        """The places of the rows as they are sampled, fillers behind all others. One chunk is sampled as it is."""
+        for row in rows:
+            check_prompt(row.get("prompt"), f"the row {row}")
+        ids, cut = zip(*(self._sampler.render.ids(row["prompt"]) for row in rows), strict=True)
+        own = count_of(rows)
+        self._reporter.metrics.add("prompts/cut_ratio", sum(cut[:own]), own)
         order = list(range(len(rows)))
         if len(rows) > self._args.generation_chunk:
-            # Prompts of one length are sampled together, the longest first: less padding, and what fails fails early.
-            order.sort(key=lambda k: (isinstance(rows[k], Filler), -len(str(rows[k].get("prompt")))))
-        asked = []
-        for places in chunks(order, self._args.generation_chunk):
-            chunk = [rows[place] for place in places]
-            pause()
-            for row in chunk:
-                check_prompt(row.get("prompt"), f"the row {row}")
-            bar.set_postfix_str("sampling")
-            prompts = [row["prompt"] for row in chunk]
-            with self._reporter.phase("generate"):
-                sample = partial(self._sample, prompts)
-                samples = sample() if log is None else log.draw(sample)
-            bar.set_postfix_str("judging")
-            with self._reporter.phase("judge"):
-                asked.append((places, self._judging.ask(chunk, samples)))
-            bar.update(len(chunk) / 2)
-        return asked
+            order.sort(key=lambda place: (isinstance(rows[place], Filler), -len(ids[place])))
+        return order
 
-    def _answers(self, rows, asked, bar) -> Judged:
-        """The verdicts of all chunks of a part, with its rows in their own order."""
-        found: dict[int, tuple] = {}
-        verdicts = []
-        for places, wait in asked:
-            with self._reporter.phase("judge"):
-                judged = wait()
-            bar.update(len(places) / 2)
-            samples = judged.samples
-            logps = samples.logps or [None] * len(places)
-            parts = (samples.prompt_ids, samples.completion_ids, judged.texts, judged.preference, logps)
-            found |= dict(zip(places, zip(*parts, strict=True), strict=True))
-            verdicts += judged.asked
-        prompt_ids, completion_ids, texts, preference, logps = map(
-            list, zip(*(found[k] for k in range(len(rows))), strict=True)
-        )
-        samples = Samples(prompt_ids, completion_ids, samples.pairs, None if None in logps else logps)
-        judged = Judged(rows, samples, texts, torch.stack(preference), verdicts)
-        self._reporter.record_judged(judged)
-        own = rows[: count_of(rows)]
-        self._reporter.metrics.add(
-            "prompts/cut_ratio", sum(self._sampler.render(r["prompt"])[1] for r in own), len(own)
-        )
-        return judged
+    def _ask(self, rows: list[dict], log, pause, bar) -> Callable[[], Judged]:
+        """Samples a chunk: a function that waits for its verdicts."""
+        pause()
+        bar.set_postfix_str("sampling")
+        with self._reporter.phase("generate"):
+            sample = partial(self._sample, [row["prompt"] for row in rows])
+            samples = sample() if log is None else log.draw(sample)
+        bar.set_postfix_str("judging")
+        with self._reporter.phase("judge"):
+            wait = self._judging.ask(rows, samples)
+        bar.update(len(rows) / 2)
+        return wait
+
+    def _answers(self, places: list[int], wait: Callable[[], Judged], found: dict, bar) -> list[tuple[int, int]]:
+        """Puts a chunk with its verdicts where its rows belong. Returns the pairs that are compared, of each row."""
+        with self._reporter.phase("judge"):
+            judged = wait()
+        bar.update(len(places) / 2)
+        self._reporter.record_tallies(judged.asked)
+        samples = judged.samples
+        logps = [None] * len(places)
+        if samples.logps is not None:
+            logps = [[array("f", row) for row in own] for own in samples.logps]
+        parts = zip(samples.prompt_ids, samples.completion_ids, judged.texts, judged.preference, logps, strict=True)
+        for place, (prompt, completions, *rest) in zip(places, parts, strict=True):
+            found[place] = array("i", prompt), [array("i", ids) for ids in completions], *rest
+        return samples.pairs
 
     def micro_batches(
         self, samples: Samples, preference: torch.Tensor, labels: torch.Generator | None = None
@@ -198,3 +201,12 @@ class Collector:
             collate(samples.prompt_ids[b], own[b], pairs[b], preference[b], pad, logps and logps[b])
             for b in (slice(s, s + size) for s in range(0, len(own), size))
         ]
+
+
+def _judged(rows: list[dict], found: list[tuple], pairs: list[tuple[int, int]]) -> Judged:
+    """Rows with what was found of each."""
+    prompts, completions, texts, preference, logps = map(list, zip(*found, strict=True))
+    completions = [[ids.tolist() for ids in own] for own in completions]
+    logps = None if None in logps else [[row.tolist() for row in own] for own in logps]
+    samples = Samples([ids.tolist() for ids in prompts], completions, pairs, logps)
+    return Judged(rows, samples, texts, torch.stack(preference), [])

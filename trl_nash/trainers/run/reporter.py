@@ -19,7 +19,7 @@ from ...rounds.batch import IGNORED, PairBatch, Samples
 from ...rounds.metrics import Metrics
 from ...rounds.rows import count_of
 from .completions import Verdict, log_verdicts
-from .judging import Judged
+from .judging import Asked, Judged
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -84,8 +84,7 @@ class Reporter:
             logger.log(level, message)
 
     def record_judged(self, judged: Judged) -> None:
-        """Counts verdicts, why there are none, and lengths; keeps pairs to show."""
-        self._record_tallies(judged)
+        """Counts verdicts and lengths; keeps pairs to show."""
         count = count_of(judged.rows)
         if not count:
             return
@@ -107,9 +106,9 @@ class Reporter:
             for row, texts, verdict in zip(judged.rows, judged.texts, preference, strict=False):
                 self._verdicts.append(Verdict(text_of(row["prompt"]), texts[i], texts[j], float(verdict[0])))
 
-    def _record_tallies(self, judged: Judged) -> None:
-        """What the judge knows of its verdicts beside the preferences that they make."""
-        for tally, abstained, pairs in judged.asked:
+    def record_tallies(self, asked: list[Asked]) -> None:
+        """Counts what the judge knows of its verdicts beside the preferences that they make."""
+        for tally, abstained, pairs in asked:
             self.metrics.add("judge/abstained", abstained, pairs)
             for reason, count in (+tally.abstained).items():
                 self.metrics.add(f"judge/abstained/{reason.replace(' ', '_').replace('/', '_')}", count, 0)
