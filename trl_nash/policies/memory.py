@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 _ALIGNMENT = 64  # bytes
 _INTEGERS = {1: torch.uint8, 2: torch.int16}  # by their size in bytes; of what is larger, 4 at a time
-_HASHED = 2**20  # elements at a time
+_HASHED = {"cpu": 2**16, "other": 2**22}  # elements at a time: what a cache holds, and few kernels
 
 
 def local_tensor(parameter: nn.Parameter) -> torch.Tensor:
@@ -58,15 +58,17 @@ def hash_of(tensor: torch.Tensor) -> torch.Tensor:
     """A hash of the bits of a tensor, of shape ()."""
     bits = tensor.detach().reshape(-1).view(_INTEGERS.get(tensor.element_size(), torch.int32))
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
-    for part in bits.split(_HASHED):
+    multipliers = _multipliers(bits.device)
+    for part in bits.split(len(multipliers)):
         # Arithmetic modulo 2**64.
-        total = total * 6364136223846793005 + (part.long() * _multipliers(bits.device)[: len(part)]).sum()
+        total = total * 6364136223846793005 + (part.long() * multipliers[: len(part)]).sum()
     return total
 
 
 @cache
 def _multipliers(device: torch.device) -> torch.Tensor:
-    return (torch.randint(2**62, (_HASHED,), generator=torch.Generator().manual_seed(0)) * 2 + 1).to(device)
+    size = _HASHED.get(device.type, _HASHED["other"])
+    return (torch.randint(2**62, (size,), generator=torch.Generator().manual_seed(0)) * 2 + 1).to(device)
 
 
 def is_sharded(model: nn.Module) -> bool:
