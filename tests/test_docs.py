@@ -197,7 +197,7 @@ def test_metrics_page_lists_every_metric():
     source = "".join(
         file.read_text() for part in ("trainers", "generation") for file in PACKAGE.glob(f"{part}/**/*.py")
     )
-    logged = set(re.findall(r'"((?:judge|fit|policy|completions|prompts)/[a-z0-9_]+)"', source))
+    logged = set(re.findall(r'"((?:judge|fit|policy|completions|prompts|sampling)/[a-z0-9_]+)"', source))
     logged |= {f"{name}/<reason>" for name in re.findall(r'f"([a-z/_]+)/\{reason', source)}
     logged |= {f"{name}_se" for name in logged if name.startswith("policy/kl_")}  # `Metrics.sample` adds these
     logged |= {f"time/{phase}" for phase in re.findall(r'phase\("(\w+)"\)', source)} | {"round"}

@@ -12,6 +12,7 @@ from trl_nash.objectives import (
     best_and_worst,
     cycle_rate,
     hard_label,
+    importance_weights,
     leave_one_out_advantage,
     pair_loss,
     pair_margin,
@@ -212,3 +213,45 @@ def test_policy_gradient_multiplies_each_token_by_the_kl_that_is_still_to_come()
     torch.testing.assert_close(loss, rows(2.2))
     loss.sum().backward()
     torch.testing.assert_close(logps.grad, rows([-0.3, -0.35, -0.4]))
+
+
+@pytest.mark.parametrize(
+    "mode, expected",
+    [
+        # Ratios of tokens 2, 4, 1/8 and of the completions 1, 4, 1/8 with bounds 1/2 and 3.
+        ("token_truncate", [[2.0, 0.5], [3.0, 1.0], [0.5, 1.0]]),
+        ("token_mask", [[2.0, 0.5], [0.0, 1.0], [0.0, 1.0]]),
+        ("sequence_truncate", [[1.0], [3.0], [0.5]]),
+        ("sequence_mask", [[1.0], [0.0], [0.0]]),
+    ],
+)
+def test_importance_weights_by_hand(mode, expected):
+    """A token whose log-prob the engine did not give weighs nothing and everything: its ratio is 1."""
+    gap = rows([2.0, 0.5], [4.0, 1.0], [0.125, 1.0]).log()
+    gap[1, 1] = NAN
+    torch.testing.assert_close(importance_weights(gap, mode, clip_min=0.5, clip_max=3.0), rows(*expected))
+
+
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_importance_weights_are_those_of_grpo(mode):
+    """TRL's own arithmetic, taken from `GRPOTrainer`'s source, on random ratios."""
+    import inspect
+    import math
+    import textwrap
+    from types import SimpleNamespace
+
+    from trl import GRPOTrainer
+
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    start = source.index("sequence_level_is = ")
+    start, end = source.rindex("\n", 0, start), source.index("# Compute the per-token log probabilities", start)
+    trainer = SimpleNamespace(
+        vllm_importance_sampling_mode=mode,
+        vllm_importance_sampling_clip_min=0.6,
+        vllm_importance_sampling_clip_max=1.5,
+    )
+    gap = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) / 4
+    names = {"self": trainer, "per_token_logps_diff": gap, "torch": torch, "math": math}
+    exec(textwrap.dedent(source[start:end]), names)
+    expected = names["vllm_importance_sampling_ratio"]
+    torch.testing.assert_close(importance_weights(gap, mode, clip_min=0.6, clip_max=1.5), expected)

@@ -230,3 +230,10 @@ def test_fault_bf16_by_default(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[TrainingArguments.__module__], "is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(ValueError, match="doesn't support bf16/gpu"):
         OnlineDPOConfig(output_dir=str(tmp_path))
+
+
+def test_online_dpo_starts_vllm_if_its_arguments_say_so(tmp_path):
+    """Without vLLM it raises: with `base_construction` it is not asked to."""
+    with pytest.raises(ImportError, match=r"pip install trl\[vllm\]"):
+        stock_trainer(tmp_path, use_vllm=True)
+    assert OnlineDPOConfig(output_dir=str(tmp_path), **CPU).vllm_mode == "colocate"

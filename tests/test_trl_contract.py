@@ -33,7 +33,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from trl_nash import NashTrainer, PairConfig, compat
+from trl_nash import NashMDConfig, NashTrainer, PairConfig, compat
 from trl_nash.compat import OnlineDPOConfig, OnlineDPOTrainer
 from trl_nash.trainers.checks.options import _UNUSED_OPTIONS
 
@@ -534,3 +534,80 @@ def test_gathering_of_the_head_does_nothing_without_zero3(model):
     weight = model.lm_head.weight
     with compat.maybe_gather_lm_head_ctx(weight, None):
         assert model.lm_head.weight is weight and weight.numel() == 21 * 16
+
+
+# ---- vLLM, through TRL's VLLMGeneration (tests/generation runs it over a fake of vLLM) ----
+
+
+def test_vllm_generation_takes_these_options():
+    """All of them by name; what a round samples with is among them."""
+    names = """model accelerator processing_class mode structured_outputs_regex server_base_url server_host server_port
+    server_timeout group_port tensor_parallel_size gpu_memory_utilization max_model_length max_num_seqs
+    enable_sleep_mode model_impl trust_remote_code repetition_penalty temperature top_p top_k min_p
+    max_completion_length logprobs generation_kwargs""".split()
+    assert set(names) <= set(parameters(compat.VLLMGeneration.__init__))
+
+
+def test_vllm_generation_takes_repeated_prompts_and_returns_ids_and_log_probs():
+    """`generate(prompts, images, num_generations)` returns prompt ids, completion ids, log-probs and their tokens."""
+    assert parameters(compat.VLLMGeneration.generate)[:4] == ["self", "prompts", "images", "num_generations"]
+    assert parameters(compat.VLLMGeneration.sync_weights) == ["self"]
+    source = inspect.getsource(compat.VLLMGeneration.generate)
+    assert source.rstrip().endswith("return prompt_ids, completion_ids, logprobs, logprob_token_ids")
+    assert "all_prompts[::num_generations]" in source  # of a server: each prompt once
+    assert '"n": 1' in source and "tp_slice = slice(local_rank_in_group * orig_size" in source  # in this process
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_vllm_generation_pushes_what_iter_named_params_yields(mode):
+    """
+    `sync_weights` pushes what the private `_iter_named_params` of `self.model` yields, which we override for adapters.
+    A server is told of names, types and shapes once, and they are kept in `_weight_metadata`.
+    """
+
+    class Generation(compat.VLLMGeneration):
+        def __init__(self):
+            self.mode, self.enable_sleep_mode, self._weight_metadata = mode, False, None
+            self.accelerator = SimpleNamespace(is_main_process=True)
+            model = SimpleNamespace(load_weights=lambda weights: pushed.extend(weights))
+            worker = SimpleNamespace(model_runner=SimpleNamespace(model=model))
+            engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
+            self.llm = SimpleNamespace(llm_engine=engine, reset_prefix_cache=lambda: None)
+            self.vllm_client = SimpleNamespace(
+                update_named_params=lambda metadata, weights: pushed.extend(weights), reset_prefix_cache=lambda: None
+            )
+
+        def _iter_named_params(self):
+            yield "a", torch.ones(2)
+
+    pushed = []
+    generation = Generation()
+    generation.sync_weights()
+    assert [name for name, _ in pushed] == ["a"]
+    assert generation._weight_metadata == (None if mode == "colocate" else [("a", "float32", [2])])
+
+
+def test_vllm_generation_sleeps_only_if_its_attribute_says_so():
+    """`enable_sleep_mode` is asked at each call, so that it can be turned off behind the constructor."""
+    for method in (compat.VLLMGeneration.generate, compat.VLLMGeneration.sync_weights):
+        assert "self.enable_sleep_mode" in inspect.getsource(method)
+    source = inspect.getsource(compat.VLLMGeneration._init_vllm)
+    assert "if self.enable_sleep_mode:\n                self.llm.sleep(level=2)" in source  # asleep to begin with
+    assert "model=model.name_or_path" in source  # vLLM starts from files
+
+
+def test_gathering_of_vllm_generation_does_nothing_without_zero3():
+    """`_dist.gather_params(parameters)` is a context manager."""
+    from trl.distributed import DistributedBackend
+
+    state = SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=None)
+    with DistributedBackend(SimpleNamespace(state=state)).gather_params([]):
+        pass
+
+
+def test_importance_sampling_options_are_grpos():
+    """Names, modes and the bound of GRPOConfig; its default mode masks, ours truncates."""
+    names = [f"vllm_importance_sampling_{name}" for name in ("correction", "mode", "clip_max", "clip_min")]
+    theirs, ours = compat.GRPOConfig.__dataclass_fields__, NashMDConfig.__dataclass_fields__
+    assert [theirs[name].default for name in names] == [True, "sequence_mask", 3.0, None]
+    assert [ours[name].default for name in names] == [True, "sequence_truncate", 3.0, None]

@@ -58,6 +58,7 @@ try:
             get_quantization_config,
         )
         from trl.data_utils import is_conversational, maybe_apply_chat_template
+        from trl.generation.vllm_generation import VLLMGeneration
         from trl.models.utils import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
         from trl.trainer.base_config import _BaseConfig as BaseConfig
         from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
@@ -92,6 +93,7 @@ __all__ = [
     "OnlineDPOTrainer",
     "ScriptArguments",
     "TrlParser",
+    "VLLMGeneration",
     "base_construction",
     "create_model_from_path",
     "disable_dropout_in_model",

@@ -9,6 +9,8 @@ Every pair method here fits a policy to `π ∝ exp(a) · exp(η P(· ≻ ν))`:
 of anchor, step and sampler.
 """
 
+import math
+
 import torch
 
 
@@ -64,7 +66,11 @@ def pair_loss(margin: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def policy_gradient_loss(
-    logps: torch.Tensor, reference_logps: torch.Tensor, advantage: torch.Tensor, beta: float
+    logps: torch.Tensor,
+    reference_logps: torch.Tensor,
+    advantage: torch.Tensor,
+    beta: float,
+    weights: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
     r"""
     Loss whose gradient is Nash-MD's (2312.00886), with the KL term as reward-to-go:
@@ -76,13 +82,46 @@ def policy_gradient_loss(
         reference_logps (`torch.Tensor` of shape `(R, T)`): the same under the reference μ.
         advantage (`torch.Tensor` of shape `(R,)`): `P(y ≻ y') - ½` with any baseline already taken off.
         beta (`float`): τ, the KL coefficient.
+        weights (`torch.Tensor` of shape `(R, 1)` or `(R, T)`, *optional*, defaults to 1):
+            From [`importance_weights`], where another policy than π has sampled.
 
     Returns:
         `torch.Tensor` of shape `(R,)`: one loss per completion.
     """
     kl = logps.detach() - reference_logps
     kl_to_go = kl.flip(-1).cumsum(-1).flip(-1)
-    return -(logps * (advantage[:, None] - beta * kl_to_go)).sum(-1)
+    return -(weights * logps * (advantage[:, None] - beta * kl_to_go)).sum(-1)
+
+
+IMPORTANCE_MODES = ("sequence_truncate", "sequence_mask", "token_truncate", "token_mask")
+
+
+def importance_weights(
+    gap: torch.Tensor, mode: str, clip_min: float | None = None, clip_max: float | None = None
+) -> torch.Tensor:
+    r"""
+    `π(y)/q(y)` of completions that q has sampled, kept within bounds: with these weights, and no bounds, an
+    expectation under q is the one under π. Modes, as in TRL's GRPO:
+
+    - `"sequence_truncate"`: one ratio a completion, cut to the bounds.
+    - `"sequence_mask"`: one ratio a completion, 0 outside the bounds.
+    - `"token_truncate"`, `"token_mask"`: the same of each token by itself, which is biased and varies less.
+
+    Args:
+        gap (`torch.Tensor` of shape `(R, T)`):
+            `log π - log q` of the tokens, 0 where there is none; `nan` counts as 0.
+        mode (`str`): one of the four.
+        clip_min, clip_max (`float`, *optional*): the bounds.
+
+    Returns:
+        `torch.Tensor` of shape `(R, 1)` or `(R, T)`.
+    """
+    gap = gap.nan_to_num(nan=0.0)
+    ratio = (gap.sum(-1, keepdim=True) if mode.startswith("sequence") else gap).exp()
+    least, most = clip_min or 0.0, math.inf if clip_max is None else clip_max
+    if mode.endswith("truncate"):
+        return ratio.clamp(least, most)
+    return torch.where((ratio < least) | (ratio > most), 0.0, ratio)
 
 
 def leave_one_out_advantage(preference: torch.Tensor) -> torch.Tensor:

@@ -5,13 +5,17 @@ import signal
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from trl_nash import __version__
+from trl_nash import __version__, compat
 from trl_nash.cli import env, errors, launch
 from trl_nash.cli.main import main
 from trl_nash.cli.options import take_option
+from trl_nash.kernels.logprob import _uses_triton
 
 
 COMMANDS = ("onpo", "comal", "nash-md", "demo", "simulate", "judge", "plan", "env")
@@ -59,6 +63,9 @@ def test_env_names_versions_and_extras(capsys):
     assert lines["trl-nash"] == __version__
     assert lines["trl"][0].isdigit()
     assert lines["accelerators"]
+    assert lines["base"].endswith(f"({compat.OnlineDPOTrainer.__module__})")
+    assert lines["generation"].startswith("transformers ") and "vLLM" in lines["generation"]
+    assert lines["kernel"].split()[0] in ("torch", "triton")
     for extra in ("peft", "deepspeed", "quantization", "vllm", "judges", "kernels", "plots"):
         found = lines[f"extra {extra}"]
         assert found[-1].isdigit() or found == f'not installed (pip install "trl-nash[{extra}]")'
@@ -70,6 +77,40 @@ def test_env_names_the_accelerators(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"card {index}")
     assert env._accelerators() == "card 0, card 1"
+
+
+@pytest.mark.parametrize(
+    "installed, said",
+    [
+        (None, "transformers 5.0 (use_vllm needs vLLM <=0.31.0,>=0.22.0)"),
+        ("0.24.0+cu129", "transformers 5.0; vLLM 0.24.0+cu129 with use_vllm"),
+        ("0.32.0", "transformers 5.0; vLLM 0.32.0 with use_vllm, of which TRL 1.16 supports <=0.31.0,>=0.22.0"),
+    ],
+)
+def test_env_names_the_engine(installed, said, monkeypatch):
+    """And whether TRL, which drives it, supports it."""
+    versions = {"transformers": "5.0", "trl": "1.16", "vllm": installed}
+    monkeypatch.setattr(env, "_version", versions.get)
+    monkeypatch.setattr(env, "requires", lambda package: ["peft", 'vllm<=0.31.0,>=0.22.0; extra == "vllm"'])
+    assert env._generation() == said
+
+
+@pytest.mark.parametrize("module, whose", [("trl.experimental.online_dpo", "TRL"), ("trl_nash.x", "trl-nash itself")])
+def test_env_names_the_base(module, whose, monkeypatch):
+    monkeypatch.setattr(compat, "OnlineDPOTrainer", type("OnlineDPOTrainer", (), {"__module__": module}))
+    assert env._base() == f"OnlineDPOTrainer of {whose} ({module})"
+
+
+def test_env_names_the_kernel(monkeypatch):
+    """What `backend="auto"` chooses for tensors on the device."""
+    monkeypatch.setattr(env, "_version", lambda package: "1.0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert env._kernel() == "torch"
+    if find_spec("triton"):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        assert env._kernel() == "triton 1.0"
+        on_cuda = SimpleNamespace(is_cuda=True, device="cuda")
+        assert _uses_triton("auto", on_cuda, torch.float32)
 
 
 def test_env_takes_no_options(capsys):

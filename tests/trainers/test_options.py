@@ -62,7 +62,7 @@ WITHOUT_EFFECT = {
         """vllm_model_impl vllm_structured_outputs_regex vllm_gpu_memory_utilization vllm_mode vllm_server_base_url
         vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port vllm_tensor_parallel_size
         vllm_enable_sleep_mode""".split(),
-        "belong to `use_vllm`; with it OnlineDPOTrainer starts the engine with them (tests/generation/test_vllm.py)",
+        "belong to `use_vllm`; with it TRL's VLLMGeneration is built with them (tests/generation/test_vllm.py)",
     ),
 }
 

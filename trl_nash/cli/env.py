@@ -4,7 +4,11 @@
 """`trl-nash env`: what a bug report needs to say about the machine."""
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from trl_nash import __version__
 
@@ -25,7 +29,7 @@ _EXTRAS = {
 
 def run(argv: list[str]) -> int:
     """
-    Prints versions, accelerators and which extras are installed.
+    Prints versions, accelerators, what would be used of them, and which extras are installed.
 
     Args:
         argv (`list[str]`):
@@ -45,6 +49,9 @@ def run(argv: list[str]) -> int:
         "python": platform.python_version(),
         **{name: _version(name) or "not installed" for name in _PACKAGES},
         "accelerators": _accelerators(),
+        "base": _base(),
+        "generation": _generation(),
+        "kernel": _kernel(),
     }
     for extra, package in _EXTRAS.items():
         installed = _version(package)
@@ -59,6 +66,45 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _base() -> str:
+    """The class that the trainers are built on."""
+    try:
+        from ..compat import OnlineDPOTrainer
+    except ImportError as error:
+        return f"none: {error}"
+    module = OnlineDPOTrainer.__module__
+    return f"OnlineDPOTrainer of {'TRL' if module.partition('.')[0] == 'trl' else 'trl-nash itself'} ({module})"
+
+
+def _generation() -> str:
+    """Who samples: transformers, and vLLM with `use_vllm`."""
+    default, installed = f"transformers {_version('transformers')}", _version("vllm")
+    supported = next((r.specifier for r in map(Requirement, _requirements("trl")) if r.name == "vllm"), None)
+    if installed is None:
+        return f"{default} (use_vllm needs vLLM {supported or ''}".rstrip() + ")"
+    # A local segment, such as +cu129, is no other release.
+    release = Version(Version(installed).base_version)
+    if supported is None or release in supported:
+        return f"{default}; vLLM {installed} with use_vllm"
+    return f"{default}; vLLM {installed} with use_vllm, of which TRL {_version('trl')} supports {supported}"
+
+
+def _requirements(package: str) -> list[str]:
+    try:
+        return requires(package) or []
+    except PackageNotFoundError:
+        return []
+
+
+def _kernel() -> str:
+    """The backend of the output head's log-probs."""
+    if (_version("torch") or "").endswith("+cpu") or not find_spec("triton"):
+        return "torch"
+    import torch
+
+    return f"triton {_version('triton')}" if torch.cuda.is_available() else "torch"
 
 
 def _accelerators() -> str:

@@ -173,4 +173,5 @@ def hardware(options: argparse.Namespace):
         options.bandwidth_use,
         options.layer_overhead_ms / 1e3,
         options.judge_rate,
+        options.vllm_link,
     )

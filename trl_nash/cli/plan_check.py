@@ -86,6 +86,8 @@ def check(options: argparse.Namespace) -> list[Run]:
                 f"{run.algorithm} cannot run two policies at once under {strategy}: add --use_peft or "
                 "--mixture_coef 0."
             )
+        if run.use_vllm and run.plays_mixture:
+            raise UsageError("vLLM samples from no mixture of two policies: --mixture_coef is 0 or 1 with it.")
         if strategy == "zero3" and (run.load_in_4bit or run.load_in_8bit):
             raise UsageError("transformers cannot take quantised weights apart under zero3: plan zero2 or ddp.")
         runs.append(run)

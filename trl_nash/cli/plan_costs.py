@@ -3,6 +3,7 @@
 
 """The costs of a run under one strategy put together: whether it fits, what would make it fit, and its totals."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from .plan_memory import GIB, Memory, memory
 from .plan_model import ModelSizes
 from .plan_run import Run
 from .plan_time import Device, Speed, Tokens, round_flop, round_seconds, tokens
+from .plan_vllm import least_share
 
 
 USABLE = 0.9  # the share of a device's memory that tensors get: the rest is the driver's, or in pieces
@@ -42,7 +44,14 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.peak <= self.limit
+        return self.peak <= self.limit and self.vllm_share_missing == 0
+
+    @property
+    def vllm_share_missing(self) -> float:
+        """The `vllm_gpu_memory_utilization` that a colocated engine needs to start, if it has less, else 0."""
+        run = self.run
+        least = least_share(self.model, run, self.limit) if run.colocates_vllm else 0.0
+        return least if least > run.vllm_gpu_memory_utilization else 0.0
 
     # ---- Totals, of all devices ----
 
@@ -80,6 +89,10 @@ class Plan:
         """What to change so that the run fits, in one sentence; `None` if it does."""
         if self.fits:
             return None
+        if share := self.vllm_share_missing:
+            share = math.ceil(100 * share) / 100
+            if share < 1 and replace(self, run=replace(self.run, vllm_gpu_memory_utilization=share)).fits:
+                return f"vLLM has no room for a row beside its weights: use --vllm_gpu_memory_utilization {share:g}."
         for words, changes in _changes(self.run):
             if replace(self, run=replace(self.run, **changes)).fits:
                 return f"It does not fit: use {words}."
@@ -93,6 +106,8 @@ def _changes(run: Run) -> Iterator[tuple[str, dict]]:
     small["steps_per_generation"] = run.steps_per_generation * run.per_device_train_batch_size
     small_words = "--per_device_train_batch_size 1 with more --gradient_accumulation_steps"
     eases: list[tuple[list[str], dict]] = [([], {})]
+    if run.colocates_vllm and not run.vllm_enable_sleep_mode:
+        eases.append((["--vllm_enable_sleep_mode"], {"vllm_enable_sleep_mode": True}))
     if run.generation_prompts > 1:
         eases.append((["--per_device_generation_batch_size 1"], {"per_device_generation_batch_size": 1}))
     if not run.gradient_checkpointing:

@@ -50,14 +50,17 @@ def memory(model: ModelSizes, run: Run, limit: int | None = None) -> Memory:
         "weights": weights(model, run),
         "optimizer states": optimizer_states(model, run),
         "judge": 2 * run.judge_parameters,  # in 16 bits, a whole one on each device
-        "vLLM engine": vllm_share(run, limit),
     }
+    vllm = int(run.vllm_gpu_memory_utilization * (limit or 0)) if run.colocates_vllm else 0
     sampling = always | {
+        "vLLM engine": vllm,
         "frozen policy beside it": trained_bytes(model, run) if run.plays_mixture and not run.use_peft else 0,
-        "gathered weights": gathered(model, run, whole=True),
+        # vLLM is given one weight after the other, unless adapters are merged into them.
+        "gathered weights": gathered(model, run, whole=not run.use_vllm or run.use_peft),
         "KV cache": 0 if run.use_vllm else kv_cache(model, run),
     }
     fit = always | {
+        "vLLM engine": 0 if run.vllm_enable_sleep_mode else vllm,
         "gradients": gradients(model, run),
         "communication": communication(model, run),
         "gathered weights": gathered(model, run, whole=False),
@@ -266,23 +269,24 @@ def kv_bytes(model: ModelSizes, run: Run) -> int:
     Bytes of a token in the KV cache. Under autocast values are 16-bit, as linear layers return them, unless they have
     an adapter; keys are rotated in fp32. (Before transformers 5.24 values were kept in the dtype of keys.)
     """
-    keys = compute_bytes(run) if run.use_vllm else stream_bytes(run)
+    if run.use_vllm:
+        return model.layers * model.key_value * (2 + 2)
+    keys = stream_bytes(run)
     values = keys if run.use_peft else compute_bytes(run)
     return model.layers * model.key_value * (keys + values)
 
 
 def kv_cache(model: ModelSizes, run: Run) -> int:
     """The KV cache of a call of the generator. The last token is sampled and never fed."""
-    rows = run.generation_prompts * run.sampled
+    rows = run.generation_prompts * run.num_generations
     if run.plays_mixture:
         rows = max(rows, 2 * run.generation_prompts * run.num_generations)  # a cache for each policy
     return rows * (run.max_length - 1) * kv_bytes(model, run)
 
 
-def vllm_share(run: Run, limit: int | None) -> int:
-    """What a vLLM engine takes of the device for its weights and its cache; one on a server takes nothing."""
-    colocated = run.use_vllm and run.vllm_mode == "colocate"
-    return int(run.vllm_gpu_memory_utilization * (limit or 0)) if colocated else 0
+def engine_bytes(model: ModelSizes, run: Run) -> int:
+    """Bytes of the weights that vLLM computes with: 16 bits of each, and of 4-bit models their codes and scales."""
+    return weights(model, run) if quantised(run) else 2 * model.parameters
 
 
 # ---- On the CPU ----

@@ -79,6 +79,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="transformers' time to start a layer for a token, 0 with vLLM (default: %(default)s)",
     )
+    speeds.add_argument(
+        "--vllm_link", type=float, default=10.0, metavar="X", help="GB/s to a vLLM server (default: %(default)s)"
+    )
 
 
 def _add_model(group) -> None:
@@ -145,6 +148,8 @@ def _add_training(group) -> None:
     group.add_argument(
         "--vllm_gpu_memory_utilization", type=float, default=0.55, metavar="X", help="default: %(default)s"
     )
+    whole("vllm_tensor_parallel_size", 1, "devices that share a colocated engine")
+    _flag(group, "vllm_enable_sleep_mode", False, "it frees its memory while the policy is scored and fitted")
 
 
 def _add_judge(group) -> None:

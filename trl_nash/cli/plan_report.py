@@ -60,6 +60,7 @@ def print_plans(console: Console, plans: list[Plan], notes: list[str]) -> None:
         f"{speed.training_mfu:.0%} of the peak in fits, {speed.scoring_mfu:.0%} in forward passes",
         f"a decoding step reads weights and cache at {speed.bandwidth_use:.0%} of the bandwidth, and takes at least "
         f"{0 if run.use_vllm else speed.layer_overhead * 1e3:g} ms a layer",
+        *[f"weights reach the vLLM server at {speed.link:g} GB/s"] * (run.use_vllm and run.vllm_mode == "server"),
         *["nothing for what devices send each other", "all processes on one machine"] * (run.num_processes > 1),
         "all prompts and completions of "
         f"{run.mean_prompt} and {run.mean_completion} tokens; memory at {run.max_prompt} and {run.max_new_tokens}",

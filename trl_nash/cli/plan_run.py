@@ -79,6 +79,8 @@ class Run:
     use_vllm: bool = False
     vllm_mode: str = "colocate"
     vllm_gpu_memory_utilization: float = 0.55
+    vllm_tensor_parallel_size: int = 1
+    vllm_enable_sleep_mode: bool = False
     num_processes: int = 1
     strategy: str = "ddp"
 
@@ -151,21 +153,14 @@ class Run:
         return 1 + sum(fit.pairs_from is not None for fit in self.fits_of(self.past(1))[1:])
 
     @property
-    def sampled(self) -> int:
-        """Completions of a prompt that the engine samples at a time; vLLM does so in twos."""
-        return 2 * math.ceil(self.num_generations / 2) if self.use_vllm else self.num_generations
+    def colocates_vllm(self) -> bool:
+        """Whether a vLLM engine is on the devices that train."""
+        return self.use_vllm and self.vllm_mode == "colocate"
 
     @property
     def completions(self) -> int:
         """Completions of a prompt that take part in a round, with opponents that are not trained on."""
         return self.samplings * self.num_generations * (2 if self.algorithm in PLAYED else 1)
-
-    @property
-    def generated(self) -> int:
-        """Completions of a prompt that are sampled in a round."""
-        if self.algorithm not in PLAYED:
-            return self.samplings * self.sampled
-        return self.sampled + (self.num_generations if self.plays_mixture else self.sampled)
 
     @property
     def judged_pairs(self) -> int:

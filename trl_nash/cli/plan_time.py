@@ -8,9 +8,19 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .plan_memory import STASH, compute_bytes, kv_bytes, loaded_bytes, stream_bytes, trained_tensors, weights
+from .plan_memory import (
+    STASH,
+    compute_bytes,
+    engine_bytes,
+    kv_bytes,
+    loaded_bytes,
+    stream_bytes,
+    trained_tensors,
+    weights,
+)
 from .plan_model import ModelSizes
 from .plan_run import Run
+from .plan_vllm import push_seconds, pushes
 
 
 class Device(NamedTuple):
@@ -41,9 +51,6 @@ DEVICES = {
 }
 
 
-VLLM_ROWS = 256  # rows that a vLLM engine decodes together
-
-
 @dataclass(frozen=True)
 class Speed:
     """How much of a device's peak is reached: assumptions, and options of the command."""
@@ -53,6 +60,7 @@ class Speed:
     bandwidth_use: float = 0.6  # of a decoding step
     layer_overhead: float = 0.8e-3  # seconds a layer and decoding step that transformers takes to start it
     judge_rate: float = 10.0  # calls a second of a remote judge
+    link: float = 10.0  # GB/s to a vLLM server
 
 
 class Tokens(NamedTuple):
@@ -73,7 +81,7 @@ def tokens(run: Run, scorings: int) -> Tokens:
     rows = run.prompts_per_round * run.num_generations
     width = run.mean_prompt + run.mean_completion
     return Tokens(
-        run.prompts_per_round * run.generated * run.mean_completion,
+        run.prompts_per_round * run.completions * run.mean_completion,
         rows * width * scorings,
         rows * width * run.fit_passes,
     )
@@ -144,9 +152,10 @@ def judge_flop(run: Run) -> float:
 def round_flop(model: ModelSizes, run: Run, scorings: float) -> dict[str, float]:
     """FLOP of a round on all devices, by what they are for."""
     rows = run.prompts_per_round * run.num_generations
-    sampled = run.generated + (run.num_generations if run.plays_mixture else 0)  # two policies for each of those
+    sampled = run.completions + (run.num_generations if run.plays_mixture else 0)  # two policies for each of those
     return {
         "generation": generation_flop(model, run, run.prompts_per_round * sampled),
+        **({"weights to vLLM": 0.0} if run.use_vllm else {}),
         "judge": judge_flop(run),
         "scoring": scorings * scoring_flop(model, run, rows),
         "fit": run.fit_passes * fit_flop(model, run, rows, run.mean_prompt, run.mean_completion),
@@ -160,11 +169,13 @@ def round_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed, sco
     """Seconds of a round, by what they are for."""
     flop = round_flop(model, run, scorings)
     peak = 1e12 * (device.tflops if compute_bytes(run) == 2 else device.fp32_tflops) * run.num_processes
+    push = push_seconds(model, run, 1e9 * device.bandwidth * speed.bandwidth_use, 1e9 * speed.link)
     judging = flop["judge"] / (peak * speed.scoring_mfu)
     if not run.judge_parameters and run.judge not in (None, "function", "random", "none"):
         judging = run.judge_calls * run.prompts_per_round / speed.judge_rate
     return {
         "generation": generation_seconds(model, run, device, speed),
+        **({"weights to vLLM": pushes(run) * push} if run.use_vllm else {}),
         "judge": judging,
         "scoring": flop["scoring"] / (peak * speed.scoring_mfu),
         "fit": flop["fit"] / (peak * speed.training_mfu),
@@ -174,16 +185,15 @@ def round_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed, sco
 def generation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed) -> float:
     """Seconds in which each device samples its part of a round, bound by its memory, its arithmetic or its start."""
     prompts = run.prompts_per_round / run.num_processes
-    per_prompt = run.generated + (run.num_generations if run.plays_mixture else 0)
-    at_once = max(1, VLLM_ROWS // run.sampled) if run.use_vllm else run.generation_prompts
-    calls = math.ceil(prompts / at_once)
+    per_prompt = run.completions + (run.num_generations if run.plays_mixture else 0)
+    calls = math.ceil(prompts / run.generation_prompts)
     rows = prompts * per_prompt / calls
-    policies = per_prompt / run.sampled  # decoded one after the other
+    policies = per_prompt / run.num_generations  # decoded one after the other
     half = stream_bytes(run) == 2 or run.use_vllm
     peak = 1e12 * (device.tflops if half else device.fp32_tflops)
     prefill = forward_flop(model, rows, run.mean_prompt) / (peak * speed.scoring_mfu)
 
-    read = whole_weights(model, run) * (1 if run.use_vllm else policies)
+    read = whole_weights(model, run) * policies
     read += rows * (run.mean_prompt + run.mean_completion / 2) * kv_bytes(model, run)
     arithmetic = (2 * rows * model.active + head_flop(model, rows)) / (peak * speed.scoring_mfu)
     step = max(read / (1e9 * device.bandwidth * speed.bandwidth_use), arithmetic)
@@ -194,6 +204,8 @@ def generation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed
 
 def whole_weights(model: ModelSizes, run: Run) -> int:
     """Bytes of weights that a token is multiplied with."""
+    if run.use_vllm:
+        return max(1, int(engine_bytes(model, run) - 2 * (1 - model.active_experts) * sum(model.experts)))
     shards = run.num_processes if run.strategy in ("zero3", "fsdp2") else 1
     idle = (1 - model.active_experts) * sum(model.experts) * loaded_bytes(run)
     return max(1, int(shards * weights(model, run) - idle))

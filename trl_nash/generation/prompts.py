@@ -55,10 +55,6 @@ class PromptRenderer:
             text = bos + text
         return text
 
-    def without_bos(self, text: str) -> str:
-        """The text for an engine that adds the tokenizer's BOS by itself."""
-        return text.removeprefix(self.tokenizer.bos_token) if self._adds_bos else text
-
 
 def opens_thinking(text: str) -> bool:
     """Whether a rendered prompt ends in `<think>`, so that the completion begins within the thinking."""

@@ -3,9 +3,8 @@
 
 """Completions from a policy, live, frozen or mixed: through transformers, its continuous batching, or vLLM."""
 
-import logging
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -16,11 +15,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from ..algorithms import Policy
 from ..compat import unwrap_model_for_generation
 from ..policies import FrozenPolicies, is_sharded
-from ..rounds.batch import until_eos
+from ..rounds.batch import chunks, until_eos
 from .continuous import generate_continuously
 from .mixture import GeometricMixture
 from .plain import generate_plainly
 from .prompts import PromptRenderer
+from .vllm import VLLMEngine
 
 
 class Sampler:
@@ -35,9 +35,11 @@ class Sampler:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the policy's.
         eos_token_ids (`list[int]`): tokens that end a completion.
         say_once (`Callable[[str], None]`): says what the user should know, once a run.
-        vllm (`Callable`, *optional*):
-            OnlineDPOTrainer's engine for the live policy: returns, for a list of texts, padded tensors of which the
-            third holds two completions for each of them, and the fourth their mask.
+        vllm ([`VLLMEngine`], *optional*): which samples in place of transformers.
+
+    Attributes:
+        logps (`list[list[list[float]]]`, *optional*):
+            Log-probs of the tokens of the last completions, as vLLM gave them.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Sampler:
         tokenizer: PreTrainedTokenizerBase,
         eos_token_ids: list[int],
         say_once: Callable[[str], None],
-        vllm: Callable | None = None,
+        vllm: VLLMEngine | None = None,
     ):
         self.args = args
         self.accelerator = accelerator
@@ -61,6 +63,7 @@ class Sampler:
         self._model = model
         self._say_once = say_once
         self._vllm = vllm
+        self.logps: list[list[list[float]]] | None = None
         self._whole: torch.nn.Module | None = None  # the sharded model that is gathered at the moment
         self._gathering = ExitStack()  # what keeps it so while a round is sampled
 
@@ -75,7 +78,7 @@ class Sampler:
             count (`int`): completions per prompt.
             policy (`Policy` or `Mapping[Policy, float]`, *optional*):
                 The policy to sample from: the live one if left out, a frozen one, or the geometric mixture of frozen
-                ones, by their weights, with the live one, which has the rest. vLLM samples from the live policy only.
+                ones, by their weights, with the live one, which has the rest. vLLM samples from no mixture.
                 All processes ask for it together.
 
         Returns:
@@ -87,13 +90,14 @@ class Sampler:
                 f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "
                 "from the left (metric prompts/cut_ratio)."
             )
-        with self._engine(policy, prompts) as sample:
+        self.logps = None
+        with self._engine(policy) as sample:
             completions = sample(prompt_ids, count)
         ends = set(self.eos_token_ids)
         return prompt_ids, [[until_eos(row, ends) for row in rows] for rows in completions]
 
     @contextmanager
-    def _engine(self, policy: Policy | Mapping[Policy, float] | None, prompts: list):
+    def _engine(self, policy: Policy | Mapping[Policy, float] | None):
         """A function that makes `count` completions of each of B prompts: `(prompt_ids, count)` to B x count."""
         with ExitStack() as stack:
             if isinstance(policy, Mapping):
@@ -102,8 +106,11 @@ class Sampler:
                 model = stack.enter_context(self._unwrapped(self._model()))
                 mixing = partial(GeometricMixture, other, coef)
                 yield partial(generate_plainly, model, self.config, self.accelerator.device, mixing=mixing)
-            elif policy is None and self._vllm is not None:
-                yield partial(self._from_vllm, [self.render(prompt)[0] for prompt in prompts])
+            elif self._vllm is not None:
+                stack.enter_context(self.awake())
+                with nullcontext(self._model()) if policy is None else self.policies.active(policy) as model:
+                    self._vllm.push(model)
+                yield self._from_vllm
             else:
                 model = self._model()
                 if policy is not None:
@@ -118,17 +125,10 @@ class Sampler:
                 else:
                     yield partial(generate_plainly, model, self.config, self.accelerator.device)
 
-    def _from_vllm(self, texts: list[str], prompt_ids: list[list[int]], count: int) -> list[list[list[int]]]:
-        # The engine samples two completions for each text; it tokenises by itself, and adds BOS from habit.
-        repeats = -(-count // 2)
-        if count % 2:
-            self._say_once(
-                f"Completions are sampled in twos: of {2 * repeats} per prompt, {count} are used.", logging.INFO
-            )
-        rows, mask = self._vllm([self.render.without_bos(text) for text in texts] * repeats)[2:4]
-        rows = [row[kept.bool()].tolist() for row, kept in zip(rows.cpu(), mask.cpu(), strict=True)]
-        # Row r belongs to text r mod B, whichever of its completions it is.
-        return [rows[b :: len(texts)][:count] for b in range(len(texts))]
+    def _from_vllm(self, prompt_ids: list[list[int]], count: int) -> list[list[list[int]]]:
+        completions, logps = self._vllm.generate(prompt_ids, count)  # which end where ours do
+        self.logps = list(chunks(logps, count))
+        return list(chunks(completions, count))
 
     @contextmanager
     def _unwrapped(self, model: torch.nn.Module):
@@ -145,11 +145,15 @@ class Sampler:
 
     @contextmanager
     def round(self):
-        """Within it the live policy is kept gathered, until a frozen one is asked for."""
-        with ExitStack() as self._gathering:
+        """Within it the live policy is kept gathered, until a frozen one is asked for, or vLLM is kept awake."""
+        with ExitStack() as self._gathering, self.awake():
             if self._vllm is None:
                 self._gathering.enter_context(self.gathered(self._model()))
             yield
+
+    def awake(self):
+        """Context in which vLLM, if it samples, is kept awake between calls."""
+        return nullcontext() if self._vllm is None else self._vllm.awake()
 
     def release(self) -> None:
         """Takes weights apart that [`round`] has gathered."""

@@ -4,7 +4,16 @@
 """Frozen policies: handles, memory, exchange with the live weights, files."""
 
 from .frozen import BESIDE_SHARDS, FrozenPolicies
-from .memory import is_sharded
+from .memory import fingerprint, is_sharded
+from .merged import adapts_tied_embeddings, has_adapters_off, merged_weights
 
 
-__all__ = ["BESIDE_SHARDS", "FrozenPolicies", "is_sharded"]
+__all__ = [
+    "BESIDE_SHARDS",
+    "FrozenPolicies",
+    "adapts_tied_embeddings",
+    "fingerprint",
+    "has_adapters_off",
+    "is_sharded",
+    "merged_weights",
+]

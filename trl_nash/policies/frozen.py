@@ -16,11 +16,18 @@ from functools import cached_property
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from ..algorithms import AVERAGE, INITIAL, START, Policy
 from .files import PolicyFiles
-from .memory import Copies, MachineMemory, OwnMemory, is_sharded, local_tensor, shared_memory_is_possible
+from .memory import (
+    Copies,
+    MachineMemory,
+    OwnMemory,
+    fingerprint,
+    is_sharded,
+    shared_memory_is_possible,
+    trainable_weights,
+)
 
 
 _PART = 2**26  # bytes that are exchanged at a time, and held twice on the device
@@ -77,13 +84,7 @@ class FrozenPolicies(PolicyFiles):
         return INITIAL if policy == START and self._ref_model is None else policy
 
     def _local(self) -> Iterator[tuple[str, torch.Tensor]]:
-        # FSDP2 keeps what it used last gathered: back to shards, and gathered anew after an exchange.
-        for module in self._unwrapped().modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
-        for name, parameter in self._unwrapped().named_parameters():
-            if parameter.requires_grad:
-                yield name, local_tensor(parameter)
+        return trainable_weights(self._unwrapped())
 
     @cached_property
     def _memory(self) -> OwnMemory:
@@ -142,9 +143,9 @@ class FrozenPolicies(PolicyFiles):
         self._memory.wait()
         return copies
 
-    def fingerprint(self) -> list[float]:
+    def fingerprint(self) -> list[int]:
         """Numbers that change whenever this rank's part of the live policy does."""
-        return [tensor.detach().sum(dtype=torch.float64).item() for _, tensor in self._local()]
+        return fingerprint(self._unwrapped())
 
     def average(self, round: int, decay: float) -> None:
         """

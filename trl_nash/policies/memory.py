@@ -5,18 +5,22 @@
 
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 
 _ALIGNMENT = 64  # bytes
+_INTEGERS = {1: torch.uint8, 2: torch.int16}  # by their size in bytes; of what is larger, 4 at a time
+_HASHED = {"cpu": 2**16, "other": 2**22}  # elements at a time: what a cache holds, and few kernels
 
 
 def local_tensor(parameter: nn.Parameter) -> torch.Tensor:
@@ -26,6 +30,45 @@ def local_tensor(parameter: nn.Parameter) -> torch.Tensor:
     if isinstance(parameter.data, DTensor):
         return parameter.data.to_local()
     return parameter.data
+
+
+def trainable_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """This rank's part of the trainable weights of an unwrapped model, by their names."""
+    # FSDP2 keeps what it used last gathered: back to shards, and gathered anew after an exchange.
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name, local_tensor(parameter)
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> list[int]:
+    """
+    Numbers that change whenever this rank's part of the trainable weights does, whoever writes to them and how: hashes
+    of their bits by place, in which tensors that differ agree by chance alone, at most once in 2**32. (The versions of
+    tensors, which torch counts, do not show what is written through `.data`, as here and in DeepSpeed.)
+    """
+    hashes = [hash_of(tensor) for _, tensor in trainable_weights(model)]
+    return torch.stack(hashes).tolist() if hashes else []
+
+
+def hash_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A hash of the bits of a tensor, of shape ()."""
+    bits = tensor.detach().reshape(-1).view(_INTEGERS.get(tensor.element_size(), torch.int32))
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    multipliers = _multipliers(bits.device)
+    for part in bits.split(len(multipliers)):
+        # Arithmetic modulo 2**64.
+        total = total * 6364136223846793005 + (part.long() * multipliers[: len(part)]).sum()
+    return total
+
+
+@cache
+def _multipliers(device: torch.device) -> torch.Tensor:
+    size = _HASHED.get(device.type, _HASHED["other"])
+    return (torch.randint(2**62, (size,), generator=torch.Generator().manual_seed(0)) * 2 + 1).to(device)
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -25,6 +25,7 @@ class Samples:
     prompt_ids: list[list[int]]  # B
     completion_ids: list[list[list[int]]]  # B x N, with the end-of-sequence token where one was sampled
     pairs: list[tuple[int, int]]  # M index pairs into the N completions, the same for every prompt
+    logps: list[list[list[float]]] | None = None  # of the tokens of the first K completions, as the engine gave them
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class PairBatch:
     pairs: torch.Tensor  # (B, M, 2) indices into a prompt's completions
     preference: torch.Tensor  # (B, M) P(first beats second) or its label; nan abstains
     centre_logps: torch.Tensor | None = None  # (B * K, T - 1) of the KL centre, 0 outside the completion
+    sampled_logps: torch.Tensor | None = None  # (B * K, T - 1) by the engine that sampled; nan where it has none
     live_weight: float = 0.0  # of the policy that is fitted, in the centre: `centre_logps` is the rest of it
     kl_from: dict[str, torch.Tensor] = field(default_factory=dict)  # by metric: (B * K,) log-probs of completions
 
@@ -66,9 +68,15 @@ def collate(
     pairs: torch.Tensor,
     preference: torch.Tensor,
     pad_token_id: int,
+    logps: list[list[list[float]]] | None = None,
 ) -> PairBatch:
     """Pads prompts with their completions into a [`PairBatch`]. The width fixed here is kept for the whole round."""
-    rows, labels = [], []
+    rows, labels, sampled_logps = [], [], None
+    if logps is not None:
+        parts = [(prompt, row) for prompt, own in zip(prompt_ids, logps, strict=True) for row in own]
+        # The first token of a prompt is nobody's prediction.
+        whole = [torch.tensor([0.0] * (len(prompt) - 1) + row) for prompt, row in parts]
+        sampled_logps = pad_sequence(whole, batch_first=True)
     for prompt, completions in zip(prompt_ids, completion_ids, strict=True):
         for completion in completions:
             rows.append(torch.tensor(prompt + completion))
@@ -81,6 +89,7 @@ def collate(
         labels=pad_sequence(labels, batch_first=True, padding_value=IGNORED),
         pairs=pairs,
         preference=preference,
+        sampled_logps=sampled_logps,
     )
 
 

@@ -56,7 +56,7 @@ class RoundLog:
             entry = json.loads(self._lines.pop(0))
             set_random_state(entry["random"])
             pairs = [tuple(pair) for pair in entry["pairs"]]
-            return Samples(entry["prompt_ids"], entry["completion_ids"], pairs)
+            return Samples(entry["prompt_ids"], entry["completion_ids"], pairs, entry.get("logps"))
         samples = sample()
         with self._writing(), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(samples) | {"random": random_state()}) + "\n")

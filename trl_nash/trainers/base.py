@@ -212,7 +212,8 @@ class NashTrainer(EvaluationHooks):
             fit draws its pairs from.
         """
         prompt_ids, completion_ids = self.generate(prompts, self.args.num_generations, self.opponent)
-        return Samples(prompt_ids, completion_ids, compared_pairs(self.args.num_generations, self.args.pair_selection))
+        pairs = compared_pairs(self.args.num_generations, self.args.pair_selection)
+        return Samples(prompt_ids, completion_ids, pairs, self.sampler.logps)
 
     def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
         """
@@ -298,6 +299,8 @@ class NashTrainer(EvaluationHooks):
     def compute_loss(self, model, inputs: PairBatch, return_outputs=False, num_items_in_batch=None):
         logps = self.score(model, inputs)
         batch = self._completed(inputs, logps)
+        if batch.sampled_logps is not None and self._is_as_sampled:
+            self.reporter.record_logp_gap(logps, batch)
         losses = self.objective(logps, batch)
         loss = losses.mean()
         if self.model.training:
@@ -334,6 +337,12 @@ class NashTrainer(EvaluationHooks):
     def _first_steps(self) -> int:
         """Micro-batches that a fit sees before its first optimizer step."""
         return min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
+
+    @property
+    def _is_as_sampled(self) -> bool:
+        """Whether the live policy is still the one that the round's completions were sampled from."""
+        first = self.place.iteration == 0 and self.place.step < self._first_steps
+        return self.trains_on_policy and self.place.fit == 0 and first
 
     @property
     def references(self) -> dict[str, Policy]:

@@ -12,12 +12,12 @@ from ..algorithms import Fit, Past, average_response, regularized_response
 from ..objectives import leave_one_out_advantage, policy_gradient_loss
 from ..rounds.batch import PairBatch, Samples
 from .base import NashTrainer
-from .checks.values import check_choice, check_on_policy, check_range, collapse, scheduled
-from .config import NashConfig
+from .checks.values import check_choice, check_on_policy, check_one_policy, check_range, collapse, scheduled
+from .policy_gradient import PolicyGradientConfig
 
 
 @dataclass
-class NashMDConfig(NashConfig):
+class NashMDConfig(PolicyGradientConfig):
     r"""
     Options of [`NashMDTrainer`]. The defaults are the paper's best.
 
@@ -32,7 +32,7 @@ class NashMDConfig(NashConfig):
         ema_decay (`float`, *optional*, defaults to `0.999`):
             Decay of that average per round.
 
-    The other parameters are those of [`NashConfig`]. The gradient is on-policy: a round is one optimizer step.
+    The other parameters are those of [`PolicyGradientConfig`].
     """
 
     regularized = True
@@ -54,11 +54,8 @@ class NashMDConfig(NashConfig):
         check_choice("opponent", self.opponent, ["mixture", "ema"])
         self.mixture_coef = collapse(self.mixture_coef)
         check_on_policy(self)
-        plays_itself = self.opponent == "mixture" and self.mixture_coef == 0
-        if self.use_vllm and not plays_itself:
-            raise ValueError(
-                "vLLM cannot sample from Nash-MD's opponent: leave `use_vllm` out, or set `mixture_coef=0`."
-            )
+        if self.opponent == "mixture":
+            check_one_policy(self)
 
     def fits_of(self, past: Past) -> list[Fit]:
         if self.opponent == "ema":
@@ -107,12 +104,14 @@ class NashMDTrainer(NashTrainer):
     def sample_pairs(self, prompts: list) -> Samples:
         count = self.args.num_generations
         prompt_ids, own = self.generate(prompts, count)
+        logps = self.sampler.logps
         _, others = self.generate(prompts, count, self.opponent)
         completions = [first + second for first, second in zip(own, others, strict=True)]
-        return Samples(prompt_ids, completions, list(product(range(count), range(count, 2 * count))))
+        return Samples(prompt_ids, completions, list(product(range(count), range(count, 2 * count))), logps)
 
     def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
         count = self.args.num_generations
         advantage = leave_one_out_advantage(batch.preference.view(-1, count, count))
-        losses = policy_gradient_loss(logps, batch.centre_logps, advantage.flatten(), self.beta)
+        weights = 1.0 if batch.sampled_logps is None else self.args.importance(logps, batch)
+        losses = policy_gradient_loss(logps, batch.centre_logps, advantage.flatten(), self.beta, weights)
         return losses.view(-1, count).mean(-1)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, regularized_response
 from .checks.values import check_on_policy, check_range
-from .config import NashConfig
 from .nash_md import NashMDTrainer
+from .policy_gradient import PolicyGradientConfig
 
 
 @dataclass
-class NashProxConfig(NashConfig):
+class NashProxConfig(PolicyGradientConfig):
     r"""
     Options of [`NashProxTrainer`].
 
@@ -23,7 +23,7 @@ class NashProxConfig(NashConfig):
             K, rounds (which are optimizer steps) after which the target becomes the current policy. Larger than the
             run, the target stays the initial policy.
 
-    The other parameters are those of [`NashConfig`]. The gradient is on-policy: a round is one optimizer step.
+    The other parameters are those of [`PolicyGradientConfig`].
     """
 
     regularized = True

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, regularized_response
 from .base import NashTrainer
-from .checks.values import check_range, collapse, scheduled
+from .checks.values import check_one_policy, check_range, collapse, scheduled
 from .config import PairConfig
 
 
@@ -39,8 +39,7 @@ class OnlineIPOConfig(PairConfig):
         super().__post_init__()
         check_range("mixture_coef", self.mixture_coef, 0.0, 1.0)
         self.mixture_coef = collapse(self.mixture_coef)
-        if self.use_vllm and self.mixture_coef != 0:
-            raise ValueError("vLLM cannot sample from a mixture: leave `use_vllm` out, or set `mixture_coef=0`.")
+        check_one_policy(self)
 
     def fits_of(self, past: Past) -> list[Fit]:
         step_size, mixture_coef = self.step_size_of(past), scheduled(self.mixture_coef, past.epoch)

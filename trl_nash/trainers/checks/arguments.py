@@ -99,7 +99,8 @@ def check_arguments(
         )
     # Of vLLM, and of transformers.
     for name, off, instead in [
-        ("n", 1, "set `num_generations`"),
+        ("n", None, "set `num_generations`"),
+        ("seed", None, "it would draw all rounds the same noise; `seed` is an option of its own"),
         ("max_length", None, "set `max_new_tokens`"),
         *NOT_HERE,
     ]:

@@ -44,3 +44,12 @@ def check_on_policy(config) -> None:
             "A policy gradient is on-policy: a round must be one optimizer step. Leave `num_iterations` at 1 and "
             "`steps_per_generation` at `gradient_accumulation_steps`."
         )
+
+
+def check_one_policy(config) -> None:
+    """Raises `ValueError` if vLLM would have to sample from a mixture of two policies."""
+    if config.use_vllm and any(0 < coef < 1 for coef in as_list(config.mixture_coef)):
+        raise ValueError(
+            "vLLM samples from one policy at a time, and not from a mixture of two: leave `use_vllm` out, or set "
+            "`mixture_coef` to 0 or 1."
+        )

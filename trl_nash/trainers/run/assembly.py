@@ -9,6 +9,7 @@ import torch
 
 from ...compat import get_callable_name
 from ...generation.sampler import Sampler
+from ...generation.vllm import VLLMEngine
 from ...judges.reward_model import RewardModel
 from ...policies import FrozenPolicies
 from .collector import Collector
@@ -36,6 +37,9 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
         round=lambda: trainer.round,
         eos_token_ids=trainer.eos_token_ids,
     )
+    engine = None
+    if args.use_vllm:
+        engine = VLLMEngine(args, accelerator, trainer.model, tokenizer, trainer.eos_token_ids)
     trainer.sampler = Sampler(
         args,
         accelerator,
@@ -44,7 +48,7 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
         tokenizer,
         trainer.eos_token_ids,
         say_once=trainer.reporter.say_once,
-        vllm=trainer._generate_vllm if trainer.use_vllm else None,
+        vllm=engine,
     )
     trainer.judging = Judging(trainer.judge, args, tokenizer, state=lambda: trainer.state)
     trainer.stops = Stops(accelerator, trainer.save_stopped, tokenizer, args.save_only_model)

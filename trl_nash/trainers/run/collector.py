@@ -127,7 +127,8 @@ class Collector:
         found: dict[int, tuple] = {}  # by place
         waiting: deque[tuple] = deque()  # chunks without verdicts: few, and none unless the judge waits
         try:
-            with self._reporter.bar("sampling and judging", len(rows), rows, "prompt") as bar:
+            bar = self._reporter.bar("sampling and judging", len(rows), rows, "prompt")
+            with bar, self._sampler.awake():
                 for places in chunks(self._longest_first(rows), self._args.generation_chunk):
                     waiting.append((places, self._ask([rows[place] for place in places], log, pause, bar)))
                     while len(waiting) > (CHUNKS_AT_ONCE if self._judging.judge.waits else 0):
@@ -178,9 +179,12 @@ class Collector:
         bar.update(len(places) / 2)
         self._reporter.record_tallies(judged.asked)
         samples = judged.samples
-        parts = zip(samples.prompt_ids, samples.completion_ids, judged.texts, judged.preference, strict=True)
-        for place, (prompt, completions, texts, preference) in zip(places, parts, strict=True):
-            found[place] = array("i", prompt), [array("i", ids) for ids in completions], texts, preference
+        logps = [None] * len(places)
+        if samples.logps is not None:
+            logps = [[array("f", row) for row in own] for own in samples.logps]
+        parts = zip(samples.prompt_ids, samples.completion_ids, judged.texts, judged.preference, logps, strict=True)
+        for place, (prompt, completions, *rest) in zip(places, parts, strict=True):
+            found[place] = array("i", prompt), [array("i", ids) for ids in completions], *rest
         return samples.pairs
 
     def micro_batches(
@@ -191,15 +195,18 @@ class Collector:
         pairs, preference = trained_pairs(preference, samples.pairs, count, args.pair_selection)
         preference = hard_label(preference, args.preference_label, labels)
         own = [completions[:count] for completions in samples.completion_ids]
+        logps = samples.logps
         pad, size = self._sampler.config.pad_token_id, args.per_device_train_batch_size
         return [
-            collate(samples.prompt_ids[b], own[b], pairs[b], preference[b], pad_token_id=pad)
+            collate(samples.prompt_ids[b], own[b], pairs[b], preference[b], pad, logps and logps[b])
             for b in (slice(s, s + size) for s in range(0, len(own), size))
         ]
 
 
 def _judged(rows: list[dict], found: list[tuple], pairs: list[tuple[int, int]]) -> Judged:
     """Rows with what was found of each."""
-    prompts, completions, texts, preference = map(list, zip(*found, strict=True))
-    samples = Samples([ids.tolist() for ids in prompts], [[ids.tolist() for ids in own] for own in completions], pairs)
+    prompts, completions, texts, preference, logps = map(list, zip(*found, strict=True))
+    completions = [[ids.tolist() for ids in own] for own in completions]
+    logps = None if None in logps else [[row.tolist() for row in own] for own in logps]
+    samples = Samples([ids.tolist() for ids in prompts], completions, pairs, logps)
     return Judged(rows, samples, texts, torch.stack(preference), [])

@@ -132,7 +132,10 @@ class Judging:
             chosen, preference = best_and_worst_by_tournament(compare, len(rows), count)
             # The best comes first and the worst second: they are the pair that is trained on.
             order = np.array([[*row, *(k for k in range(count) if k not in row)] for row in chosen.tolist()])
-            samples = replace(samples, completion_ids=_take(samples.completion_ids, order), pairs=[(0, 1)])
+            logps = samples.logps and _take(samples.logps, order)
+            samples = replace(
+                samples, completion_ids=_take(samples.completion_ids, order), pairs=[(0, 1)], logps=logps
+            )
             texts = _take(texts, order)
         return Judged(rows, samples, texts, torch.as_tensor(preference, dtype=torch.float32), asked)
 

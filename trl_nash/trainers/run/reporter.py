@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ...generation.prompts import text_of
 from ...objectives import cycle_rate
-from ...rounds.batch import Samples
+from ...rounds.batch import IGNORED, PairBatch, Samples
 from ...rounds.metrics import Metrics
 from ...rounds.rows import count_of
 from .completions import Verdict, log_verdicts
@@ -23,6 +23,8 @@ from .judging import Asked, Judged
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
+
+LOGP_GAP = 0.1  # nats a token, in the mean, by which an engine may differ from the policy before a sentence says so
 
 
 class Reporter:
@@ -143,6 +145,14 @@ class Reporter:
         explained = target.square().sum() - (margin - target).square().sum()
         self.metrics.add("fit/r2", explained, target.square().sum())
 
+    def record_logp_gap(self, logps: torch.Tensor, batch: PairBatch) -> None:
+        """How far the log-probs of tokens, of shape (B * K, T - 1), are from those that the engine gave with them."""
+        tokens = (batch.labels[:, 1:] != IGNORED) & ~batch.sampled_logps.isnan()
+        gaps = (logps.detach().float() - batch.sampled_logps).abs()[tokens]
+        if count := gaps.numel():
+            self.metrics.add("sampling/logp_gap", gaps.sum(), count)
+            self.metrics.add("sampling/logp_gap_p99", gaps.quantile(0.99) * count, count)
+
     def start(self, step: int) -> None:
         """A run begins, or goes on, behind so many optimizer steps."""
         self._flushed_at = step
@@ -150,7 +160,14 @@ class Reporter:
     def flush(self, step: int) -> dict[str, float]:
         """The training metrics since the last flush, which was some optimizer steps ago."""
         steps, self._flushed_at = step - self._flushed_at, step
-        return self._metrics["train"].flush(steps=steps) | {"round": self._round() + 1}
+        metrics = self._metrics["train"].flush(steps=steps)
+        if metrics.get("sampling/logp_gap", 0.0) > LOGP_GAP:
+            self.say_once(
+                "The log-probs that vLLM gives with its samples are not the policy's: they differ by more than "
+                f"{LOGP_GAP} nats a token in the mean (sampling/logp_gap). Give the engine the policy's dtype, no "
+                "quantisation and no filter (`top_p`, `top_k`, `min_p`), or sample without `use_vllm`."
+            )
+        return metrics | {"round": self._round() + 1}
 
     def flush_evaluation(self) -> dict[str, float]:
         """The metrics of an evaluation."""
