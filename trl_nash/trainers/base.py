@@ -302,6 +302,7 @@ class NashTrainer(EvaluationHooks):
         loss = losses.mean()
         if self.model.training:
             self.stops.watch(loss, batch)
+            self.reporter.record_loss(loss)
         return (loss, {"logps": logps, "losses": losses}) if return_outputs else loss
 
     # ---- What they are made of ----

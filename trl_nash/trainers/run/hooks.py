@@ -289,9 +289,8 @@ class TrainerHooks(OnlineDPOTrainer):
         if "loss" in logs:  # a training log: evaluation's and the final summary have other keys
             logs |= self.reporter.flush(self.state.global_step)
         super().log(logs, start_time)
-        # "completions" in training, "eval_completions" (or with the dataset's name) in evaluation.
-        name = next((key[: -len("loss")] for key in logs if key.endswith("loss")), "") + "completions"
-        self.reporter.show_completions(name, self.state.global_step)
+        if "loss" in logs or "train_loss" in logs:  # the second at the end of a run
+            self.reporter.show_completions("completions", self.state.global_step)
 
     def create_model_card(self, *args, **kwargs) -> None:
         super().create_model_card(*args, **kwargs)

@@ -18,11 +18,14 @@ from ...objectives import cycle_rate
 from ...rounds.batch import Samples
 from ...rounds.metrics import Metrics
 from ...rounds.rows import count_of
+from ..config import WIN_RATE
 from .completions import Verdict, log_verdicts
 from .judging import Judged
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
+
+SHOWN_ANSWERS = 3  # prompts whose answers, the start's and the policy's, are kept of an evaluation
 
 
 class Reporter:
@@ -35,6 +38,10 @@ class Reporter:
         mode (`Callable[[], str]`): `"train"` or `"eval"`, each of which has metrics of its own.
         round (`Callable[[], int]`): the round that runs, counted from 0.
         eos_token_ids (`list[int]`): tokens that end a completion; one without was clipped.
+        ending (`Callable[[], bool]`): whether the fit that runs is in its second half.
+
+    Attributes:
+        answers (`list[Verdict]`): of the last evaluation, on the main process: the policy's first and the start's.
     """
 
     def __init__(
@@ -44,14 +51,18 @@ class Reporter:
         mode: Callable[[], str],
         round: Callable[[], int],
         eos_token_ids: list[int],
+        ending: Callable[[], bool] = lambda: False,
     ):
+        self.answers: list[Verdict] = []
         self._args = args
         self._eos_token_ids = eos_token_ids
         self._accelerator = accelerator
         self._mode = mode
         self._round = round
-        self._metrics = {"train": Metrics(accelerator), "eval": Metrics(accelerator)}
+        self._ending = ending
+        self._metrics = {"train": Metrics(accelerator, ("log", "round")), "eval": Metrics(accelerator)}
         self._verdicts: list[Verdict] = []
+        self._played: list[Verdict] = []
         self._said: set[str] = set()
         self._flushed_at = 0
 
@@ -92,6 +103,7 @@ class Reporter:
             judged.samples.prompt_ids[:count], judged.samples.completion_ids[:count], judged.samples.pairs
         )
         self._record_lengths(samples)
+        self._record_texts(judged.texts[:count], samples.pairs)
         judged_pairs = ~preference.isnan()
         metrics.add("judge/preference", preference.nansum(), judged_pairs.sum())
         lengths = torch.tensor([[len(ids) for ids in completions] for completions in samples.completion_ids])
@@ -100,10 +112,14 @@ class Reporter:
         longer_wins = torch.where(first > second, preference, 1 - preference)
         metrics.add("judge/longer_wins", longer_wins[decided].sum(), decided.sum())
         self._record_cycles(samples, preference)
-        if self._args.log_completions:
-            i, j = samples.pairs[0]
-            for row, texts, verdict in zip(judged.rows, judged.texts, preference, strict=False):
-                self._verdicts.append(Verdict(text_of(row["prompt"]), texts[i], texts[j], float(verdict[0])))
+        if self._args.log_completions and self._mode() == "train":
+            self._verdicts += _verdicts(judged)
+
+    def record_played(self, judged: Judged) -> None:
+        """Counts the verdicts on the policy's completions, the first of each pair, against the start's."""
+        # Completions of a prompt are no independent sample of prompts: the mean of each prompt is.
+        self.metrics.sample(WIN_RATE, judged.preference.nanmean(-1))
+        self._played += _verdicts(judged)[: self._most_shown - len(self._played)]
 
     def _record_tallies(self, judged: Judged) -> None:
         """What the judge knows of its verdicts beside the preferences that they make."""
@@ -132,6 +148,13 @@ class Reporter:
         self.metrics.add("completions/mean_length", sum(map(len, own)), len(own))
         self.metrics.add("completions/clipped_ratio", sum(clipped), len(own))
 
+    def _record_texts(self, texts: list[list[str]], pairs: list[tuple[int, int]]) -> None:
+        """What nothing can be learned from: pairs of one text twice, and completions without any."""
+        same = sum(row[i] == row[j] for row in texts for i, j in pairs)
+        own = [text for row in texts for text in row[: self._args.num_generations]]
+        self.metrics.add("completions/equal_pairs", same, len(texts) * len(pairs))
+        self.metrics.add("completions/empty_ratio", sum(not text.strip() for text in own), len(own))
+
     def record_fit(self, margin: torch.Tensor, target: torch.Tensor) -> None:
         """How far margins have come towards their targets, both of shape (B, M); `nan` targets abstain."""
         judged = ~target.isnan()
@@ -143,23 +166,54 @@ class Reporter:
         # The targets' mean is 0 by antisymmetry, so R² is taken about 0.
         explained = target.square().sum() - (margin - target).square().sum()
         self.metrics.add("fit/r2", explained, target.square().sum())
+        if self._ending():
+            self.metrics.add("fit/r2_end", explained, target.square().sum())
+
+    def record_loss(self, loss: torch.Tensor) -> None:
+        """Counts the loss of a micro-batch of training: to the round, whose steps are not those of a log."""
+        self._metrics["train"].add("loss", loss, span="round")
 
     def start(self, step: int) -> None:
         """A run begins, or goes on, behind so many optimizer steps."""
         self._flushed_at = step
+        self._metrics["train"].clear("round")
 
     def flush(self, step: int) -> dict[str, float]:
         """The training metrics since the last flush, which was some optimizer steps ago."""
         steps, self._flushed_at = step - self._flushed_at, step
         return self._metrics["train"].flush(steps=steps) | {"round": self._round() + 1}
 
+    def flush_round(self) -> dict[str, float]:
+        """The training metrics of a round that is over, with the seconds that it took by phase."""
+        return self._metrics["train"].flush(span="round") | {"round": self._round() + 1}
+
     def flush_evaluation(self) -> dict[str, float]:
         """The metrics of an evaluation."""
         return self._metrics["eval"].flush()
 
     def show_completions(self, name: str, step: int) -> None:
-        """Prints and logs the pairs that were kept, as table `name`."""
-        if self._verdicts and self._accelerator.is_main_process:
-            verdicts = self._verdicts[-self._args.num_completions_to_print :]
-            log_verdicts(verdicts, step, self._args.output_dir, self._args.report_to, name)
+        """Prints and logs the pairs of training that were kept, as table `name`."""
+        self._show(self._verdicts[-self._args.num_completions_to_print :], step, name)
         self._verdicts.clear()
+
+    def show_answers(self, name: str, step: int) -> None:
+        """Keeps some of an evaluation's answers, and with `log_completions` prints and logs them, as table `name`."""
+        if self._args.log_completions:
+            self._show(self._played[: self._args.num_completions_to_print], step, name, ("policy", "start"))
+        self.answers = self._played[:SHOWN_ANSWERS]
+        self._played = []
+
+    @property
+    def _most_shown(self) -> int:
+        return max(SHOWN_ANSWERS, self._args.num_completions_to_print)
+
+    def _show(self, verdicts: list[Verdict], step: int, name: str, *sides: tuple[str, str]) -> None:
+        if verdicts and self._accelerator.is_main_process:
+            log_verdicts(verdicts, step, self._args.output_dir, self._args.report_to, name, *sides)
+
+
+def _verdicts(judged: Judged) -> list[Verdict]:
+    """The first pair of each row."""
+    i, j = judged.samples.pairs[0]
+    rows = zip(judged.rows[: count_of(judged.rows)], judged.texts, judged.preference, strict=False)
+    return [Verdict(text_of(row["prompt"]), texts[i], texts[j], float(verdict[0])) for row, texts, verdict in rows]
