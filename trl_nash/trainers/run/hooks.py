@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerState
@@ -16,11 +17,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from ...compat import OnlineDPOTrainer
 from ...rounds.rows import EvaluationLoader, Share, StreamedRounds, round_loader
 from ..checks.precision import movable_share, precision_of
-from .card import append_settings
+from .card import CARD, complete_card
 from .checkpoint_files import complete_checkpoints
 from .collector import ROUND_FOLDER
 from .keeper import FOLDER, Keeper
 from .reporter import Reporter
+from .result import result
 from .stops import Stops
 
 
@@ -54,6 +56,7 @@ class TrainerHooks(OnlineDPOTrainer):
     keeper: Keeper
     reporter: Reporter
     stops: Stops
+    command: str | None = None  # that started the run, for the model card
     _saved: Path | None = None  # the last checkpoint of this run
 
     # Losses are means over a micro-batch; `Trainer.training_step` divides them by the accumulation steps.
@@ -263,6 +266,8 @@ class TrainerHooks(OnlineDPOTrainer):
                 + (f"{complete[-1]} is complete: " if complete else "No earlier one is complete: ")
                 + f"make space and {'resume' if complete else 'start again'}."
             ) from error
+        if self.args.should_save:
+            shutil.copy(folder.parent / CARD, folder / CARD)
         self._saved = folder
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -292,7 +297,17 @@ class TrainerHooks(OnlineDPOTrainer):
         if "loss" in logs or "train_loss" in logs:  # the second at the end of a run
             self.reporter.show_completions("completions", self.state.global_step)
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        super().create_model_card(*args, **kwargs)
+    def create_model_card(self, model_name: str | None = None, *args, **kwargs) -> None:
+        name = model_name or (self.hub_model_id or Path(self.args.output_dir).name).rpartition("/")[2]
+        super().create_model_card(name, *args, **kwargs)
         if self.is_world_process_zero():
-            append_settings(Path(self.args.output_dir) / "README.md", self.args, self.judge)
+            complete_card(
+                Path(self.args.output_dir) / CARD,
+                self.args,
+                base=self.model.config._name_or_path,
+                adapter=is_peft_model(self.model),
+                judge=self.judge.description,
+                result=result(self.state.log_history),
+                answers=self.reporter.answers,
+                command=self.command,
+            )
