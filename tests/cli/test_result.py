@@ -134,7 +134,7 @@ def test_what_is_said_of_a_result():
     def say(*values):
         return result([{"loss": 1.0}, {f"eval_{name}": v for name, v in zip(names, values, strict=False)}])
 
-    assert say(0.75, 0.05, 64).startswith("Against the start it wins 75.0% ± 5.0% (95 % interval 63.9% to 83.6%, n = 64")
+    assert say(0.75, 0.05, 64).startswith("Against the start it wins 75.0% ± 5.0% (95 % interval 63.9% to 83.6%,")
     assert say(0.5625, 0.12, 16).startswith("No measurable change: against the start it wins 56.2% ± 12.0%")
     assert "on one prompt" in say(1.0)
     assert result([{"loss": 1.0}, {"eval_loss": 0.0}]) is None

@@ -40,7 +40,7 @@ class Metrics:
             sums[name] = [kept + value for kept, value in zip(sums[name], sides, strict=True)]
 
     def sample(self, name: str, values: torch.Tensor) -> None:
-        """Adds a sample without its `nan`: logged are its mean as `name`, its error as `name_se`, its size as `name_n`."""
+        """Adds a sample without its `nan`: mean, error and size are logged as `name`, `name_se` and `name_n`."""
         count, values = (~values.isnan()).sum(), values.double().nan_to_num()
         self.add(name, values.sum(), count)
         self.add(f"{name}{_SQUARES}", values.square().sum(), count)
