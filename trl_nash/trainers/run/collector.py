@@ -122,7 +122,7 @@ class Collector:
         size = math.ceil(CHUNKS_AT_ONCE * self._args.generation_chunk / micro) * micro
         waiting: deque[tuple] = deque()  # parts without verdicts: one, if the judge is asked while others are sampled
         try:
-            with self._reporter.bar("sampling and judging", len(rows), rows, "prompt") as bar:
+            with self._reporter.bar("sampling and judging", len(rows), "prompt") as bar:
                 for part in chunks(rows, size):
                     waiting.append((part, self._ask(part, log, pause, bar)))
                     while len(waiting) > self._judging.judge.waits:

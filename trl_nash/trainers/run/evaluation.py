@@ -58,7 +58,7 @@ class EvaluationHooks(TrainerHooks):
     def _record_win_rate(self, rows: list[dict], own: list[list[list[int]]]) -> None:
         """P(policy ≻ reference), completion k against completion k: it costs a generation, so only evaluation asks."""
         count, prompts = self.args.num_generations, [row["prompt"] for row in rows]
-        with self.reporter.phase("generate"):
+        with self.reporter.phase("generate"), self.reporter.bar("the start's answers", len(prompts), "prompt"):
             if not self.trains_on_policy:
                 _, own = self.generate(prompts, count)
             prompt_ids, others = self.generate(prompts, count, INITIAL)

@@ -5,12 +5,14 @@
 
 import logging
 import math
-from collections.abc import Callable, Sized
+from collections.abc import Callable
+from contextlib import contextmanager
 from itertools import combinations
 
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
 from tqdm.auto import tqdm
 
 from ...generation.prompts import text_of
@@ -25,7 +27,16 @@ from .judging import Judged
 
 logger = get_logger("trl_nash")  # speaks on the main process only
 
+BAR_SECONDS = 1.0  # after which a bar is shown, and then again
 SHOWN_ANSWERS = 3  # prompts whose answers, the start's and the policy's, are kept of an evaluation
+
+
+class PartBar(tqdm):
+    """A progress bar whose postfix, too, is shown no earlier and no more often than the bar is to be."""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        super().set_postfix_str(s, refresh=False)
+        self.update(0)
 
 
 class Reporter:
@@ -63,6 +74,7 @@ class Reporter:
         self._metrics = {"train": Metrics(accelerator, ("log", "round")), "eval": Metrics(accelerator)}
         self._verdicts: list[Verdict] = []
         self._played: list[Verdict] = []
+        self._bar: tqdm | None = None  # the last one, which may be closed
         self._said: set[str] = set()
         self._flushed_at = 0
 
@@ -74,17 +86,36 @@ class Reporter:
         """Context that is timed as a phase of a round."""
         return self.metrics.phase(name)
 
-    def bar(self, what: str, total: int, rows: Sized, unit: str = "micro-batch") -> tqdm:
-        """A progress bar of a part of a round; one generation chunk is over too soon to show it."""
-        prompts = sum(map(len, rows)) if unit == "micro-batch" else len(rows)
-        shown = self._mode() == "train" and prompts > self._args.generation_chunk and self._accelerator.is_main_process
-        return tqdm(
+    def bar(self, what: str, total: int, unit: str = "micro-batch") -> tqdm:
+        """A progress bar of a part of a round or of an evaluation, shown once that takes a while."""
+        self._bar = PartBar(
             total=total,
-            desc=f"Round {self._round() + 1}: {what}",
+            desc=f"{f'Round {self._round() + 1}' if self._mode() == 'train' else 'Evaluation'}: {what}",
             unit=unit,
             leave=False,
-            disable=self._args.disable_tqdm or not shown,
+            delay=BAR_SECONDS,
+            mininterval=BAR_SECONDS,
+            miniters=0,  # so that what does not advance it, as a token, can still have it shown
+            disable=self._args.disable_tqdm or not self._accelerator.is_main_process,
         )
+        return self._bar
+
+    @contextmanager
+    def tokens_of(self, model: torch.nn.Module):
+        """Within it the bar tells the tokens that a model samples, one of each row in a forward."""
+        count = 0
+
+        def token(*_) -> None:
+            nonlocal count
+            count += 1
+            if self._bar is not None:
+                self._bar.set_postfix_str(f"sampling, token {count}")
+
+        hook = (model.get_base_model() if is_peft_model(model) else model).register_forward_hook(token)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def say_once(self, message: str, level: int = logging.WARNING) -> None:
         """Says something about this run, once."""
