@@ -8,13 +8,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from accelerate.utils import is_peft_model
 from huggingface_hub import ModelCard
 from transformers import TrainingArguments
 
 from ...compat import OnlineDPOConfig
 from ..config import NashConfig
 from .completions import Verdict, printable
+from .result import result
+
+
+if TYPE_CHECKING:
+    from ..base import NashTrainer
 
 
 CARD = "README.md"
@@ -25,32 +32,12 @@ _LONGEST_TEXT = 800  # characters of a prompt or an answer
 _VERSIONS = "### Framework versions\n\n"
 
 
-def complete_card(
-    file: Path,
-    args: NashConfig,
-    *,
-    base: str,
-    adapter: bool,
-    judge: str,
-    result: str | None,
-    answers: Sequence[Verdict],
-    command: str | None,
-) -> None:
-    """
-    Completes the card that TRL has written.
-
-    Args:
-        file (`Path`): the card.
-        args ([`NashConfig`]): the settings.
-        base (`str`): the model that the run started from, a hub id, a folder, or nothing where it was built by hand.
-        adapter (`bool`): whether an adapter was trained.
-        judge (`str`): [`~PairwiseJudge.description`] of the judge. Its arguments may be secret, and stay out.
-        result (`str`, *optional*): how the policy did against its start.
-        answers (`Sequence[Verdict]`): of the policy and of the start.
-        command (`str`, *optional*): that started the run.
-    """
+def complete_card(trainer: "NashTrainer") -> None:
+    """Completes the card that TRL has written. Of the judge it has the description: arguments may be secret."""
     from ... import __version__
 
+    args, base, adapter = trainer.args, trainer.model.config._name_or_path, is_peft_model(trainer.model)
+    file = Path(args.output_dir) / CARD
     card = ModelCard.load(file)
     local = not base or os.path.isdir(base)
     card.data.library_name = "peft" if adapter else "transformers"
@@ -63,16 +50,17 @@ def complete_card(
     text = text.replace(
         "It has been trained using", f"{'An adapter was' if adapter else 'All weights were'} trained, using", 1
     )
-    parts = [_result(result, answers), _settings(args, judge), _command(command)]
+    came_of_it = _result(result(trainer.state.log_history), trainer.reporter.answers)
+    parts = [came_of_it, _settings(args, trainer.judge.description), _command(trainer.command)]
     added = "".join(f"{part}\n\n" for part in parts if part)
     card.text = text.replace(_VERSIONS, f"{added}{_VERSIONS}- trl-nash: {__version__}\n", 1)
     card.save(file)
 
 
-def _result(result: str | None, answers: Sequence[Verdict]) -> str:
-    if result is None:
+def _result(said: str | None, answers: Sequence[Verdict]) -> str:
+    if said is None:
         return ""
-    parts = ["### Result", result + " The judge is the one that it was trained with."]
+    parts = ["### Result", f"{said} The judge is the one that it was trained with."]
     for answer in answers:
         texts = {"Prompt": answer.prompt, "Start": answer.second, "This model": answer.first}
         parts += [f"{name}:\n\n{_quoted(text)}" for name, text in texts.items()]

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerState
@@ -22,7 +21,6 @@ from .checkpoint_files import complete_checkpoints
 from .collector import ROUND_FOLDER
 from .keeper import FOLDER, Keeper
 from .reporter import Reporter
-from .result import result
 from .stops import Stops
 
 
@@ -301,13 +299,4 @@ class TrainerHooks(OnlineDPOTrainer):
         name = model_name or (self.hub_model_id or Path(self.args.output_dir).name).rpartition("/")[2]
         super().create_model_card(name, *args, **kwargs)
         if self.is_world_process_zero():
-            complete_card(
-                Path(self.args.output_dir) / CARD,
-                self.args,
-                base=self.model.config._name_or_path,
-                adapter=is_peft_model(self.model),
-                judge=self.judge.description,
-                result=result(self.state.log_history),
-                answers=self.reporter.answers,
-                command=self.command,
-            )
+            complete_card(self)
