@@ -199,9 +199,9 @@ def test_metrics_page_lists_every_metric():
     )
     logged = set(re.findall(r'"((?:judge|fit|policy|completions|prompts|sampling)/[a-z0-9_]+)"', source))
     logged |= {f"{name}/<reason>" for name in re.findall(r'f"([a-z/_]+)/\{reason', source)}
-    logged |= {f"{name}_se" for name in logged if name.startswith("policy/kl_")}  # `Metrics.sample` adds these
+    logged |= {name + end for name in logged if name.startswith("policy/") for end in ("_se", "_n")}  # `sample` adds
     logged |= {f"time/{phase}" for phase in re.findall(r'phase\("(\w+)"\)', source)} | {"round"}
-    rows = [row for table in tables(PAGES["docs/metrics.md"]) for row in table]
+    rows = [row for table in tables(PAGES["docs/metrics.md"]) for row in table if "metric" in row]
     listed = {name.removeprefix("eval_") for row in rows for name in quoted(row["metric"])}
     assert listed - {"loss", "grad_norm", "learning_rate", "epoch"} == logged
 

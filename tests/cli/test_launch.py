@@ -181,7 +181,9 @@ def test_two_real_processes_end_with_the_same_weights(tmp_path, model_dir, promp
     )
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
-    assert "Under the judge it beats the model that it started from" in done.stdout
+    assert "gainst the start it wins" in done.stdout and "n = 4 prompts" in done.stdout
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "trl-nash comal --num_processes=2 " in card and "my_judge:shorter" in card
     notes = [(tmp_path / f"rank{rank}").read_text().split() for rank in (0, 1)]
     assert notes[0] == notes[1]
     assert notes[0][0] == "2"

@@ -46,7 +46,7 @@ def test_trains_saves_and_says_so(tmp_path, capsys, options, algorithm):
     output = capsys.readouterr().out
     assert "Precision: fp32, chosen for the CPU" in output
     assert "Trained 2 steps in" in output
-    assert "Under the judge it beats the model that it started from" in output
+    assert "gainst the start it wins" in output
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert (tmp_path / "out" / "README.md").is_file()
 
@@ -229,5 +229,6 @@ def test_result_text_without_evaluation():
     ]
     text = result_text(SimpleNamespace(log_history=history, global_step=2), "out", 3.4)
     assert (
-        text == "Trained 2 steps in 3 s. The model is in out.\n  At the end: KL to the start 0.25, judge abstained 0."
+        text == "Trained 2 steps in 3 s. The model is in out.\n"
+        "  In the last round: KL to the start 0.25, judge abstained 0."
     )

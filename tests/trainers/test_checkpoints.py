@@ -711,7 +711,7 @@ def test_model_card_names_algorithm_paper_and_settings(algorithm, whole_run):
     assert f"huggingface.co/papers/{paper}" in card.text and f"arXiv:{paper}" in card.text
     assert name in card.text
     settings = table_of(card.text)
-    expected = {"judge": "CallableJudge", "num_generations": "2", "learning_rate": "0.05", "max_new_tokens": "5"}
+    expected = {"judge": "helpers:favours_a", "num_generations": "2", "learning_rate": "0.05", "max_new_tokens": "5"}
     expected |= {key: str(getattr(trainer.args, key)) for key in ALGORITHMS[algorithm][2] if key != "num_generations"}
     expected |= {key: str(value) for key, value in OWN[algorithm].items()}
     assert expected.items() <= settings.items()

@@ -6,6 +6,7 @@
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from itertools import combinations
@@ -44,6 +45,8 @@ EVALUATED = {
     "eval_judge/preference",
     "eval_judge/abstained",
     "eval_policy/win_rate_reference",
+    "eval_policy/win_rate_reference_se",
+    "eval_policy/win_rate_reference_n",
     "eval_policy/kl_reference",
     "eval_completions/mean_length",
     "eval_completions/mean_length_reference",
@@ -52,7 +55,7 @@ EVALUATED = {
     "eval_time/judge",
     "eval_time/score",
 }
-FITTED = {"fit/margin", "fit/target", "fit/r2"}
+FITTED = {"fit/margin", "fit/target", "fit/r2"}  # and in training "fit/r2_end"
 
 
 def without_times(metrics: dict) -> dict:
@@ -221,6 +224,25 @@ def test_win_rate_pairs_completion_k_with_completion_k(tmp_path):
     assert metrics["eval_completions/mean_length_reference"] == 2.5
 
 
+def test_the_error_of_a_win_rate_is_over_prompts(tmp_path):
+    """
+    Eight pairs of four prompts are four observations: "c" and "d" win 1 and 1, "e" 1 and 0, "f" 0 and 0. Means 1, 1,
+    .5 and 0 have the mean .625 and the standard error sqrt(.6875 / 3 / 4).
+    """
+    wins = {"c": (1, 1), "d": (1, 1), "e": (1, 0), "f": (0, 0)}
+
+    def judge(prompts, first, second):
+        verdicts = zip(prompts, first, second, strict=True)
+        return [float((wins[p]["ab".index(min(x, y))] == 1) == (x < y)) for p, x, y in verdicts]
+
+    trainer = make_trainer("ipo", tmp_path, judge=judge, extra={"eval_dataset": prompt_dataset(list(wins))})
+    answer_with(trainer, ["a <eos>", "b <eos>"], frozen=["d <eos>", "e <eos>"])
+    metrics = trainer.evaluate()
+    assert metrics["eval_policy/win_rate_reference"] == pytest.approx(0.625)
+    assert metrics["eval_policy/win_rate_reference_se"] == pytest.approx((0.6875 / 3 / 4) ** 0.5)
+    assert metrics["eval_policy/win_rate_reference_n"] == 4
+
+
 def test_abstentions_leave_the_win_rate(tmp_path):
     """Only judged pairs count: P = .75 on "c" and no opinion on "d" is a win rate of .75 and half abstained."""
 
@@ -232,6 +254,7 @@ def test_abstentions_leave_the_win_rate(tmp_path):
     answer_with(trainer, ["a <eos>", "b <eos>"], frozen=["e <eos>", "e <eos>"])
     metrics = trainer.evaluate()
     assert metrics["eval_policy/win_rate_reference"] == pytest.approx(0.75)
+    assert metrics["eval_policy/win_rate_reference_n"] == 1 and "eval_policy/win_rate_reference_se" not in metrics
     assert metrics["eval_judge/abstained"] == 0.5
     assert metrics["eval_judge/preference"] == pytest.approx(0.75)
 
@@ -392,7 +415,20 @@ def test_metrics_of_a_crafted_round(chunk, mode, tmp_path):
     assert metrics["judge/preference"] == pytest.approx(4.95 / 8)
     assert metrics["judge/abstained"] == pytest.approx(1 / 9)
     assert metrics["judge/cycle_rate"] == pytest.approx(1 / 2)
+    assert metrics["completions/equal_pairs"] == metrics["completions/empty_ratio"] == 0
     assert metrics["policy/kl_reference"] == 0
+
+
+def test_pairs_of_one_text_and_texts_without_any_are_counted(tmp_path):
+    """ "c" is answered a, a and nothing, "d" three times b: 1 + 3 of 6 pairs are equal, and 1 of 6 texts is empty."""
+    table = {"c": ["a <eos>", "a", "<eos>"], "d": ["b <eos>"] * 3}
+    trainer = make_trainer(
+        "ipo", tmp_path, dataset=prompt_dataset(list(table)), num_generations=3, max_steps=1, max_nan_rate=1.0
+    )
+    answer_by_table(trainer, table)
+    trainer.train()
+    assert history(trainer, "completions/equal_pairs") == pytest.approx([4 / 6])
+    assert history(trainer, "completions/empty_ratio") == pytest.approx([1 / 6])
 
 
 def test_cycle_rate_weighs_triples_not_batches(tmp_path):
@@ -519,6 +555,8 @@ def test_r2_rises_as_a_round_is_fitted(algorithm, tmp_path):
     trainer.train()
     r2, margin, target = (history(trainer, f"fit/{name}") for name in ("r2", "margin", "target"))
     assert r2[0] == 0 and r2[-1] > 0.95
+    end = history(trainer, "fit/r2_end")  # of the second half of each fit, of which ONPO has two
+    assert end == r2[20:] if algorithm != "onpo-two" else end == r2[20:40] + r2[60:]
     assert margin[-1] == pytest.approx(target[-1], rel=0.05)
 
 
@@ -663,6 +701,22 @@ def test_evaluation_does_not_overwrite_the_completions_of_training(tmp_path):
     assert prompts == {"c", "d", "e", "f"}
 
 
+def test_completions_of_an_evaluation_show_the_start_beside_the_policy(tmp_path, capsys, monkeypatch):
+    """The table of an evaluation has the policy's answer, the start's, and how often the judge prefers the first."""
+    monkeypatch.setenv("COLUMNS", "120")
+    trainer = make_trainer(
+        "ipo", tmp_path, log_completions=True, extra={"eval_dataset": prompt_dataset(["c", "d"])}, judge=longer_word
+    )
+    answer_with(trainer, ["b <eos>", "c <eos>"], frozen=["a <eos>", "d <eos>"])
+    trainer.evaluate()
+    frame = pd.read_parquet(tmp_path / "completions" / "eval_completions_00000.parquet")
+    rows = frame[["prompt", "policy", "start", "preference"]].values.tolist()
+    assert rows == [["c", "b", "a", 1.0], ["d", "b", "a", 1.0]]
+    printed = capsys.readouterr().out
+    assert "P(policy)" in printed and "Start" in printed
+    assert [(v.prompt, v.first, v.second) for v in trainer.reporter.answers] == [("c", "b", "a"), ("d", "b", "a")]
+
+
 @pytest.mark.parametrize("name", ["trackio", "wandb"])
 def test_completions_reach_the_trackers(name, tmp_path, monkeypatch):
     """With `report_to`, the same rows go to the tracker as a table under "completions"."""
@@ -758,9 +812,18 @@ def test_loss_is_the_average_over_both_ranks(two_processes):
 
 
 def test_win_rate_is_the_average_over_both_ranks(two_processes):
-    """The win rate is over the judged pairs of both ranks."""
-    wins = [p for rank in two_processes["ranks"] for p in rank["wins"] if p is not None]
-    assert two_processes["eval"][0]["policy/win_rate_reference"] == pytest.approx(sum(wins) / len(wins), rel=1e-5)
+    """
+    Mean and standard error are over the prompts of both ranks, of each the mean of its judged pairs; n counts those
+    that have one, and not the prompts with which a rank fills up.
+    """
+    rows = [[p for p in row if p is not None] for rank in two_processes["ranks"] for row in rank["wins"]]
+    assert len({len(row) for row in rows}) > 2  # prompts with three, fewer, and no verdicts
+    means = [sum(row) / len(row) for row in rows if row]
+    metrics = two_processes["eval"][0]
+    assert metrics["policy/win_rate_reference"] == pytest.approx(statistics.mean(means), rel=1e-5)
+    error = statistics.stdev(means) / len(means) ** 0.5
+    assert metrics["policy/win_rate_reference_se"] == pytest.approx(error, rel=1e-5)
+    assert metrics["policy/win_rate_reference_n"] == len(means) <= 11
 
 
 def test_stream_is_evaluated_by_two_processes(two_processes):

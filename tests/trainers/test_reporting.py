@@ -6,7 +6,9 @@ from collections import Counter
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers import make_trainer, prompt_dataset
 
+import trl_nash.trainers.run.reporter as reporter_module
 from trl_nash.judges.tally import Tally
 from trl_nash.rounds.rows import Filler
 from trl_nash.trainers.run.judging import Asked, Judged
@@ -23,3 +25,28 @@ def test_any_reason_to_abstain_is_counted():
     assert reporter.flush_evaluation() == pytest.approx(
         {"judge/abstained": 0.75, "judge/abstained/n_a": 0.25, "judge/abstained/too_long": 0.5}
     )
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_progress_moves_within_a_generation_call(lora, tmp_path, monkeypatch, capsys):
+    """A round and an evaluation of one call each: the bar tells every token, of the policy and of the start."""
+    monkeypatch.setattr(reporter_module, "BAR_SECONDS", 0)
+    rows = prompt_dataset()
+    options = {"per_device_train_batch_size": 8, "max_steps": 1, "eval_strategy": "steps", "disable_tqdm": False}
+    trainer = make_trainer("ipo", tmp_path, lora=lora, extra={"eval_dataset": rows}, **options)
+    trainer.train()
+    shown = capsys.readouterr().err
+    for what in (
+        "Round 1: sampling and judging",
+        "Evaluation: sampling and judging",
+        "Evaluation: the start's answers",
+    ):
+        bar = "".join(part for part in shown.replace("\n", "\r").split("\r") if what in part)
+        assert "sampling, token 1]" in bar and "sampling, token 3]" in bar
+    assert not trainer.model._forward_hooks
+
+
+def test_what_is_over_soon_shows_no_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reporter_module, "BAR_SECONDS", 1000)
+    make_trainer("ipo", tmp_path, max_steps=1, disable_tqdm=False).train()
+    assert "Round 1" not in capsys.readouterr().err

@@ -108,7 +108,7 @@ def main(folder: Path) -> None:
     def keep_wins(rows, samples, *args):
         judged = verdicts(rows, samples, *args)
         if samples.pairs[0] == (0, 3):
-            seen["wins"] += numbers(judged.preference)
+            seen["wins"] += [numbers(row) for row in judged.preference]
         return judged
 
     def keep_table(*args, **kwargs):

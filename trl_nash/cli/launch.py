@@ -9,10 +9,12 @@ launched processes, on the hardware that they train on.
 """
 
 import logging
+import os
 import signal
 import subprocess
 from typing import Any
 
+from .command import COMMAND, shown_command
 from .errors import is_user_error, report
 from .options import apply_config, read_config, split_options, take_option
 from .processes import TRAINING_MODULE, accelerate_config_file, complete_launch_options, launch_parser
@@ -40,6 +42,7 @@ def run(algorithm: str, argv: list[str]) -> int:
         NashParser(algorithm).print_help()
         return 0
     launch_args, script_args = plan_launch(algorithm, argv)
+    os.environ[COMMAND] = shown_command(algorithm, argv)
     return launch(launch_args, [algorithm, *script_args])
 
 

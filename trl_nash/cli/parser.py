@@ -25,6 +25,8 @@ class NashScriptArguments(ScriptArguments):
     Arguments of the training commands that are not the algorithm's.
 
     Args:
+        dataset_test_split (`str`, *optional*):
+            Split of the prompts that are evaluated on. If `None`, some of those to train on are held out.
         prompt_column (`str`, *optional*):
             Column of the dataset that holds the prompts. If `None`, the first that fits of `prompt`,
             `context_messages`, `messages`, `chosen` with `rejected`, `instruction` (with `input`) and `question`.
@@ -35,6 +37,13 @@ class NashScriptArguments(ScriptArguments):
             Whether to print the plan of the run and stop before any model is loaded.
     """
 
+    dataset_test_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of the prompts on which the policy plays its start at the end. By default 5 % of the "
+            "prompts to train on are held out for it (--test_split_size 0: none)."
+        },
+    )
     prompt_column: str | None = field(
         default=None,
         metadata={

@@ -4,19 +4,23 @@
 """What a training command says before it starts and when it is done."""
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+
+if TYPE_CHECKING:
+    from ..trainers.run.completions import Verdict
 
 _LONGEST_PROMPT = 400  # characters shown of the rendered prompt
 _RESULTS = {
     "policy/kl_reference": "KL to the start",
     "completions/mean_length": "completion length",
     "judge/abstained": "judge abstained",
-    "fit/r2": "fit r2",
+    "fit/r2_end": "R² of the fits",
 }
 
 
-def plan_text(algorithm: str, arguments, tokenizer, prompts) -> str:
+def plan_text(algorithm: str, arguments, tokenizer, prompts, held_out: str | None = None) -> str:
     """
     The plan of a run on one screen.
 
@@ -29,6 +33,8 @@ def plan_text(algorithm: str, arguments, tokenizer, prompts) -> str:
             Renders the first prompt.
         prompts ([`~trl_nash.cli.data.Prompts`]):
             The data.
+        held_out (`str`, *optional*):
+            Which of the prompts are held out, or why none are.
 
     Returns:
         `str`
@@ -46,6 +52,7 @@ def plan_text(algorithm: str, arguments, tokenizer, prompts) -> str:
     lines = {
         "model": f"{model.model_name_or_path} ({quantised}{weights}), {processes}",
         "prompts": f"{_rows(prompts.train)} of {prompts.name}, column {prompts.column!r}{evaluation}",
+        "held out": held_out,
         "first": f"{_shortened(text)}{f' (cut from the left to {limit} tokens)' if cut else ''}",
         "round": f"{training.prompts_per_round} prompts x {training.num_generations} completions of up to "
         f"{training.max_new_tokens} tokens, then {steps}",
@@ -53,10 +60,10 @@ def plan_text(algorithm: str, arguments, tokenizer, prompts) -> str:
         "output": str(training.output_dir),
     }
     title = f"Plan of this {algorithm} run" + (" (dry run: nothing is trained)" if arguments.script.dry_run else "")
-    return "\n".join([title, *(f"  {name:<8} {line}" for name, line in lines.items())])
+    return "\n".join([title, *(f"  {name:<8} {line}" for name, line in lines.items() if line is not None)])
 
 
-def result_text(state, output_dir: str, seconds: float) -> str:
+def result_text(state, output_dir: str, seconds: float, answers: "Sequence[Verdict]" = ()) -> str:
     """
     What came out of a run, from the metrics that it logged.
 
@@ -67,10 +74,14 @@ def result_text(state, output_dir: str, seconds: float) -> str:
             Where the model is.
         seconds (`float`):
             How long training took.
+        answers (`Sequence[Verdict]`, *optional*):
+            Of the policy and of the start, in the last evaluation.
 
     Returns:
         `str`
     """
+    from ..trainers.run.result import result
+
     last: dict[str, Any] = {}
     for entry in state.log_history:
         last.update(entry)
@@ -78,10 +89,12 @@ def result_text(state, output_dir: str, seconds: float) -> str:
     lines = [f"Trained {steps} in {seconds:.0f} s. The model is in {output_dir}."]
     shown = [f"{label} {last[name]:.3g}" for name, label in _RESULTS.items() if name in last]
     if shown:
-        lines.append(f"  At the end: {', '.join(shown)}.")
-    if "eval_policy/win_rate_reference" in last:
-        rate = last["eval_policy/win_rate_reference"]
-        lines.append(f"  Under the judge it beats the model that it started from {rate:.1%} of the time.")
+        lines.append(f"  In the last round: {', '.join(shown)}.")
+    if (said := result(state.log_history)) is not None:
+        lines.append(f"  {said}")
+    for answer in answers:
+        texts = {"prompt": answer.prompt, "start": answer.second, "aligned": answer.first}
+        lines += ["", *(f"  {name:<8} {_shortened(text)}" for name, text in texts.items())]
     return "\n".join(lines)
 
 
@@ -94,6 +107,9 @@ def _counted(count: int, one: str, several: str) -> str:
 
 
 def _shortened(text: str) -> str:
+    from ..trainers.run.completions import printable
+
+    text = printable(text)
     if len(text) > _LONGEST_PROMPT:
         half = _LONGEST_PROMPT // 2
         text = f"{text[:half]} [...] {text[-half:]}"

@@ -11,14 +11,20 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import trl_nash
 
+from .command import COMMAND, shown_command
 from .errors import hide_noise, is_first_process, is_user_error, report
+from .held_out import hold_out
 from .options import ALGORITHMS, apply_config, read_config, split_options, take_option
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
+
+
+LORA_LEARNING_RATE = 1e-4
 
 
 class Arguments(NamedTuple):
@@ -50,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments = read_arguments(algorithm, argv)
         trainer = build_trainer(algorithm, arguments)
         if trainer is not None:
+            trainer.command = os.environ.get(COMMAND) or shown_command(algorithm, argv)
             train(trainer, arguments, signals)
     except KeyboardInterrupt:
         if is_first_process():
@@ -91,6 +98,8 @@ def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
     from .processes import launch_parser
 
     parser = NashParser(algorithm)
+    rate = parser.get_default("learning_rate")
+    parser.set_defaults(learning_rate=None)  # which says that nobody has chosen one
     config_file, argv = take_option(argv, "config")
     launcher = launch_parser()  # its options have had their effect
     if config_file is not None:
@@ -99,6 +108,13 @@ def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
     arguments = parser.parse_args(argv)
     check_arguments(arguments)
     options, sentence = hardware_options(arguments)
+    if arguments.learning_rate is None:
+        options += ["--learning_rate", str(LORA_LEARNING_RATE if arguments.use_peft else rate)]
+        if arguments.use_peft:
+            sentence += (
+                f"\nLearning rate: {LORA_LEARNING_RATE:g}, chosen for an adapter (--learning_rate to decide yourself; "
+                f"where all weights are trained it is {rate:g})."
+            )
     if is_first_process():
         print(sentence, flush=True)
     return Arguments(*parser.parse_args_into_dataclasses([*argv, *options], look_for_args_file=False))
@@ -133,11 +149,14 @@ def build_trainer(algorithm: str, arguments: Arguments):
         tokenizer.pad_token = tokenizer.eos_token
     if arguments.mixture.datasets and script.dataset_name and is_first_process():
         print("Note: the `datasets` section is used, so --dataset_name is ignored.", flush=True)
-    evaluate = training.eval_strategy != "no" or arguments.mixture.test_split_size is not None
+    holds_none = arguments.mixture.test_split_size == 0
+    mixture = replace(arguments.mixture, test_split_size=None) if holds_none else arguments.mixture
+    evaluate = script.dataset_test_split is not None or mixture.test_split_size is not None
     with training.main_process_first(desc="reading prompts"):
-        prompts = load_prompts(script, arguments.mixture, tokenizer, evaluate=evaluate, seed=training.seed)
+        prompts = load_prompts(script, mixture, tokenizer, evaluate=evaluate, seed=training.seed)
+        prompts, held_out = hold_out(prompts, training, none=holds_none)
     if is_first_process():
-        print(plan_text(algorithm, arguments, tokenizer, prompts), flush=True)
+        print(plan_text(algorithm, arguments, tokenizer, prompts, held_out), flush=True)
     judge = _load_judge(arguments.judge, training.device, dry_run=script.dry_run)
     if script.dry_run:
         return None
@@ -179,10 +198,13 @@ def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
         signals ([`StopSignals`]):
             Who asks.
     """
+    from .round_lines import show_rounds
+
     start = time.monotonic()
     resume = trainer.args.resume_from_checkpoint
     # Typed as text: "true" means the last checkpoint, as True does in Python.
     signals.trainer = trainer
+    show_rounds(trainer)
     trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     signals.trainer = None
     if trainer.stopped:
@@ -196,7 +218,8 @@ def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
     trainer.save_model(trainer.args.output_dir)
     trainer.create_model_card(dataset_name=on_hub)
     if is_first_process():
-        print(result_text(trainer.state, trainer.args.output_dir, seconds), flush=True)
+        answers = trainer.reporter.answers
+        print(result_text(trainer.state, trainer.args.output_dir, seconds, answers), flush=True)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=on_hub)
         trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}.")

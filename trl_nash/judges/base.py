@@ -92,6 +92,11 @@ class PairwiseJudge(ABC):
         return type(self).__name__
 
     @property
+    def description(self) -> str:
+        """What a model card calls this judge: its kind and what it asks, and no arguments, which may be secret."""
+        return self.name
+
+    @property
     def identity(self) -> str | None:
         """All that an answer depends on beside the question, as JSON, without secrets. `None` cannot be cached."""
         return None

@@ -78,6 +78,10 @@ class EnsembleJudge(PairwiseJudge):
         return f"{type(self).__name__}({', '.join(judge.name for judge in self.judges)})"
 
     @property
+    def description(self) -> str:
+        return f"{self.rule} of {', '.join(judge.description for judge in self.judges)}"
+
+    @property
     def identity(self) -> str | None:
         members = [judge.identity for judge in self.judges]
         if None in members:

@@ -59,6 +59,11 @@ class CallableJudge(PairwiseJudge):
     def name(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
+    @property
+    def description(self) -> str:
+        called = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return f"{called.__module__}:{called.__qualname__}"
+
     def __call__(self, prompts, first, second, **columns):
         # Columns that the function does not see must not make two questions different.
         return super().__call__(prompts, first, second, **accepted(self.function, columns, positional=3))

@@ -115,6 +115,10 @@ class GPMJudge(PairwiseJudge):
             )
 
     @property
+    def description(self) -> str:
+        return f"gpm:{self.local.name}"
+
+    @property
     def identity(self) -> str | None:
         return json.dumps(["gpm", self.local.identity, self.temperature])
 

@@ -54,6 +54,10 @@ class LegacyJudge(PairwiseJudge):
     def name(self) -> str:
         return type(self.legacy).__name__
 
+    @property
+    def description(self) -> str:
+        return f"{type(self.legacy).__module__}:{self.name}"
+
     def judge(self, prompts, first, second):
         options = accepted(self.legacy.judge, {"shuffle_order": False}, positional=2)
         if self.returns_scores:

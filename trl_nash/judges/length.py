@@ -60,6 +60,10 @@ class LengthDebiasedJudge(PairwiseJudge):
         return f"{type(self).__name__}({self.inner.name})"
 
     @property
+    def description(self) -> str:
+        return f"{self.inner.description}, without its preference for length"
+
+    @property
     def identity(self) -> str | None:
         inner = self.inner.identity
         return inner and json.dumps({"judge": "length", "coefficient": self.coefficient, "of": inner})

@@ -122,6 +122,7 @@ class LocalModel:
             model = model.to(device)
         self.model = model.eval()
         name = model.config._name_or_path
+        self.name = self.path or name or type(model).__name__
         if tokenizer is None and not name:
             raise ValueError(
                 f"The judge model {type(model).__name__} was not loaded from a path, so its tokenizer is unknown; "

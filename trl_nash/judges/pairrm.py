@@ -151,6 +151,10 @@ class PairRMJudge(PairwiseJudge):
         self.neutralise = Neutraliser(self.tokenizer, [*PREFIXES, "<Response"])
 
     @property
+    def description(self) -> str:
+        return f"pairrm:{self.local.name}"
+
+    @property
     def identity(self) -> str | None:
         if self.local.identity is None:
             return None

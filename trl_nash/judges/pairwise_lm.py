@@ -124,6 +124,10 @@ class PairwiseLMJudge(PairwiseJudge):
         self.label_ids = self._label_ids()
 
     @property
+    def description(self) -> str:
+        return f"pairwise-lm:{self.local.name}"
+
+    @property
     def identity(self) -> str | None:
         if self.local.identity is None:
             return None

@@ -130,6 +130,10 @@ class RewardJudge(PairwiseJudge):
         self.eos_token_ids = frozenset(eos_token_ids or ())
 
     @property
+    def description(self) -> str:
+        return f"{self.name} of {', '.join(getattr(f, '__name__', type(f).__name__) for f in self.reward_funcs)}"
+
+    @property
     def identity(self) -> str | None:
         models = [func.local.identity if isinstance(func, RewardModel) else None for func in self.reward_funcs]
         if None in models or self.missing_eos_penalty is not None:

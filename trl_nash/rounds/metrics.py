@@ -22,23 +22,25 @@ class Metrics:
 
     Args:
         accelerator ([`~accelerate.Accelerator`]): adds the sums up over ranks.
+        spans (`tuple[str, ...]`, *optional*, defaults to `("log",)`):
+            What metrics are averaged over: each span has all that was added since it was flushed itself.
     """
 
-    def __init__(self, accelerator):
+    def __init__(self, accelerator, spans: tuple[str, ...] = ("log",)):
         self._accelerator = accelerator
-        self._sums: dict[str, list] = defaultdict(lambda: [0.0, 0.0])
-        self._seconds: dict[str, float] = defaultdict(float)
+        self._sums: dict[str, dict[str, list]] = {span: defaultdict(lambda: [0.0, 0.0]) for span in spans}
+        self._seconds: dict[str, dict[str, float]] = {span: defaultdict(float) for span in spans}
         self._phases: list[str] = []
         self._since = 0.0
 
-    def add(self, name: str, total, count=1) -> None:
-        """Adds to a metric's numerator and denominator (numbers or tensors with one element)."""
-        entry = self._sums[name]
-        for side, value in enumerate((total, count)):
-            entry[side] = entry[side] + (value.detach() if isinstance(value, torch.Tensor) else value)
+    def add(self, name: str, total, count=1, span: str | None = None) -> None:
+        """Adds to a metric's numerator and denominator (numbers or tensors with one element), of all spans or one."""
+        sides = [value.detach() if isinstance(value, torch.Tensor) else value for value in (total, count)]
+        for sums in self._sums.values() if span is None else [self._sums[span]]:
+            sums[name] = [kept + value for kept, value in zip(sums[name], sides, strict=True)]
 
     def sample(self, name: str, values: torch.Tensor) -> None:
-        """Adds a sample, of which `nan` is no part: its mean is logged as `name`, with standard error `name_se`."""
+        """Adds a sample without its `nan`: mean, error and size are logged as `name`, `name_se` and `name_n`."""
         count, values = (~values.isnan()).sum(), values.double().nan_to_num()
         self.add(name, values.sum(), count)
         self.add(f"{name}{_SQUARES}", values.square().sum(), count)
@@ -56,30 +58,64 @@ class Metrics:
 
     def _tick(self) -> None:
         now = time.perf_counter()
-        if self._phases:
-            self._seconds[self._phases[-1]] += now - self._since
+        for seconds in self._seconds.values() if self._phases else ():
+            seconds[self._phases[-1]] += now - self._since
         self._since = now
 
-    def flush(self, steps: int = 0) -> dict[str, float]:
+    def clear(self, span: str) -> None:
+        """Forgets what a span has."""
+        self._sums[span].clear()
+        self._seconds[span].clear()
+
+    def flush(self, steps: int = 0, span: str = "log") -> dict[str, float]:
         """
-        The metrics since the last flush, over all ranks, which must call this together.
+        The metrics of a span since its last flush, over all ranks, which must call this together.
 
         Args:
-            steps (`int`, *optional*): optimizer steps since the last flush; seconds are reported per step.
+            steps (`int`, *optional*): optimizer steps since that flush; seconds are reported per step.
+            span (`str`, *optional*, defaults to `"log"`): one of the spans.
         """
-        for name, seconds in self._seconds.items():
-            self.add(f"time/{name}", seconds, max(steps, 1))
-        names = sorted(set(gather_object(list(self._sums))))  # a rank may have met what others have not
-        sums = torch.tensor([[float(side) for side in self._sums[name]] for name in names], dtype=torch.float64)
+        kept = self._sums[span]
+        kept |= {f"time/{name}": [seconds, max(steps, 1)] for name, seconds in self._seconds[span].items()}
+        names = sorted(set(gather_object(list(kept))))  # a rank may have met what others have not
+        sums = torch.tensor([[float(side) for side in kept[name]] for name in names], dtype=torch.float64)
         if names:
             sums = self._accelerator.reduce(sums.to(self._accelerator.device), "sum").cpu()
-        self._sums.clear()
-        self._seconds.clear()
+        self.clear(span)
         totals, counts = (dict(zip(names, side, strict=True)) for side in sums.T.tolist()) if names else ({}, {})
         counts |= {name: counts[whole] for name in names if (whole := name.rpartition("/")[0]) in counts}
         means = {name: totals[name] / counts[name] for name in names if counts[name] > 0}
         for name in [name for name in means if name.endswith(_SQUARES)]:
             square, of = means.pop(name), name.removesuffix(_SQUARES)
+            means[f"{of}_n"] = int(counts[of])
             if counts[of] > 1:
                 means[f"{of}_se"] = math.sqrt(max(0.0, square - means[of] ** 2) / (counts[of] - 1))
         return means
+
+
+def win_rate_interval(rate: float, error: float, count: int) -> tuple[float, float]:
+    """
+    The 95 % interval of a win rate.
+
+    It is [Wilson's](https://doi.org/10.1080/01621459.1927.10502953) score interval with the quantile of Student's t,
+    for as many independent verdicts as would have the same standard error. Unlike mean ± t · error it covers the truth
+    near 0 and 1 too, and where a few prompts all say the same.
+
+    Args:
+        rate (`float`): mean over prompts, from 0 to 1.
+        error (`float`): its standard error over prompts.
+        count (`int`): prompts, at least 2.
+
+    Returns:
+        `tuple[float, float]`
+    """
+    from scipy.stats import t
+
+    quantile = float(t.ppf(0.975, count - 1))
+    spread = rate * (1 - rate)
+    # Prompts that all say 0, or 1, count as one verdict each; those that agree on anything between are certain.
+    per_verdict = error**2 / spread if spread > 0 else 1 / count
+    shift = quantile**2 * per_verdict
+    centre = (rate + shift / 2) / (1 + shift)
+    half = quantile * (per_verdict * (spread + shift / 4)) ** 0.5 / (1 + shift)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -42,6 +42,10 @@ class Schedule:
     def micro_steps_per_round(self) -> int:
         return self.micro_steps_per_fit * self.fits
 
+    def in_second_half(self, place: Place) -> bool:
+        """Whether a micro-step is in the second half of its fit; an only one is."""
+        return 2 * (place.iteration * self.steps + place.step + 1) > self.micro_steps_per_fit
+
     def place(self, micro_step: int) -> Place:
         """The place of micro-step number `micro_step` of a run, counted from 0."""
         before, step = divmod(micro_step, self.steps)

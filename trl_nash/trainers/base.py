@@ -305,13 +305,15 @@ class NashTrainer(EvaluationHooks):
         loss = losses.mean()
         if self.model.training:
             self.stops.watch(loss, batch)
+            self.reporter.record_loss(loss)
         return (loss, {"logps": logps, "losses": losses}) if return_outputs else loss
 
     # ---- What they are made of ----
 
     def generate(self, prompts: list, count: int, policy: Policy | dict[Policy, float] | None = None):
         """`count` completions of each prompt: see [`Sampler.generate`]."""
-        return self.sampler.generate(prompts, count, policy)
+        with self.reporter.tokens_of(self.model):
+            return self.sampler.generate(prompts, count, policy)
 
     def score(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
         """

@@ -17,6 +17,7 @@ from .hooks import EpochCounter
 from .judging import Judging
 from .keeper import Keeper
 from .reporter import Reporter
+from .round_end import RoundEnd
 from .scorer import Scorer
 from .stops import Stops
 
@@ -36,6 +37,7 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
         mode=lambda: "train" if trainer.model.training else "eval",
         round=lambda: trainer.round,
         eos_token_ids=trainer.eos_token_ids,
+        ending=lambda: trainer.model.training and args.schedule.in_second_half(trainer.place),
     )
     engine = None
     if args.use_vllm:
@@ -67,6 +69,8 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
     trainer.epochs = EpochCounter()
     trainer.add_callback(trainer.epochs)
     trainer.add_callback(trainer.stops)
+    trainer.round_end = RoundEnd(trainer.reporter)
+    trainer.add_callback(trainer.round_end)
 
 
 def show_rewards(trainer: "NashTrainer", funcs: list) -> None:

@@ -1,35 +1,86 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model card says beyond TRL's: who judged, and with which settings."""
+"""What a model card says beyond TRL's: what was trained from what, under which judge, how, and what has come of it."""
 
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from accelerate.utils import is_peft_model
+from huggingface_hub import ModelCard
 from transformers import TrainingArguments
 
 from ...compat import OnlineDPOConfig
 from ..config import NashConfig
+from .completions import Verdict, printable
+from .result import result
 
 
+if TYPE_CHECKING:
+    from ..base import NashTrainer
+
+
+CARD = "README.md"
 _ALSO_SHOWN = ["learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "gradient_accumulation_steps"]
 _ALSO_SHOWN += ["num_train_epochs", "max_steps", "max_length", "max_new_tokens", "seed"]
 _INHERITED = {f.name for f in fields(OnlineDPOConfig)} | {f.name for f in fields(TrainingArguments)}
+_LONGEST_TEXT = 800  # characters of a prompt or an answer
+_VERSIONS = "### Framework versions\n\n"
 
 
-def settings(args: NashConfig, judge) -> dict[str, str]:
-    """The settings that a reader needs to repeat the run. Of the judge only the class: its arguments stay private."""
-    own = [f.name for f in fields(args) if f.name not in _INHERITED or f.name in ("beta", "temperature")]
-    return {"judge": type(judge).__name__} | {name: str(getattr(args, name)) for name in own + _ALSO_SHOWN}
-
-
-def append_settings(card: str | Path, args: NashConfig, judge) -> None:
-    """Puts a table of settings into a model card, before the framework versions."""
+def complete_card(trainer: "NashTrainer") -> None:
+    """Completes the card that TRL has written. Of the judge it has the description: arguments may be secret."""
     from ... import __version__
 
-    card = Path(card)
-    rows = "\n".join(f"| `{name}` | {value} |" for name, value in settings(args, judge).items())
-    table = f"### Settings\n\n| | |\n|---|---|\n{rows}\n\n"
-    heading = "### Framework versions\n\n"
-    text = card.read_text(encoding="utf-8")
-    card.write_text(text.replace(heading, f"{table}{heading}- trl-nash: {__version__}\n", 1), encoding="utf-8")
+    args, base, adapter = trainer.args, trainer.model.config._name_or_path, is_peft_model(trainer.model)
+    file = Path(args.output_dir) / CARD
+    card = ModelCard.load(file)
+    local = not base or os.path.isdir(base)
+    card.data.library_name = "peft" if adapter else "transformers"
+    if not local:  # the hub takes ids only
+        card.data.base_model = base
+        card.data.base_model_relation = "adapter" if adapter else "finetune"
+    shown = f"`{Path(base).name}`" if base and local else "a model of its own"
+    text = card.text.replace("[None](https://huggingface.co/None)", shown)
+    text = text.replace('model="None"', f'model="{Path(args.output_dir).name}"')
+    text = text.replace(
+        "It has been trained using", f"{'An adapter was' if adapter else 'All weights were'} trained, using", 1
+    )
+    came_of_it = _result(result(trainer.state.log_history), trainer.reporter.answers)
+    parts = [came_of_it, _settings(args, trainer.judge.description), _command(trainer.command)]
+    added = "".join(f"{part}\n\n" for part in parts if part)
+    card.text = text.replace(_VERSIONS, f"{added}{_VERSIONS}- trl-nash: {__version__}\n", 1)
+    card.save(file)
+
+
+def _result(said: str | None, answers: Sequence[Verdict]) -> str:
+    if said is None:
+        return ""
+    parts = ["### Result", f"{said} The judge is the one that it was trained with."]
+    for answer in answers:
+        texts = {"Prompt": answer.prompt, "Start": answer.second, "This model": answer.first}
+        parts += [f"{name}:\n\n{_quoted(text)}" for name, text in texts.items()]
+    return "\n\n".join(parts)
+
+
+def _settings(args: NashConfig, judge: str) -> str:
+    own = [f.name for f in fields(args) if f.name not in _INHERITED or f.name in ("beta", "temperature")]
+    values = {"judge": judge} | {name: getattr(args, name) for name in own + _ALSO_SHOWN}
+    rows = "\n".join(f"| `{name}` | {value} |" for name, value in values.items())
+    return f"### Settings\n\n| | |\n|---|---|\n{rows}"
+
+
+def _command(command: str | None) -> str:
+    return f"### Command\n\n```bash\n{command}\n```" if command else ""
+
+
+def _quoted(text: str) -> str:
+    """The text as it is, as a block of code that none of its own can end."""
+    text = printable(text)
+    text = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} [...]"
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"

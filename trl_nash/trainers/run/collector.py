@@ -127,7 +127,7 @@ class Collector:
         found: dict[int, tuple] = {}  # by place
         waiting: deque[tuple] = deque()  # chunks without verdicts: few, and none unless the judge waits
         try:
-            bar = self._reporter.bar("sampling and judging", len(rows), rows, "prompt")
+            bar = self._reporter.bar("sampling and judging", len(rows), "prompt")
             with bar, self._sampler.awake():
                 for places in chunks(self._longest_first(rows), self._args.generation_chunk):
                     waiting.append((places, self._ask([rows[place] for place in places], log, pause, bar)))

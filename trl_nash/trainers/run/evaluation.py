@@ -58,17 +58,17 @@ class EvaluationHooks(TrainerHooks):
     def _record_win_rate(self, rows: list[dict], own: list[list[list[int]]]) -> None:
         """P(policy ≻ reference), completion k against completion k: it costs a generation, so only evaluation asks."""
         count, prompts = self.args.num_generations, [row["prompt"] for row in rows]
-        with self.reporter.phase("generate"):
+        with self.reporter.phase("generate"), self.reporter.bar("the start's answers", len(prompts), "prompt"):
             if not self.trains_on_policy:
                 _, own = self.generate(prompts, count)
             prompt_ids, others = self.generate(prompts, count, INITIAL)
         completions = [mine[:count] + other for mine, other in zip(own, others, strict=True)]
         samples = Samples(prompt_ids, completions, [(k, count + k) for k in range(count)])
         with self.reporter.phase("judge"):
-            wins = self.judging.verdicts(rows, samples).preference
+            judged = self.judging.verdicts(rows, samples)
         failure, self.judging.failure = self.judging.failure, None
         self.stops.if_judge_failed(failure)
-        self.reporter.metrics.add(WIN_RATE, wins.nansum(), (~wins.isnan()).sum())
+        self.reporter.record_played(judged)
         lengths = [len(ids) for completions in others[: count_of(rows)] for ids in completions]
         self.reporter.metrics.add("completions/mean_length_reference", sum(lengths), len(lengths))
 
@@ -82,4 +82,5 @@ class EvaluationHooks(TrainerHooks):
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in self.reporter.flush_evaluation().items()})
+        self.reporter.show_answers(f"{metric_key_prefix}_completions", self.state.global_step)
         return output

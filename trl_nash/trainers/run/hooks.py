@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from ...compat import OnlineDPOTrainer
 from ...rounds.rows import EvaluationLoader, Share, StreamedRounds, round_loader
 from ..checks.precision import movable_share, precision_of
-from .card import append_settings
+from .card import CARD, complete_card
 from .checkpoint_files import complete_checkpoints
 from .collector import ROUND_FOLDER
 from .keeper import FOLDER, Keeper
@@ -54,6 +54,7 @@ class TrainerHooks(OnlineDPOTrainer):
     keeper: Keeper
     reporter: Reporter
     stops: Stops
+    command: str | None = None  # that started the run, for the model card
     _saved: Path | None = None  # the last checkpoint of this run
 
     # Losses are means over a micro-batch; `Trainer.training_step` divides them by the accumulation steps.
@@ -263,6 +264,8 @@ class TrainerHooks(OnlineDPOTrainer):
                 + (f"{complete[-1]} is complete: " if complete else "No earlier one is complete: ")
                 + f"make space and {'resume' if complete else 'start again'}."
             ) from error
+        if self.args.should_save:
+            shutil.copy(folder.parent / CARD, folder / CARD)
         self._saved = folder
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -289,11 +292,11 @@ class TrainerHooks(OnlineDPOTrainer):
         if "loss" in logs:  # a training log: evaluation's and the final summary have other keys
             logs |= self.reporter.flush(self.state.global_step)
         super().log(logs, start_time)
-        # "completions" in training, "eval_completions" (or with the dataset's name) in evaluation.
-        name = next((key[: -len("loss")] for key in logs if key.endswith("loss")), "") + "completions"
-        self.reporter.show_completions(name, self.state.global_step)
+        if "loss" in logs or "train_loss" in logs:  # the second at the end of a run
+            self.reporter.show_completions("completions", self.state.global_step)
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        super().create_model_card(*args, **kwargs)
+    def create_model_card(self, model_name: str | None = None, *args, **kwargs) -> None:
+        name = model_name or (self.hub_model_id or Path(self.args.output_dir).name).rpartition("/")[2]
+        super().create_model_card(name, *args, **kwargs)
         if self.is_world_process_zero():
-            append_settings(Path(self.args.output_dir) / "README.md", self.args, self.judge)
+            complete_card(self)

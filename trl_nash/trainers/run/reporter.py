@@ -5,12 +5,14 @@
 
 import logging
 import math
-from collections.abc import Callable, Sized
+from collections.abc import Callable
+from contextlib import contextmanager
 from itertools import combinations
 
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
 from tqdm.auto import tqdm
 
 from ...generation.prompts import text_of
@@ -18,6 +20,7 @@ from ...objectives import cycle_rate
 from ...rounds.batch import IGNORED, PairBatch, Samples
 from ...rounds.metrics import Metrics
 from ...rounds.rows import count_of
+from ..config import WIN_RATE
 from .completions import Verdict, log_verdicts
 from .judging import Asked, Judged
 
@@ -25,6 +28,16 @@ from .judging import Asked, Judged
 logger = get_logger("trl_nash")  # speaks on the main process only
 
 LOGP_GAP = 0.1  # nats a token, in the mean, by which an engine may differ from the policy before a sentence says so
+BAR_SECONDS = 1.0  # after which a bar is shown, and then again
+SHOWN_ANSWERS = 3  # prompts whose answers, the start's and the policy's, are kept of an evaluation
+
+
+class PartBar(tqdm):
+    """A progress bar whose postfix, too, is shown no earlier and no more often than the bar is to be."""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        super().set_postfix_str(s, refresh=False)
+        self.update(0)
 
 
 class Reporter:
@@ -37,6 +50,10 @@ class Reporter:
         mode (`Callable[[], str]`): `"train"` or `"eval"`, each of which has metrics of its own.
         round (`Callable[[], int]`): the round that runs, counted from 0.
         eos_token_ids (`list[int]`): tokens that end a completion; one without was clipped.
+        ending (`Callable[[], bool]`): whether the fit that runs is in its second half.
+
+    Attributes:
+        answers (`list[Verdict]`): of the last evaluation, on the main process: the policy's first and the start's.
     """
 
     def __init__(
@@ -46,14 +63,19 @@ class Reporter:
         mode: Callable[[], str],
         round: Callable[[], int],
         eos_token_ids: list[int],
+        ending: Callable[[], bool] = lambda: False,
     ):
+        self.answers: list[Verdict] = []
         self._args = args
         self._eos_token_ids = eos_token_ids
         self._accelerator = accelerator
         self._mode = mode
         self._round = round
-        self._metrics = {"train": Metrics(accelerator), "eval": Metrics(accelerator)}
+        self._ending = ending
+        self._metrics = {"train": Metrics(accelerator, ("log", "round")), "eval": Metrics(accelerator)}
         self._verdicts: list[Verdict] = []
+        self._played: list[Verdict] = []
+        self._bar: tqdm | None = None  # the last one, which may be closed
         self._said: set[str] = set()
         self._flushed_at = 0
 
@@ -65,17 +87,36 @@ class Reporter:
         """Context that is timed as a phase of a round."""
         return self.metrics.phase(name)
 
-    def bar(self, what: str, total: int, rows: Sized, unit: str = "micro-batch") -> tqdm:
-        """A progress bar of a part of a round; one generation chunk is over too soon to show it."""
-        prompts = sum(map(len, rows)) if unit == "micro-batch" else len(rows)
-        shown = self._mode() == "train" and prompts > self._args.generation_chunk and self._accelerator.is_main_process
-        return tqdm(
+    def bar(self, what: str, total: int, unit: str = "micro-batch") -> tqdm:
+        """A progress bar of a part of a round or of an evaluation, shown once that takes a while."""
+        self._bar = PartBar(
             total=total,
-            desc=f"Round {self._round() + 1}: {what}",
+            desc=f"{f'Round {self._round() + 1}' if self._mode() == 'train' else 'Evaluation'}: {what}",
             unit=unit,
             leave=False,
-            disable=self._args.disable_tqdm or not shown,
+            delay=BAR_SECONDS,
+            mininterval=BAR_SECONDS,
+            miniters=0,  # so that what does not advance it, as a token, can still have it shown
+            disable=self._args.disable_tqdm or not self._accelerator.is_main_process,
         )
+        return self._bar
+
+    @contextmanager
+    def tokens_of(self, model: torch.nn.Module):
+        """Within it the bar tells the tokens that a model samples, one of each row in a forward."""
+        count = 0
+
+        def token(*_) -> None:
+            nonlocal count
+            count += 1
+            if self._bar is not None:
+                self._bar.set_postfix_str(f"sampling, token {count}")
+
+        hook = (model.get_base_model() if is_peft_model(model) else model).register_forward_hook(token)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def say_once(self, message: str, level: int = logging.WARNING) -> None:
         """Says something about this run, once."""
@@ -93,6 +134,7 @@ class Reporter:
             judged.samples.prompt_ids[:count], judged.samples.completion_ids[:count], judged.samples.pairs
         )
         self._record_lengths(samples)
+        self._record_texts(judged.texts[:count], samples.pairs)
         judged_pairs = ~preference.isnan()
         metrics.add("judge/preference", preference.nansum(), judged_pairs.sum())
         lengths = torch.tensor([[len(ids) for ids in completions] for completions in samples.completion_ids])
@@ -101,10 +143,14 @@ class Reporter:
         longer_wins = torch.where(first > second, preference, 1 - preference)
         metrics.add("judge/longer_wins", longer_wins[decided].sum(), decided.sum())
         self._record_cycles(samples, preference)
-        if self._args.log_completions:
-            i, j = samples.pairs[0]
-            for row, texts, verdict in zip(judged.rows, judged.texts, preference, strict=False):
-                self._verdicts.append(Verdict(text_of(row["prompt"]), texts[i], texts[j], float(verdict[0])))
+        if self._args.log_completions and self._mode() == "train":
+            self._verdicts += _verdicts(judged)
+
+    def record_played(self, judged: Judged) -> None:
+        """Counts the verdicts on the policy's completions, the first of each pair, against the start's."""
+        # Completions of a prompt are no independent sample of prompts: the mean of each prompt is.
+        self.metrics.sample(WIN_RATE, judged.preference.nanmean(-1))
+        self._played += _verdicts(judged)[: self._most_shown - len(self._played)]
 
     def record_tallies(self, asked: list[Asked]) -> None:
         """Counts what the judge knows of its verdicts beside the preferences that they make."""
@@ -133,6 +179,13 @@ class Reporter:
         self.metrics.add("completions/mean_length", sum(map(len, own)), len(own))
         self.metrics.add("completions/clipped_ratio", sum(clipped), len(own))
 
+    def _record_texts(self, texts: list[list[str]], pairs: list[tuple[int, int]]) -> None:
+        """What nothing can be learned from: pairs of one text twice, and completions without any."""
+        same = sum(row[i] == row[j] for row in texts for i, j in pairs)
+        own = [text for row in texts for text in row[: self._args.num_generations]]
+        self.metrics.add("completions/equal_pairs", same, len(texts) * len(pairs))
+        self.metrics.add("completions/empty_ratio", sum(not text.strip() for text in own), len(own))
+
     def record_fit(self, margin: torch.Tensor, target: torch.Tensor) -> None:
         """How far margins have come towards their targets, both of shape (B, M); `nan` targets abstain."""
         judged = ~target.isnan()
@@ -144,6 +197,12 @@ class Reporter:
         # The targets' mean is 0 by antisymmetry, so R² is taken about 0.
         explained = target.square().sum() - (margin - target).square().sum()
         self.metrics.add("fit/r2", explained, target.square().sum())
+        if self._ending():
+            self.metrics.add("fit/r2_end", explained, target.square().sum())
+
+    def record_loss(self, loss: torch.Tensor) -> None:
+        """Counts the loss of a micro-batch of training: to the round, whose steps are not those of a log."""
+        self._metrics["train"].add("loss", loss, span="round")
 
     def record_logp_gap(self, logps: torch.Tensor, batch: PairBatch) -> None:
         """How far the log-probs of tokens, of shape (B * K, T - 1), are from those that the engine gave with them."""
@@ -156,6 +215,7 @@ class Reporter:
     def start(self, step: int) -> None:
         """A run begins, or goes on, behind so many optimizer steps."""
         self._flushed_at = step
+        self._metrics["train"].clear("round")
 
     def flush(self, step: int) -> dict[str, float]:
         """The training metrics since the last flush, which was some optimizer steps ago."""
@@ -169,13 +229,37 @@ class Reporter:
             )
         return metrics | {"round": self._round() + 1}
 
+    def flush_round(self) -> dict[str, float]:
+        """The training metrics of a round that is over, with the seconds that it took by phase."""
+        return self._metrics["train"].flush(span="round") | {"round": self._round() + 1}
+
     def flush_evaluation(self) -> dict[str, float]:
         """The metrics of an evaluation."""
         return self._metrics["eval"].flush()
 
     def show_completions(self, name: str, step: int) -> None:
-        """Prints and logs the pairs that were kept, as table `name`."""
-        if self._verdicts and self._accelerator.is_main_process:
-            verdicts = self._verdicts[-self._args.num_completions_to_print :]
-            log_verdicts(verdicts, step, self._args.output_dir, self._args.report_to, name)
+        """Prints and logs the pairs of training that were kept, as table `name`."""
+        self._show(self._verdicts[-self._args.num_completions_to_print :], step, name)
         self._verdicts.clear()
+
+    def show_answers(self, name: str, step: int) -> None:
+        """Keeps some of an evaluation's answers, and with `log_completions` prints and logs them, as table `name`."""
+        if self._args.log_completions:
+            self._show(self._played[: self._args.num_completions_to_print], step, name, ("policy", "start"))
+        self.answers = self._played[:SHOWN_ANSWERS]
+        self._played = []
+
+    @property
+    def _most_shown(self) -> int:
+        return max(SHOWN_ANSWERS, self._args.num_completions_to_print)
+
+    def _show(self, verdicts: list[Verdict], step: int, name: str, *sides: tuple[str, str]) -> None:
+        if verdicts and self._accelerator.is_main_process:
+            log_verdicts(verdicts, step, self._args.output_dir, self._args.report_to, name, *sides)
+
+
+def _verdicts(judged: Judged) -> list[Verdict]:
+    """The first pair of each row."""
+    i, j = judged.samples.pairs[0]
+    rows = zip(judged.rows[: count_of(judged.rows)], judged.texts, judged.preference, strict=False)
+    return [Verdict(text_of(row["prompt"]), texts[i], texts[j], float(verdict[0])) for row, texts, verdict in rows]

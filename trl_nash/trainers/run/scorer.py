@@ -85,7 +85,7 @@ class Scorer:
         sums: dict[Policy, list[torch.Tensor]] = {}
         dtype = torch.float32
         total = sum(map(len, passes.values()))
-        with self._reporter.phase("score"), self._precision(), self._reporter.bar("scoring", total, batches) as bar:
+        with self._reporter.phase("score"), self._precision(), self._reporter.bar("scoring", total) as bar:
             for policy, rows in passes.items():
                 scores = self.under(policy, rows, is_live=policy == live, progress=bar.update)
                 dtype = scores[0].dtype if scores else dtype

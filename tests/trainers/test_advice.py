@@ -1,0 +1,126 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a run warns of, once each, with the option that repairs it; and a healthy run that says nothing."""
+
+import logging
+
+import pytest
+from helpers import answer_with, make_trainer
+
+from trl_nash.trainers.run.advice import ADVICE, Facts
+
+
+HEALTHY = {"num_iterations": 8, "max_steps": 48, "learning_rate": 3e-4, "per_device_train_batch_size": 8}
+
+
+@pytest.fixture
+def said(caplog):
+    """The warnings of this package's trainers so far."""
+    caplog.set_level(logging.WARNING, logger="trl_nash")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "trl_nash"]
+
+
+def one(said, option: str) -> str:
+    """The only warning that names an option."""
+    (found,) = [message for message in said() if f"`{option}`" in message]
+    return found
+
+
+def quick_to_end(trainer) -> None:
+    """Completions of the tiny model end by chance in one of 21 tokens; here each is taken to end where it is cut."""
+    trainer.reporter._eos_token_ids = list(range(len(trainer._tokenizer)))
+
+
+def later_word(prompts, first, second):
+    """The text that sorts later wins nine times of ten."""
+    return [0.5 if a == b else 0.1 + 0.8 * (a > b) for a, b in zip(first, second, strict=True)]
+
+
+later_word.symmetric = True
+
+
+def test_a_healthy_run_says_nothing(tmp_path, said):
+    trainer = make_trainer("ipo", tmp_path, judge=later_word, step_size=2.0, **HEALTHY)
+    quick_to_end(trainer)
+    trainer.train()
+    assert trainer.state.log_history[-2]["round"] == 6 and said() == []
+
+
+@pytest.mark.parametrize("algorithm", ["comal", "nash-md"])
+def test_a_policy_that_does_not_move(algorithm, tmp_path, said):
+    """The default rate of OnlineDPOConfig with LoRA: after 5 rounds and 20 steps, not before, the rate is named."""
+    rounds = {"num_iterations": 4} if algorithm == "comal" else {"num_iterations": 1, "gradient_accumulation_steps": 1}
+    options = HEALTHY | {"learning_rate": 5e-7} | rounds
+    early = make_trainer(algorithm, tmp_path, lora=True, **options | {"max_steps": 16})
+    quick_to_end(early)
+    early.train()
+    assert not any("`learning_rate`" in message for message in said())
+    trainer = make_trainer(algorithm, tmp_path, lora=True, **options)
+    quick_to_end(trainer)
+    trainer.train()
+    message = one(said, "learning_rate")
+    rounds = {"comal": 5, "nash-md": 20}[algorithm]
+    assert f"After {rounds} rounds the policy is still the one" in message and "5e-07" in message
+
+
+def test_a_warm_up_is_waited_for(tmp_path, said):
+    options = HEALTHY | {"learning_rate": 5e-7, "num_iterations": 4, "max_steps": 24, "warmup_steps": 12}
+    trainer = make_trainer("ipo", tmp_path, lora=True, **options)
+    trainer.train()
+    assert not any("`learning_rate`" in message for message in said())
+
+
+def test_a_fit_that_overshoots(tmp_path, said):
+    trainer = make_trainer("ipo", tmp_path, **HEALTHY | {"learning_rate": 0.3, "max_steps": 16})
+    trainer.train()
+    message = one(said, "step_size")
+    assert "R² -" in message and "`learning_rate`" in message
+
+
+def test_completions_that_are_cut(tmp_path, said):
+    trainer = make_trainer("ipo", tmp_path, max_steps=4)
+    answer_with(trainer, ["a a a a a", "b <eos>"])
+    trainer.train()
+    assert not any("`max_new_tokens`" in message for message in said())  # half of them
+    answer_with(trainer, ["a a a a a", "b b b b b"])
+    trainer.train()
+    assert "100% of the completions of round 1 were cut" in one(said, "max_new_tokens")
+
+
+def test_pairs_of_one_text(tmp_path, said):
+    trainer = make_trainer("ipo", tmp_path, max_steps=3)
+    answer_with(trainer, ["a <eos>", "a <eos>"])
+    trainer.train()
+    assert "In 100% of the pairs of round 1" in one(said, "temperature")
+
+
+def test_completions_without_text(tmp_path, said):
+    trainer = make_trainer("ipo", tmp_path, max_steps=3, max_nan_rate=1.0)
+    answer_with(trainer, ["<eos>", "<eos>"])
+    trainer.train()
+    assert "100% of the completions of round 1 have no text" in one(said, "strip_thinking")
+
+
+@pytest.mark.parametrize(("bias", "warned"), [(0.4, False), (0.6, True)])
+def test_a_judge_that_looks_at_the_position(bias, warned, tmp_path, said):
+    """Always (1 + bias) / 2 for the first: P(a over b) + P(b over a) - 1 is the bias."""
+    trainer = make_trainer("ipo", tmp_path, judge=lambda prompts, a, b: [(1 + bias) / 2] * len(a), max_steps=2)
+    answer_with(trainer, ["a <eos>", "b <eos>"])
+    trainer.train()
+    assert any("position bias 0.60" in message for message in said()) == warned
+
+
+def test_a_judge_that_prefers_nothing(tmp_path, said):
+    trainer = make_trainer("ipo", tmp_path, judge=lambda prompts, a, b: [0.5] * len(a), max_steps=3)
+    answer_with(trainer, ["a <eos>", "b <eos>"])
+    trainer.train()
+    (message,) = [message for message in said() if "exactly 0" in message]
+    assert "`judge`" in message and "round 1" in message
+
+
+def test_each_sentence_can_be_said():
+    """None names a fact that there is not."""
+    facts = Facts({"round": 3, "max_new_tokens": 64})
+    assert all(str(advice.sentence.format_map(facts)).count("3") for advice in ADVICE)
+    assert not any(advice.holds(facts) for advice in ADVICE)

@@ -1,0 +1,97 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a round's metrics say is wrong, and which option repairs it: a table, said once each."""
+
+from collections.abc import Callable
+from math import nan
+from typing import NamedTuple
+
+
+PATIENCE = 5, 20  # rounds, and optimizer steps behind the warm-up, after which a policy should have moved
+STILL_KL, STILL_R2 = 1e-3, 0.01  # nats a completion, and share of the targets, below which nothing has
+
+
+class Facts(dict):
+    """Metrics of a round and some settings. What was not measured is nan, of which no comparison is true."""
+
+    def __missing__(self, name: str) -> float:
+        return nan
+
+
+class Advice(NamedTuple):
+    """`holds` says whether the sentence, which may name facts in braces, is to be said."""
+
+    name: str
+    holds: Callable[[Facts], bool]
+    sentence: str
+
+
+def _is_still(facts: Facts) -> bool:
+    """Nothing that was measured has moved: a KL may be the noise of its estimate."""
+    kl, error, r2 = facts["policy/kl_reference"], facts["policy/kl_reference_se"], facts["fit/r2_end"]
+    has_moved = kl >= 10 * STILL_KL or (kl >= STILL_KL and not kl < 2 * error) or abs(r2) >= STILL_R2
+    return not has_moved and (kl == kl or r2 == r2)
+
+
+ADVICE = [
+    Advice(
+        "still",
+        lambda f: f["round"] >= PATIENCE[0] and f["warm_steps"] >= PATIENCE[1] and _is_still(f),
+        "After {round} rounds the policy is still the one that it started from (KL {policy/kl_reference:.1g}, R² "
+        "{fit/r2_end:.1g}). Raise `learning_rate`, which is {learning_rate:g}: adapters need about 1e-4, all weights "
+        "about 1e-6 to 1e-5.",
+    ),
+    Advice(
+        "overshoot",
+        lambda f: f["fit/r2_end"] < -0.05 and f["steps_per_fit"] > 1,
+        "The fit of round {round} ended farther from its targets than it began (R² {fit/r2_end:.2f}), so its steps "
+        "are too large. Lower `learning_rate` ({learning_rate:g}) or `step_size`.",
+    ),
+    Advice(
+        "clipped",
+        lambda f: f["completions/clipped_ratio"] > 0.5,
+        "{completions/clipped_ratio:.0%} of the completions of round {round} were cut before they ended, and judged "
+        "as they were. Raise `max_new_tokens` ({max_new_tokens}), or ask for shorter answers.",
+    ),
+    Advice(
+        "equal pairs",
+        lambda f: f["completions/equal_pairs"] > 0.5,
+        "In {completions/equal_pairs:.0%} of the pairs of round {round} both completions are the same text, which "
+        "teaches nothing. Raise `temperature` ({temperature:g}), or use prompts that have more than one answer.",
+    ),
+    Advice(
+        "empty",
+        lambda f: f["completions/empty_ratio"] > 0.5,
+        "{completions/empty_ratio:.0%} of the completions of round {round} have no text for the judge. Look at them "
+        "with `log_completions`: the prompts may lack their chat template, or thinking that `strip_thinking` removes "
+        "may fill `max_new_tokens` ({max_new_tokens}).",
+    ),
+    Advice(
+        "position bias",
+        lambda f: f["judge/position_bias"] > 0.5,
+        "The judge changes its mind when two answers change places (position bias {judge/position_bias:.2f} in round "
+        "{round}), so most of its verdicts are near one half. Choose another `judge`; `trl-nash judge` measures one.",
+    ),
+    Advice(
+        "no loss",
+        lambda f: f["loss"] == 0,
+        "The loss of round {round} is exactly 0, so nothing is learned: the `judge` prefers no completion to another. "
+        "See what it is shown with `log_completions`.",
+    ),
+]
+
+
+class Adviser:
+    """Says each piece of advice when a round first calls for it."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._said: set[str] = set()
+
+    def __call__(self, facts: dict[str, float]) -> None:
+        facts = Facts(facts)
+        for advice in ADVICE:
+            if advice.name not in self._said and advice.holds(facts):
+                self._said.add(advice.name)
+                self._say(advice.sentence.format_map(facts))

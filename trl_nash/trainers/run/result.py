@@ -1,0 +1,55 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a run has come to, in sentences: for the terminal and for the model card."""
+
+from ...rounds.metrics import win_rate_interval
+from ..config import WIN_RATE
+
+
+def result(log_history: list[dict]) -> str | None:
+    """
+    How the policy did against its start in the last evaluation, and how far it has moved.
+
+    Args:
+        log_history (`list[dict]`): of the [`~transformers.TrainerState`].
+
+    Returns:
+        `str`: Sentences, or `None` if it was not evaluated or the judge had no opinion.
+    """
+    found = ((entry, name) for entry in reversed(log_history) for name in entry if name.endswith(WIN_RATE))
+    entry, name = next(found, (None, ""))
+    if entry is None:
+        return None
+    said = against_the_start(entry[name], entry.get(f"{name}_se"), entry.get(f"{name}_n", 1))
+    prefix = name.removesuffix(WIN_RATE)
+    moved = []
+    if (kl := entry.get(f"{prefix}policy/kl_reference")) is not None:
+        moved.append(f"KL {kl:.2g} nats")
+    lengths = [entry.get(f"{prefix}completions/mean_length{whose}") for whose in ("", "_reference")]
+    if None not in lengths:
+        moved.append("{:.0f} tokens an answer, the start's {:.0f}".format(*lengths))
+    return f"{said} {', '.join(moved)}." if moved else said
+
+
+def against_the_start(rate: float, error: float | None, count: int) -> str:
+    """
+    A sentence on a win rate.
+
+    Args:
+        rate (`float`): mean over prompts.
+        error (`float`, *optional*): its standard error over prompts, if there are two.
+        count (`int`): judged prompts.
+    """
+    if error is None:
+        return f"Against the start it wins {rate:.1%}, on one prompt: too few to say how sure that is."
+    low, high = win_rate_interval(rate, error, count)
+    if low <= 0.5 <= high:
+        return (
+            f"No measurable change: against the start it wins {rate:.1%} ± {error:.1%}, and the 95 % interval, "
+            f"{low:.1%} to {high:.1%}, holds 50 % (n = {count} prompts)."
+        )
+    return (
+        f"Against the start it wins {rate:.1%} ± {error:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {count} "
+        "prompts)."
+    )

@@ -1,0 +1,46 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What happens when a round is over."""
+
+from collections.abc import Callable
+
+from transformers import TrainerCallback
+
+from .advice import Adviser
+from .reporter import Reporter
+
+
+class RoundEnd(TrainerCallback):
+    """
+    Reads the metrics of each round that is over, gives advice on them, and hands them on.
+
+    Args:
+        reporter ([`Reporter`]): has the metrics.
+
+    Attributes:
+        listeners (`list[Callable[[dict[str, float]], None]]`): called with the metrics of a round, on all ranks.
+    """
+
+    def __init__(self, reporter: Reporter):
+        self.listeners: list[Callable[[dict[str, float]], None]] = []
+        self._reporter = reporter
+        self._advise = Adviser(reporter.say_once)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % args.optimizer_steps_per_round:
+            return
+        metrics = self._reporter.flush_round()
+        schedule = args.schedule
+        self._advise(
+            metrics
+            | {
+                "warm_steps": state.global_step - args.get_warmup_steps(state.max_steps),
+                "steps_per_fit": schedule.micro_steps_per_fit // args.gradient_accumulation_steps,
+                "learning_rate": args.learning_rate,
+                "max_new_tokens": args.max_new_tokens,
+                "temperature": args.temperature,
+            }
+        )
+        for listener in self.listeners:
+            listener(metrics)
