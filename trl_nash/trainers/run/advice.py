@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 
 PATIENCE = 5, 20  # rounds, and optimizer steps behind the warm-up, after which a policy should have moved
+LOGP_GAP = 0.1  # nats a token, in the mean, by which what an engine samples from may differ from the policy
 STILL_KL, STILL_R2 = 1e-3, 0.01  # nats a completion, and share of the targets, below which nothing has
 
 
@@ -72,6 +73,13 @@ ADVICE = [
         lambda f: f["judge/position_bias"] > 0.5,
         "The judge changes its mind when two answers change places (position bias {judge/position_bias:.2f} in round "
         "{round}), so most of its verdicts are near one half. Choose another `judge`; `trl-nash judge` measures one.",
+    ),
+    Advice(
+        "engine",
+        lambda f: f["sampling/logp_gap"] > LOGP_GAP,
+        "The log-probs that vLLM gives with its samples are not the policy's: they differ by "
+        "{sampling/logp_gap:.2g} nats a token in the mean of round {round}. Give the engine the policy's dtype, no quantisation and no "
+        "filter (`top_p`, `top_k`, `min_p`), or sample without `use_vllm`.",
     ),
     Advice(
         "no loss",

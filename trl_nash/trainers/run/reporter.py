@@ -27,7 +27,6 @@ from .judging import Asked, Judged
 
 logger = get_logger("trl_nash")  # speaks on the main process only
 
-LOGP_GAP = 0.1  # nats a token, in the mean, by which an engine may differ from the policy before a sentence says so
 BAR_SECONDS = 1.0  # after which a bar is shown, and then again
 SHOWN_ANSWERS = 3  # prompts whose answers, the start's and the policy's, are kept of an evaluation
 
@@ -220,14 +219,7 @@ class Reporter:
     def flush(self, step: int) -> dict[str, float]:
         """The training metrics since the last flush, which was some optimizer steps ago."""
         steps, self._flushed_at = step - self._flushed_at, step
-        metrics = self._metrics["train"].flush(steps=steps)
-        if metrics.get("sampling/logp_gap", 0.0) > LOGP_GAP:
-            self.say_once(
-                "The log-probs that vLLM gives with its samples are not the policy's: they differ by more than "
-                f"{LOGP_GAP} nats a token in the mean (sampling/logp_gap). Give the engine the policy's dtype, no "
-                "quantisation and no filter (`top_p`, `top_k`, `min_p`), or sample without `use_vllm`."
-            )
-        return metrics | {"round": self._round() + 1}
+        return self._metrics["train"].flush(steps=steps) | {"round": self._round() + 1}
 
     def flush_round(self) -> dict[str, float]:
         """The training metrics of a round that is over, with the seconds that it took by phase."""
