@@ -100,9 +100,10 @@ def main() -> int:
     parser.add_argument("--torch_spec", default="torch", help="what pip installs first")
     options = parser.parse_args()
     versions = {name: [oldest(name), newest(name, options.pip_args)] for name in ("trl", "transformers")}
+    wanted = cells(versions)
     results, row = [], "{:10} {:13} {:>6} {:>6}  {}"
     print(row.format("TRL", "transformers", "passed", "failed", "facts that do not hold"), flush=True)
-    for trl, transformers in cells(versions):
+    for trl, transformers in wanted:
         found = check(trl, transformers, options.torch_spec, options.pip_args)
         failed = found.get("failed", [])
         said = found.get("error") or ", ".join(failed) or "none"
