@@ -199,7 +199,8 @@ def test_metrics_page_lists_every_metric():
     )
     logged = set(re.findall(r'"((?:judge|fit|policy|completions|prompts|sampling)/[a-z0-9_]+)"', source))
     logged |= {f"{name}/<reason>" for name in re.findall(r'f"([a-z/_]+)/\{reason', source)}
-    logged |= {name + end for name in logged if name.startswith("policy/") for end in ("_se", "_n")}  # `sample` adds
+    sampled = {name for name in logged if name.startswith("policy/") and not name.endswith("_se")}
+    logged |= {name + end for name in sampled for end in ("_se", "_n")}  # `Metrics.sample` adds these
     logged |= {f"time/{phase}" for phase in re.findall(r'phase\("(\w+)"\)', source)} | {"round"}
     rows = [row for table in tables(PAGES["docs/metrics.md"]) for row in table if "metric" in row]
     listed = {name.removeprefix("eval_") for row in rows for name in quoted(row["metric"])}
