@@ -78,8 +78,8 @@ ADVICE = [
         "engine",
         lambda f: f["sampling/logp_gap"] > LOGP_GAP,
         "The log-probs that vLLM gives with its samples are not the policy's: they differ by "
-        "{sampling/logp_gap:.2g} nats a token in the mean of round {round}. Give the engine the policy's dtype, no quantisation and no "
-        "filter (`top_p`, `top_k`, `min_p`), or sample without `use_vllm`.",
+        "{sampling/logp_gap:.2g} nats a token in the mean of round {round}. Give the engine the policy's dtype, no "
+        "quantisation and no filter (`top_p`, `top_k`, `min_p`), or sample without `use_vllm`.",
     ),
     Advice(
         "no loss",
