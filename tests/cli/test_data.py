@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from trl_nash.cli.data import find_prompt_column, load_prompts, read_prompt
+from trl_nash.cli.data import load_prompts
 from trl_nash.compat import DatasetMixtureConfig
+from trl_nash.generation.prompts import PromptRenderer
 
 
 USER = {"role": "user", "content": "a b"}
-ASSISTANT = {"role": "assistant", "content": "c"}
 
 
 @dataclass
@@ -21,96 +21,30 @@ class Options:
     dataset_test_split: str = "test"
     dataset_streaming: bool = False
     prompt_column: str | None = None
-    raw_prompts: bool = False
 
 
-def load(tokenizer, name=None, *, evaluate=False, mixture=None, **options):
+def load(tokenizer, name=None, *, evaluate=False, mixture=None, raw_prompts=False, **options):
     mixture = mixture or DatasetMixtureConfig()
-    return load_prompts(Options(name, **options), mixture, tokenizer, evaluate=evaluate, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "prompt"),
-    [
-        ({"prompt": "a", "messages": [USER]}, "prompt", "a"),
-        ({"context_messages": [USER], "messages": [ASSISTANT]}, "context_messages", [USER]),
-        ({"messages": [USER, ASSISTANT, ASSISTANT]}, "messages", [USER]),
-        ({"messages": [USER, ASSISTANT, USER]}, "messages", [USER, ASSISTANT, USER]),
-        ({"chosen": [USER, ASSISTANT], "rejected": [USER, {**ASSISTANT, "content": "d"}]}, "chosen", [USER]),
-        ({"chosen": "why a yes", "rejected": "why a no"}, "chosen", "why a"),
-        (
-            {"chosen": "\n\nHuman: a\n\nAssistant: I do", "rejected": "\n\nHuman: a\n\nAssistant: I am"},
-            "chosen",
-            "\n\nHuman: a\n\nAssistant:",
-        ),
-        ({"instruction": "a", "input": "b", "output": "c"}, "instruction", "a\n\nb"),
-        ({"instruction": "a", "input": "", "output": "c"}, "instruction", "a"),
-        ({"question": "a", "answer": "b"}, "question", "a"),
-        ({"prompt": [USER, ASSISTANT]}, "prompt", [USER, ASSISTANT]),  # a beginning to be continued
-    ],
-)
-def test_prompts_as_people_have_them(row, column, prompt):
-    assert find_prompt_column(row, None, "data") == column
-    assert read_prompt(row, column, as_turn=False) == prompt
-    if isinstance(prompt, str):
-        assert read_prompt(row, column, as_turn=True) == [{"role": "user", "content": prompt}]
-
-
-def test_the_named_column_is_taken():
-    assert find_prompt_column({"prompt": "a", "query": "b"}, "query", "data") == "query"
-
-
-@pytest.mark.parametrize(
-    ("row", "wanted", "complaint"),
-    [
-        (
-            {"text": "a", "chosen": "b"},
-            None,
-            "data has no prompt column among .* it has 'text', 'chosen'. Name the one",
-        ),
-        ({"query": "a"}, "qery", "data has no such column: did you mean query?"),
-        ({"query": "a"}, "xyz", "data has no such column: it has 'query'."),
-    ],
-)
-def test_no_prompt_column(row, wanted, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        find_prompt_column(row, wanted, "data")
-
-
-@pytest.mark.parametrize(
-    ("value", "complaint"),
-    [
-        ("", "it is empty"),
-        (" \n", "it is empty"),
-        ([], "it is empty"),
-        ([ASSISTANT], "it is empty"),
-        ([{"role": "user", "content": ""}], "it is empty"),
-        (None, "neither text nor a list of messages but None"),
-        ([{"from": "human", "value": "a"}], 'its messages need a "role" and a "content"'),
-    ],
-)
-def test_prompts_that_cannot_be_used(value, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        read_prompt({"messages": value}, "messages", as_turn=True)
+    render = PromptRenderer(tokenizer, 64, raw_prompts=raw_prompts)
+    return load_prompts(Options(name, **options), mixture, render, evaluate=evaluate, seed=0)
 
 
 def test_jsonl_becomes_conversations_and_keeps_its_columns(tokenizer, prompts_file):
     prompts = load(tokenizer, prompts_file)
-    assert (prompts.name, prompts.column, len(prompts.train), prompts.evaluation) == (prompts_file, "prompt", 16, None)
-    assert prompts.first == prompts.train[0]["prompt"] == [{"role": "user", "content": "a a"}]
+    assert (prompts.name, prompts.column, len(prompts.train), prompts.evaluation) == (
+        prompts_file,
+        "'prompt'",
+        16,
+        None,
+    )
+    assert prompts.first["prompt"] == prompts.train[0]["prompt"] == [{"role": "user", "content": "a a"}]
     assert prompts.train[5]["source"] == "b"
 
 
 def test_strings_stay_strings_when_asked_or_without_a_chat_template(tokenizer, prompts_file):
-    assert load(tokenizer, prompts_file, raw_prompts=True).first == "a a"
+    assert load(tokenizer, prompts_file, raw_prompts=True).first["prompt"] == "a a"
     tokenizer.chat_template = None
-    assert load(tokenizer, prompts_file).first == "a a"
-
-
-def test_conversations_need_a_chat_template(tokenizer, write_rows):
-    tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="tokenizer has no chat template"):
-        load(tokenizer, write_rows([{"messages": [USER]}]))
+    assert load(tokenizer, prompts_file).first["prompt"] == "a a"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "json"])
@@ -120,7 +54,7 @@ def test_other_files(tokenizer, tmp_path, suffix):
     path = str(tmp_path / f"prompts.{suffix}")
     getattr(Dataset.from_list([{"question": "a", "answer": "b"}] * 3), f"to_{suffix}")(path)
     prompts = load(tokenizer, path)
-    assert (prompts.column, len(prompts.train), prompts.train[2]["answer"]) == ("question", 3, "b")
+    assert (prompts.column, len(prompts.train), prompts.train[2]["answer"]) == ("'question'", 3, "b")
 
 
 def test_datasets_saved_to_disk(tokenizer, tmp_path):
@@ -152,7 +86,7 @@ def test_the_same_rows_are_split_off_in_every_process(tokenizer, prompts_file):
 
 def test_streaming(tokenizer, prompts_file):
     prompts = load(tokenizer, prompts_file, dataset_streaming=True)
-    assert prompts.first == [{"role": "user", "content": "a a"}]
+    assert prompts.first["prompt"] == [{"role": "user", "content": "a a"}]
     assert sum(1 for _ in prompts.train) == 16
     with pytest.raises(ValueError, match="cannot divide .* while it is streamed"):
         mixture = DatasetMixtureConfig(test_split_size=0.5)
