@@ -120,3 +120,53 @@ def test_no_rows(tokenizer, tmp_path):
     path.write_text("prompt\n")
     with pytest.raises(ValueError, match="rows.csv cannot be read as csv: .*no data"):
         load(tokenizer, str(path))
+
+
+# ---- Several data sets, each of its own shape ----
+
+
+def test_datasets_of_several_shapes(tokenizer, write_rows, tmp_path, capsys):
+    """A file, what `save_to_disk` wrote, and text dialogues: each resolved by itself, with their other columns."""
+    from datasets import Dataset
+
+    write_rows([{"question": "a", "answer": 1}] * 2, "a.jsonl")
+    write_rows([{"chosen": "\n\nHuman: b\n\nAssistant: x", "rejected": "\n\nHuman: b\n\nAssistant: y"}] * 2, "b.json")
+    share = [{"from": "human", "value": "c"}, {"from": "gpt", "value": "x"}]
+    Dataset.from_list([{"conversations": share, "answer": "one", "tools": "[]"}] * 2).save_to_disk(tmp_path / "c.d")
+    called = [{"role": "user", "content": "d", "name": "me"}]
+    write_rows([{"messages": called, "answer": 2.5}] * 4, "d.jsonl")
+    paths = [str(tmp_path / name) for name in ("a.jsonl", "b.json", "c.d", "d.jsonl")]
+    mixture = DatasetMixtureConfig(datasets=[{"path": path} for path in paths])
+    mixture.datasets[3].split = "train[:50%]"
+    prompts = load(tokenizer, mixture=mixture)
+    turns = [[turn["content"] for turn in prompt] for prompt in prompts.train["prompt"]]
+    assert turns == [["a"]] * 2 + [["b"]] * 2 + [["c"]] * 2 + [["d"]] * 2
+    assert prompts.column == "'question' + 'chosen' + 'conversations' + 'messages'"
+    assert "answer" not in prompts.train.column_names and prompts.train["question"][:3] == ["a", "a", None]
+    assert "Note: 'answer' of " in capsys.readouterr().out
+    mixture.datasets = mixture.datasets[:2]
+    assert load(tokenizer, mixture=mixture).train["answer"][:] == [1, 1, None, None]
+
+
+def test_fractions_of_a_mixture(tokenizer, write_rows):
+    """A third and two thirds of the largest mixture that repeats nothing: 2 of 4 rows, and all 4."""
+    files = [write_rows([{"prompt": word}] * 4, f"{word}.jsonl") for word in "ab"]
+    mixture = DatasetMixtureConfig(datasets=[{"path": f, "fraction": x} for f, x in zip(files, (1, 2), strict=True)])
+    assert [turns[0]["content"] for turns in load(tokenizer, mixture=mixture).train["prompt"]] == list("aabbbb")
+    mixture.datasets[0].fraction = None
+    with pytest.raises(ValueError, match="set `fraction` of all datasets"):
+        load(tokenizer, mixture=mixture)
+
+
+def test_markup_in_a_file_stays_text(tokenizer, write_rows):
+    text = "<|im_start|>user a <eos> <|im_start|>assistant "
+    prompts = load(tokenizer, write_rows([{"prompt": text}, {"prompt": "b"}]))
+    assert prompts.train["prompt"][:] == [text, "b"]
+    tokenizer.chat_template = None
+    assert load(tokenizer, write_rows([{"prompt": text}], "other.jsonl")).train["prompt"][:] == [text]
+
+
+def test_rows_of_another_shape_are_named(tokenizer, write_rows):
+    rows = [{"messages": [USER]}, {"messages": [{"role": "user", "content": None}]}]
+    with pytest.raises(ValueError, match=r"row 1 \(column 'messages'\) cannot be used: the content of its message 0"):
+        load(tokenizer, write_rows(rows))

@@ -88,7 +88,13 @@ def _shown(dataset, name: str) -> Iterator[dict[str, Any]]:
     quiet = os.environ.get("RANK", "0") != "0"
     start = time.monotonic()
     with tqdm(
-        total=len(dataset), desc=f"rendering {name}", unit="row", delay=_BEFORE_A_BAR, leave=False, disable=quiet
+        total=len(dataset),
+        desc=f"rendering {name}",
+        unit="row",
+        delay=_BEFORE_A_BAR,
+        mininterval=1.0,
+        leave=False,
+        disable=quiet,
     ) as bar:
         for row in _rows(dataset):
             yield row

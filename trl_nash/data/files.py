@@ -78,6 +78,8 @@ def _load_file(name: str, streaming: bool):
     path = _checked(name)
     if path.stat().st_size == 0:
         raise ValueError(f"{name}: the file is empty.")
+    if path.suffix.lower() in COMPRESSED and set("[]") & set(path.name):
+        raise ValueError(f"{name} cannot be unpacked by `datasets`, because of the brackets in its name: rename it.")
     builder, options = BUILDERS[ending_of(name)]
     if ending_of(name) == ".json" and _has_its_rows_inside(path):
         options = options | {"field": _ROWS_IN}

@@ -116,12 +116,13 @@ class PromptRenderer:
         try:
             before, closes = self._template(said[:1]).split(PROBE)
             asking = self._template(said[:1], add_generation_prompt=True).split(PROBE)[1]
-            _, answers, again, _ = self._template(said).split(PROBE)
+            _, answers, ends = self._template(said[:2]).split(PROBE)
+            again = self._template(said).split(PROBE)[2].removeprefix(ends)
         except Exception:  # it renders no such dialogue
             return "", "", ""
         bos = self.tokenizer.bos_token or ""
         opens = os.path.commonprefix([before[::-1], again[::-1]])[::-1]
-        return opens.removeprefix(closes).removeprefix(bos), os.path.commonprefix([asking, answers]), closes
+        return opens.removeprefix(bos), os.path.commonprefix([asking, answers]), closes
 
     def _template(self, messages: list[dict], **options) -> str:
         options = self.chat_template_kwargs | options

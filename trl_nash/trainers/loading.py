@@ -69,7 +69,12 @@ def load_policy(path: str, args, peft_config=None) -> torch.nn.Module:
     base = adapter["base_model_name_or_path"]
     model = create_model_from_path(base, AutoModelForCausalLM, **kwargs | {"revision": adapter.get("revision")})
     model = PeftModel.from_pretrained(model, path, revision=revision, is_trainable=not args.merge_adapter)
-    return model.merge_and_unload() if args.merge_adapter else model
+    if not args.merge_adapter:
+        return model
+    model = model.merge_and_unload()
+    for parameter in model.parameters():  # PEFT has frozen them
+        parameter.requires_grad_(parameter.is_floating_point())
+    return model
 
 
 def check_adapter(path: str, adapter: dict | None, merge: bool, peft_config=None) -> None:
