@@ -472,11 +472,8 @@ def test_chat_template_kwargs_reach_the_template(tmp_path):
 
 def test_conversations_without_a_template_are_refused(tmp_path):
     """The error says that a template is missing and what to do."""
-    trainer = make_trainer(
-        "ipo", tmp_path, tokenizer=build_tokenizer(chat=False), dataset=prompt_dataset(map(conversation, PROMPTS))
-    )
-    with pytest.raises(ValueError, match="no chat template.*plain text"):
-        trainer.train()
+    with pytest.raises(ValueError, match="row 0 of `train_dataset` .* no chat template.*plain text"):
+        make_trainer("ipo", tmp_path, dataset=prompt_dataset(map(conversation, PROMPTS)))
 
 
 def test_conversation_with_a_system_message_and_turns():
@@ -501,9 +498,9 @@ def test_conversation_with_a_system_message_and_turns():
 # ---- Long prompts and BOS ----
 
 
-def bos_tokenizer():
+def bos_tokenizer(chat: bool = False):
     """A tokenizer in the habit of beginning with <bos>."""
-    tokenizer = build_tokenizer(bos_token="<bos>")
+    tokenizer = build_tokenizer(chat=chat, bos_token="<bos>")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
     )
@@ -545,7 +542,7 @@ def test_cut_prompts_keep_their_bos(limit):
     assert tokenizer.convert_ids_to_tokens(ids) == expected
     assert cut == (limit < 7)
 
-    text, cut = PromptRenderer(build_tokenizer(), limit)(words)
+    text, cut = PromptRenderer(build_tokenizer(chat=False), limit)(words)
     assert text.split() == words.split()[-limit:]
     assert cut == (limit < 6)
 
@@ -558,8 +555,8 @@ def test_strings_begin_with_bos_if_the_tokenizer_has_the_habit(tmp_path):
     assert all(p.startswith("<bos>") for batch in trainer.fitted for p in prompts_of(trainer, batch))
     render = PromptRenderer(tokenizer, limit=16)
     assert render("<bos> a")[0].count("<bos>") == 1
-    assert "<bos>" not in render(conversation("a"))[0]
-    assert "<bos>" not in PromptRenderer(build_tokenizer(bos_token="<bos>"), limit=16)("a")[0]
+    assert "<bos>" not in PromptRenderer(bos_tokenizer(chat=True), limit=16)(conversation("a"))[0]
+    assert "<bos>" not in PromptRenderer(build_tokenizer(chat=False, bos_token="<bos>"), limit=16)("a")[0]
 
 
 # ---- Thinking ----

@@ -224,9 +224,9 @@ def check_dataset(dataset, args: NashConfig, name: str) -> None:
         )
 
 
-def check_prompts(train_dataset, eval_dataset, args: NashConfig, tokenizer) -> None:
+def check_prompts(train_dataset, eval_dataset, args: NashConfig, processing_class) -> None:
     """Renders every prompt that can be read before it is needed. The rows of a stream are checked when they come."""
-    render = PromptRenderer.of(args, tokenizer)
+    render = PromptRenderer.of(args, getattr(processing_class, "tokenizer", processing_class))
     for name, dataset in named_datasets(train_dataset, eval_dataset).items():
         if has_length(dataset) and hasattr(dataset, "__getitem__"):
             check_rows(dataset, render, name)
