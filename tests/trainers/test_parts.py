@@ -106,7 +106,9 @@ def test_other_parts_are_refused_by_row(prompt, reason, tmp_path):
     with pytest.raises(ValueError, match=rf"The prompt in row 1 of `train_dataset` is \[\{{'.*{reason}"):
         make_trainer("ipo", tmp_path, tokenizer=build_tokenizer(), dataset=prompt_dataset(rows))
     with pytest.raises(ValueError, match="The prompt in row 1 of `eval_dataset`"):
-        make_trainer("ipo", tmp_path, extra={"eval_dataset": prompt_dataset(rows)})
+        make_trainer(
+            "ipo", tmp_path, tokenizer=build_tokenizer(), extra={"eval_dataset": prompt_dataset(rows)}, max_length=24
+        )
     stream = IterableDataset.from_generator(lambda: ({"prompt": row} for row in rows))
     trainer = make_trainer("ipo", tmp_path, tokenizer=build_tokenizer(), dataset=stream, max_steps=1, max_length=24)
     with pytest.raises(ValueError, match=reason):

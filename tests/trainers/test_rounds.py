@@ -442,6 +442,7 @@ def test_conversations_go_through_the_chat_template(iterable, tmp_path):
     trainer = record(
         "ipo",
         tmp_path,
+        tokenizer=build_tokenizer(),
         dataset=stream(messages) if iterable else prompt_dataset(messages),
         judge=judge,
         max_steps=4,
@@ -671,7 +672,7 @@ def test_real_generation_answers_the_right_prompt(count, algorithm, tmp_path):
     A model that repeats the last word of its prompt for ever: each completion, the opponents' included, consists of
     the last word of the prompt that it is judged and trained with.
     """
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     judge = CountingJudge(lambda prompts, first, second: [0.5] * len(first))
     trainer = record(
         algorithm,
@@ -760,6 +761,7 @@ def test_columns_reach_reward_functions_with_their_row(conversational, tmp_path)
     trainer = record(
         "ipo",
         tmp_path,
+        tokenizer=build_tokenizer(chat=conversational),
         dataset=prompt_dataset(prompts, answer=[f"to {prompt}" for prompt in PROMPTS]),
         judge=None,
         extra={"reward_funcs": reward},
@@ -832,9 +834,12 @@ def test_a_row_is_read_once_a_round(tmp_path):
             self.read.append(row)
             return {"prompt": "abcdefgh"[row]}
 
-    make_trainer(
+    trainer = make_trainer(
         "ipo", tmp_path, dataset=Reading(), steps_per_generation=2, num_iterations=3, num_train_epochs=1
-    ).train()
+    )
+    assert Reading.read == list(range(8))  # to render it
+    Reading.read.clear()
+    trainer.train()
     assert sorted(Reading.read) == list(range(8))
 
 

@@ -228,7 +228,7 @@ def check_prompts(train_dataset, eval_dataset, args: NashConfig, processing_clas
     """Renders every prompt that can be read before it is needed. The rows of a stream are checked when they come."""
     render = PromptRenderer.of(args, getattr(processing_class, "tokenizer", processing_class))
     for name, dataset in named_datasets(train_dataset, eval_dataset).items():
-        if has_length(dataset) and hasattr(dataset, "__getitem__"):
+        if has_length(dataset) and not isinstance(dataset, torch.utils.data.IterableDataset):
             check_rows(dataset, render, name)
 
 
