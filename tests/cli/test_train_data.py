@@ -29,7 +29,10 @@ def asked(monkeypatch, tmp_path):
     """A judge of the user's, `their_judge:judge`, and what it was asked."""
     seen = []
     (tmp_path / "their_judge.py").write_text(
-        "seen = []\ndef judge(prompts, first, second):\n    seen.extend(prompts)\n    return [float(a > b) for a, b in zip(first, second)]\n"
+        "seen = []\n"
+        "def judge(prompts, first, second):\n"
+        "    seen.extend(prompts)\n"
+        "    return [float(a > b) for a, b in zip(first, second)]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "their_judge", raising=False)
@@ -126,9 +129,10 @@ def test_a_row_that_the_template_refuses(extra, model_dir, write_rows, capsys, a
     )
     tokenizer.save_pretrained(model_dir)
     rows = [{"system": "", "question": "a"}] * 13 + [{"system": "c", "question": "d"}]
-    assert run(model_dir, write_rows(rows), *extra) == 1
+    file = write_rows(rows)
+    assert run(model_dir, file, *extra) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("trl-nash comal: The prompt in row 13 of `train_dataset` is [{'") and "'c'" in line
+    assert line.startswith(f"trl-nash comal: The prompt in row 13 of `{file}` is [{{'") and "'c'" in line
     assert "the chat template refuses it (System role not supported)" in line
     assert asked == []
 

@@ -6,8 +6,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.check import check_row, check_rows
 from ..data.files import load_splits, take_split
-from ..data.prompts import concatenated, how_to_read, with_prompts
+from ..data.prompts import Reading, concatenated, how_to_read, with_prompts
 from .errors import is_first_process
 
 
@@ -72,10 +73,11 @@ def load_prompts(script_args, mixture_args, render, *, evaluate: bool, seed: int
             raise FileNotFoundError(f"--dataset_name {error}") from None
         rows = take_split(splits, script_args.dataset_train_split, name, "--dataset_train_split")
         reading = how_to_read(rows, name, wanted, render)
-        train, column = with_prompts(rows, reading), repr(reading.column)
+        train, column = _with_prompts(rows, reading, render), repr(reading.column)
         if evaluate and mixture_args.test_split_size is None:
             option = "--dataset_test_split NAME or --test_split_size 0.1"
-            evaluation = with_prompts(take_split(splits, script_args.dataset_test_split, name, option), reading)
+            rows = take_split(splits, script_args.dataset_test_split, name, option)
+            evaluation = _with_prompts(rows, reading, render)
     if mixture_args.test_split_size is not None:
         if not hasattr(train, "train_test_split"):
             raise ValueError(f"--test_split_size cannot divide {name} while it is streamed: name a split instead.")
@@ -83,6 +85,16 @@ def load_prompts(script_args, mixture_args, render, *, evaluate: bool, seed: int
         halves = train.train_test_split(test_size=int(size) if size >= 1 else size, seed=seed)
         train, evaluation = halves["train"], halves["test"]
     return Prompts(name, train, evaluation, column, next(iter(train)))
+
+
+def _with_prompts(rows, reading: Reading, render):
+    """The rows with their prompts, each of which can be rendered; of a stream the first."""
+    prompts = with_prompts(rows, reading)
+    if hasattr(prompts, "__len__"):
+        check_rows(prompts, render, reading.name)
+    else:
+        check_row(next(iter(prompts)), render, f"row 0 of `{reading.name}`")
+    return prompts
 
 
 def _load_mixture(mixture_args, wanted: str | None, render) -> tuple[Any, str, str]:
@@ -95,7 +107,7 @@ def _load_mixture(mixture_args, wanted: str | None, render) -> tuple[Any, str, s
         rows = take_split(splits, item.split, item.path, "`split`")
         rows = rows if item.columns is None else rows.select_columns(item.columns)
         reading = how_to_read(rows, item.path, wanted, render)
-        parts.append(with_prompts(rows, reading))
+        parts.append(_with_prompts(rows, reading, render))
         columns.append(repr(reading.column))
     parts = _in_proportion(parts, [item.fraction for item in mixture_args.datasets], mixture_args.streaming)
     train, left_out = concatenated(parts, names)

@@ -135,7 +135,7 @@ def build_trainer(algorithm: str, arguments: Arguments):
         [`NashTrainer`] or `None`
     """
     from ..compat import get_peft_config, get_quantization_config
-    from ..data.check import check_rows
+    from ..data.check import remember
     from ..generation.prompts import PromptRenderer
     from ..trainers.loading import adapter_config, check_adapter, load_tokenizer
     from .data import load_prompts
@@ -162,9 +162,8 @@ def build_trainer(algorithm: str, arguments: Arguments):
     with training.main_process_first(desc="reading prompts"):
         prompts = load_prompts(script, mixture, render, evaluate=evaluate, seed=training.seed)
         prompts, held_out = hold_out(prompts, training, none=holds_none)
-    for name, dataset in {"train_dataset": prompts.train, "eval_dataset": prompts.evaluation}.items():
-        if hasattr(dataset, "__len__"):
-            check_rows(dataset, render, name)
+    for dataset in (prompts.train, prompts.evaluation):
+        remember(dataset, render)  # its rows were rendered while they had the numbers that the user knows
     if is_first_process():
         print(plan_text(algorithm, arguments, render, prompts, held_out, adapter), flush=True)
     judge = _load_judge(arguments.judge, training.device, dry_run=script.dry_run)

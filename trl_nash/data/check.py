@@ -35,8 +35,7 @@ def check_rows(dataset, render: Callable, name: str) -> None:
     Raises:
         `ValueError`: names the first row that cannot be used, shows its beginning and says why.
     """
-    key = (getattr(dataset, "_fingerprint", None), render.settings)
-    if key[0] is not None and key in _checked:
+    if _key(dataset, render) in _checked:
         return
     rendered, first, unseen = 0, None, False
     for index, row in enumerate(_shown(dataset, name)):
@@ -57,7 +56,17 @@ def check_rows(dataset, render: Callable, name: str) -> None:
             "it.",
             name,
         )
-    _checked.add(key)
+    remember(dataset, render)
+
+
+def remember(dataset, render: Callable) -> None:
+    """Takes the rows of a table as checked: they are some that were."""
+    if (key := _key(dataset, render)) is not None:
+        _checked.add(key)
+
+
+def _key(dataset, render: Callable) -> tuple | None:
+    return (dataset._fingerprint, render.settings) if isinstance(dataset, Dataset) else None
 
 
 def check_row(row: dict[str, Any], render: Callable, where: str) -> None:

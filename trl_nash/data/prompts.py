@@ -90,14 +90,16 @@ def concatenated(datasets_: list, names: list[str]) -> tuple[Any, list[str]]:
 
     if any(dataset.features is None for dataset in datasets_):  # streams whose types nobody knows yet
         return datasets.concatenate_datasets(datasets_), []
-    schemas = [dataset.features.arrow_schema for dataset in datasets_]
     kept, left_out = {}, []
-    for column in dict.fromkeys(name for schema in schemas for name in schema.names):
-        fields = [pa.schema([schema.field(column)]) for schema in schemas if column in schema.names]
+    for column in dict.fromkeys(name for dataset in datasets_ for name in dataset.features):
+        features = [dataset.features[column] for dataset in datasets_ if column in dataset.features]
+        schemas = [datasets.Features({column: feature}).arrow_schema.remove_metadata() for feature in features]
         try:
-            kept[column] = pa.unify_schemas(fields, promote_options="permissive").field(column)
+            one = datasets.Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))
         except pa.ArrowTypeError:
             left_out.append(column)
+            continue
+        kept[column] = features[0] if all(feature == features[0] for feature in features) else one[column]
     if "prompt" in left_out:
         raise ValueError(
             f"Of {' + '.join(names)} some have prompts of text, and others of messages: make them one kind."
@@ -105,6 +107,5 @@ def concatenated(datasets_: list, names: list[str]) -> tuple[Any, list[str]]:
     aligned = []
     for dataset in datasets_:
         columns = [column for column in kept if column in dataset.column_names]
-        features = datasets.Features.from_arrow_schema(pa.schema([kept[column] for column in columns]))
-        aligned.append(dataset.select_columns(columns).cast(features))
+        aligned.append(dataset.select_columns(columns).cast(datasets.Features({c: kept[c] for c in columns})))
     return datasets.concatenate_datasets(aligned), left_out
