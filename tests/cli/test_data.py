@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from trl_nash.cli.data import find_prompt_column, load_prompts, read_prompt
+from trl_nash.cli.data import load_prompts
 from trl_nash.compat import DatasetMixtureConfig
+from trl_nash.generation.prompts import PromptRenderer
 
 
 USER = {"role": "user", "content": "a b"}
-ASSISTANT = {"role": "assistant", "content": "c"}
 
 
 @dataclass
@@ -21,96 +21,30 @@ class Options:
     dataset_test_split: str = "test"
     dataset_streaming: bool = False
     prompt_column: str | None = None
-    raw_prompts: bool = False
 
 
-def load(tokenizer, name=None, *, evaluate=False, mixture=None, **options):
+def load(tokenizer, name=None, *, evaluate=False, mixture=None, raw_prompts=False, **options):
     mixture = mixture or DatasetMixtureConfig()
-    return load_prompts(Options(name, **options), mixture, tokenizer, evaluate=evaluate, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "prompt"),
-    [
-        ({"prompt": "a", "messages": [USER]}, "prompt", "a"),
-        ({"context_messages": [USER], "messages": [ASSISTANT]}, "context_messages", [USER]),
-        ({"messages": [USER, ASSISTANT, ASSISTANT]}, "messages", [USER]),
-        ({"messages": [USER, ASSISTANT, USER]}, "messages", [USER, ASSISTANT, USER]),
-        ({"chosen": [USER, ASSISTANT], "rejected": [USER, {**ASSISTANT, "content": "d"}]}, "chosen", [USER]),
-        ({"chosen": "why a yes", "rejected": "why a no"}, "chosen", "why a"),
-        (
-            {"chosen": "\n\nHuman: a\n\nAssistant: I do", "rejected": "\n\nHuman: a\n\nAssistant: I am"},
-            "chosen",
-            "\n\nHuman: a\n\nAssistant:",
-        ),
-        ({"instruction": "a", "input": "b", "output": "c"}, "instruction", "a\n\nb"),
-        ({"instruction": "a", "input": "", "output": "c"}, "instruction", "a"),
-        ({"question": "a", "answer": "b"}, "question", "a"),
-        ({"prompt": [USER, ASSISTANT]}, "prompt", [USER, ASSISTANT]),  # a beginning to be continued
-    ],
-)
-def test_prompts_as_people_have_them(row, column, prompt):
-    assert find_prompt_column(row, None, "data") == column
-    assert read_prompt(row, column, as_turn=False) == prompt
-    if isinstance(prompt, str):
-        assert read_prompt(row, column, as_turn=True) == [{"role": "user", "content": prompt}]
-
-
-def test_the_named_column_is_taken():
-    assert find_prompt_column({"prompt": "a", "query": "b"}, "query", "data") == "query"
-
-
-@pytest.mark.parametrize(
-    ("row", "wanted", "complaint"),
-    [
-        (
-            {"text": "a", "chosen": "b"},
-            None,
-            "data has no prompt column among .* it has 'text', 'chosen'. Name the one",
-        ),
-        ({"query": "a"}, "qery", "data has no such column: did you mean query?"),
-        ({"query": "a"}, "xyz", "data has no such column: it has 'query'."),
-    ],
-)
-def test_no_prompt_column(row, wanted, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        find_prompt_column(row, wanted, "data")
-
-
-@pytest.mark.parametrize(
-    ("value", "complaint"),
-    [
-        ("", "it is empty"),
-        (" \n", "it is empty"),
-        ([], "it is empty"),
-        ([ASSISTANT], "it is empty"),
-        ([{"role": "user", "content": ""}], "it is empty"),
-        (None, "neither text nor a list of messages but None"),
-        ([{"from": "human", "value": "a"}], 'its messages need a "role" and a "content"'),
-    ],
-)
-def test_prompts_that_cannot_be_used(value, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        read_prompt({"messages": value}, "messages", as_turn=True)
+    render = PromptRenderer(tokenizer, 64, raw_prompts=raw_prompts)
+    return load_prompts(Options(name, **options), mixture, render, evaluate=evaluate, seed=0)
 
 
 def test_jsonl_becomes_conversations_and_keeps_its_columns(tokenizer, prompts_file):
     prompts = load(tokenizer, prompts_file)
-    assert (prompts.name, prompts.column, len(prompts.train), prompts.evaluation) == (prompts_file, "prompt", 16, None)
-    assert prompts.first == prompts.train[0]["prompt"] == [{"role": "user", "content": "a a"}]
+    assert (prompts.name, prompts.column, len(prompts.train), prompts.evaluation) == (
+        prompts_file,
+        "'prompt'",
+        16,
+        None,
+    )
+    assert prompts.first["prompt"] == prompts.train[0]["prompt"] == [{"role": "user", "content": "a a"}]
     assert prompts.train[5]["source"] == "b"
 
 
 def test_strings_stay_strings_when_asked_or_without_a_chat_template(tokenizer, prompts_file):
-    assert load(tokenizer, prompts_file, raw_prompts=True).first == "a a"
+    assert load(tokenizer, prompts_file, raw_prompts=True).first["prompt"] == "a a"
     tokenizer.chat_template = None
-    assert load(tokenizer, prompts_file).first == "a a"
-
-
-def test_conversations_need_a_chat_template(tokenizer, write_rows):
-    tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="tokenizer has no chat template"):
-        load(tokenizer, write_rows([{"messages": [USER]}]))
+    assert load(tokenizer, prompts_file).first["prompt"] == "a a"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "json"])
@@ -120,7 +54,7 @@ def test_other_files(tokenizer, tmp_path, suffix):
     path = str(tmp_path / f"prompts.{suffix}")
     getattr(Dataset.from_list([{"question": "a", "answer": "b"}] * 3), f"to_{suffix}")(path)
     prompts = load(tokenizer, path)
-    assert (prompts.column, len(prompts.train), prompts.train[2]["answer"]) == ("question", 3, "b")
+    assert (prompts.column, len(prompts.train), prompts.train[2]["answer"]) == ("'question'", 3, "b")
 
 
 def test_datasets_saved_to_disk(tokenizer, tmp_path):
@@ -152,7 +86,7 @@ def test_the_same_rows_are_split_off_in_every_process(tokenizer, prompts_file):
 
 def test_streaming(tokenizer, prompts_file):
     prompts = load(tokenizer, prompts_file, dataset_streaming=True)
-    assert prompts.first == [{"role": "user", "content": "a a"}]
+    assert prompts.first["prompt"] == [{"role": "user", "content": "a a"}]
     assert sum(1 for _ in prompts.train) == 16
     with pytest.raises(ValueError, match="cannot divide .* while it is streamed"):
         mixture = DatasetMixtureConfig(test_split_size=0.5)
@@ -186,3 +120,53 @@ def test_no_rows(tokenizer, tmp_path):
     path.write_text("prompt\n")
     with pytest.raises(ValueError, match="rows.csv cannot be read as csv: .*no data"):
         load(tokenizer, str(path))
+
+
+# ---- Several data sets, each of its own shape ----
+
+
+def test_datasets_of_several_shapes(tokenizer, write_rows, tmp_path, capsys):
+    """A file, what `save_to_disk` wrote, and text dialogues: each resolved by itself, with their other columns."""
+    from datasets import Dataset
+
+    write_rows([{"question": "a", "answer": 1}] * 2, "a.jsonl")
+    write_rows([{"chosen": "\n\nHuman: b\n\nAssistant: x", "rejected": "\n\nHuman: b\n\nAssistant: y"}] * 2, "b.json")
+    share = [{"from": "human", "value": "c"}, {"from": "gpt", "value": "x"}]
+    Dataset.from_list([{"conversations": share, "answer": "one", "tools": "[]"}] * 2).save_to_disk(tmp_path / "c.d")
+    called = [{"role": "user", "content": "d", "name": "me"}]
+    write_rows([{"messages": called, "answer": 2.5}] * 4, "d.jsonl")
+    paths = [str(tmp_path / name) for name in ("a.jsonl", "b.json", "c.d", "d.jsonl")]
+    mixture = DatasetMixtureConfig(datasets=[{"path": path} for path in paths])
+    mixture.datasets[3].split = "train[:50%]"
+    prompts = load(tokenizer, mixture=mixture)
+    turns = [[turn["content"] for turn in prompt] for prompt in prompts.train["prompt"]]
+    assert turns == [["a"]] * 2 + [["b"]] * 2 + [["c"]] * 2 + [["d"]] * 2
+    assert prompts.column == "'question' + 'chosen' + 'conversations' + 'messages'"
+    assert "answer" not in prompts.train.column_names and prompts.train["question"][:3] == ["a", "a", None]
+    assert "Note: 'answer' of " in capsys.readouterr().out
+    mixture.datasets = mixture.datasets[:2]
+    assert load(tokenizer, mixture=mixture).train["answer"][:] == [1, 1, None, None]
+
+
+def test_fractions_of_a_mixture(tokenizer, write_rows):
+    """A third and two thirds of the largest mixture that repeats nothing: 2 of 4 rows, and all 4."""
+    files = [write_rows([{"prompt": word}] * 4, f"{word}.jsonl") for word in "ab"]
+    mixture = DatasetMixtureConfig(datasets=[{"path": f, "fraction": x} for f, x in zip(files, (1, 2), strict=True)])
+    assert [turns[0]["content"] for turns in load(tokenizer, mixture=mixture).train["prompt"]] == list("aabbbb")
+    mixture.datasets[0].fraction = None
+    with pytest.raises(ValueError, match="set `fraction` of all datasets"):
+        load(tokenizer, mixture=mixture)
+
+
+def test_markup_in_a_file_stays_text(tokenizer, write_rows):
+    text = "<|im_start|>user a <eos> <|im_start|>assistant "
+    prompts = load(tokenizer, write_rows([{"prompt": text}, {"prompt": "b"}]))
+    assert prompts.train["prompt"][:] == [text, "b"]
+    tokenizer.chat_template = None
+    assert load(tokenizer, write_rows([{"prompt": text}], "other.jsonl")).train["prompt"][:] == [text]
+
+
+def test_rows_of_another_shape_are_named(tokenizer, write_rows):
+    rows = [{"messages": [USER]}, {"messages": [{"role": "user", "content": None}]}]
+    with pytest.raises(ValueError, match=r"row 1 \(column 'messages'\) cannot be used: the content of its message 0"):
+        load(tokenizer, write_rows(rows))

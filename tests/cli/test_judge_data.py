@@ -99,8 +99,8 @@ def test_labels():
         ([{"prompt": "a", "frist": "b", "second": "c"}], "no column `first`: did you mean frist"),
         ([{"prompt": "a", "completion": ["b"]}], "no column `completions`: did you mean completion"),
         ([{"text": "a"}], "needed are prompt with first and second"),
-        ([{"prompt": "", "first": "b", "second": "c"}], "row 0 (from 0) cannot be used: its prompt is empty"),
-        ([{"prompt": [], "first": "b", "second": "c"}], "row 0 (from 0) cannot be used: its prompt is empty"),
+        ([{"prompt": "", "first": "b", "second": "c"}], "row 0 (from 0) cannot be used: its prompt: it is empty"),
+        ([{"prompt": [], "first": "b", "second": "c"}], "row 0 (from 0) cannot be used: its prompt: it is empty"),
         ([{"prompt": "a", "first": "b\ud800", "second": "c"}], "half of a surrogate pair, '\\ud800'"),
         ([{"prompt": [{"role": "user", "content": "\ude00"}], "first": "b", "second": "c"}], "half of a surrogate"),
         ([{"prompt": 3, "first": "b", "second": "c"}], "neither text nor a list of messages but 3"),
@@ -122,7 +122,7 @@ def test_bad_rows(write_rows, capsys, rows, expected):
 
 def test_bad_files(tmp_path, capsys):
     assert "there is no such file" in complaint(capsys, "none.jsonl", "--judge", "random")
-    assert "are read from .jsonl, .json" in complaint(capsys, "pairs.txt", "--judge", "random")
+    assert "are read from .jsonl, .json" in complaint(capsys, "pairs.docx", "--judge", "random")
     for name, content, expected in (
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt"\n', "line 2: "),
         ("b.jsonl", b"[1]\n", "row 0 (from 0) is not an object"),

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import build_tokenizer
 
-from trl_nash.cli.data import find_prompt_column, read_prompt
 from trl_nash.cli.judge_data import read_rows
+from trl_nash.data.check import check_prompt, check_rows
+from trl_nash.data.columns import PROMPT_COLUMNS, as_turn, find_prompt_column, read_prompt
 from trl_nash.generation.prompts import PromptRenderer
-from trl_nash.trainers.checks.arguments import check_dataset, check_prompt
 
 
 LIMIT = 8
 TOKENIZERS = [build_tokenizer(), build_tokenizer(chat=False), build_tokenizer(bos_token="<bos>")]
-COLUMNS = ("prompt", "context_messages", "messages", "chosen", "rejected", "instruction", "input", "question")
+COLUMNS = (*PROMPT_COLUMNS, "rejected", "system", "history", "tools")
 MESSAGES = st.lists(
     st.one_of(
         VALUES,
@@ -42,8 +42,8 @@ PROMPTS = st.one_of(TEXTS, TURNS, MESSAGES, VALUES)
 def test_what_is_accepted_is_rendered_within_the_limit(prompt):
     """As `trl-nash` reads prompts, and the trainer checks and renders them."""
     with complaints(ValueError):
-        prompt = read_prompt({"prompt": prompt}, "prompt", as_turn=False)
-        check_prompt(prompt, "row 0")
+        prompt = read_prompt({"prompt": prompt}, "prompt")
+        check_prompt(prompt)
         for tokenizer in TOKENIZERS:
             with complaints(ValueError):
                 text, cut = PromptRenderer(tokenizer, LIMIT)(prompt)
@@ -52,11 +52,14 @@ def test_what_is_accepted_is_rendered_within_the_limit(prompt):
 
 
 @given(st.dictionaries(st.sampled_from(COLUMNS), PROMPTS, max_size=4), st.booleans(), st.one_of(st.none(), TEXTS))
-def test_rows_of_any_columns(row, as_turn, wanted):
+def test_rows_of_any_columns(row, chat, wanted):
     with complaints(ValueError):
         column = find_prompt_column(row, wanted, "data")
-        prompt = read_prompt(row, column, as_turn=as_turn)
-        check_prompt(prompt, "row 0")
+        prompt = read_prompt(row, column, chat=chat)
+        check_prompt(prompt)
+        check_rows(
+            [row | {"prompt": prompt}, row | {"prompt": as_turn(prompt)}], PromptRenderer(TOKENIZERS[0], 8), "x"
+        )
 
 
 @settings(max_examples=20)
@@ -68,8 +71,8 @@ def test_rows_of_any_columns(row, as_turn, wanted):
 def test_datasets(prompts):
     with complaints(ValueError, TypeError):  # the latter of Arrow
         dataset = Dataset.from_dict({"prompt": prompts})
-        check_dataset(dataset, None, "eval_dataset")
-        assert len(dataset) and all(prompt.strip() for prompt in prompts)
+        check_rows(dataset, PromptRenderer(TOKENIZERS[0], LIMIT), "eval_dataset")
+        assert all(prompt.strip() for prompt in prompts)
 
 
 ROWS = st.lists(
@@ -102,10 +105,11 @@ def test_files_of_pairs(tmp_path, suffix, content):
 def test_texts_are_not_rendered(mark):
     """What looks like a template, markup or a colour in a prompt is left as it is."""
     for tokenizer in TOKENIZERS:
-        assert PromptRenderer(tokenizer, 64)(f"a {mark} b")[0].endswith(f"a {mark} b")
+        render = PromptRenderer(tokenizer, 64)
+        assert PromptRenderer(tokenizer, 64, raw_prompts=True)(f"a {mark} b")[0].endswith(f"a {mark} b")
         if tokenizer.chat_template:
-            text, _ = PromptRenderer(tokenizer, 64)([{"role": "user", "content": f"a {mark} b"}])
-            assert f"user a {mark} b <eos>" in text
+            text, _ = render([{"role": "user", "content": f"a {mark} b"}])
+            assert f"user a {mark} b <eos>" in text and render(f"a {mark} b")[0] == text
 
 
 # What was found.
@@ -130,7 +134,7 @@ def test_texts_are_not_rendered(mark):
 )
 def test_found_rows(row, column, complaint):
     with pytest.raises(ValueError, match=complaint):
-        read_prompt(row, column, as_turn=True)
+        read_prompt(row, column)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def make_trainer(
 
     `extra` goes to the trainer (`ref_model`, `eval_dataset`, `callbacks` ...), `options` to its config.
     """
-    tokenizer = tokenizer or build_tokenizer()
+    tokenizer = tokenizer or build_tokenizer(chat=False)  # of a base model: prompts are its text
     extra = extra or {}
     if judge is not None:
         extra = {"judge": judge} | extra

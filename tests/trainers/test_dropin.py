@@ -427,7 +427,14 @@ def test_reward_model_reads_its_own_tokens(given, conversational, tmp_path):
         options = {"reward_model_path": str(tmp_path / "reward")}
     prompt = [{"role": "user", "content": "c d "}] if conversational else "c d "
     trainer = make_trainer(
-        "ipo", tmp_path, judge=None, dataset=prompt_dataset([prompt] * 4), extra=extra, max_length=24, **options
+        "ipo",
+        tmp_path,
+        tokenizer=build_tokenizer(chat=conversational),
+        judge=None,
+        dataset=prompt_dataset([prompt] * 4),
+        extra=extra,
+        max_length=24,
+        **options,
     )
     answer_with(trainer, ["a a b <eos>", "b c"])
     if conversational:
@@ -466,7 +473,8 @@ def test_reward_function_gets_what_trl_gives_it(tmp_path):
         return [0.0] * len(prompts)
 
     prompt = [{"role": "user", "content": "c"}]
-    trainer = make_trainer("ipo", tmp_path, judge=None, extra={"reward_funcs": reward}, max_length=20)
+    extra, tokenizer = {"reward_funcs": reward}, build_tokenizer()
+    trainer = make_trainer("ipo", tmp_path, tokenizer=tokenizer, judge=None, extra=extra, max_length=20)
     answer_with(trainer, ANSWERS)
     judged(trainer, [{"prompt": prompt, "level": 3, "other": "x"}])
     ids = [trainer._tokenizer(text)["input_ids"] for text in ANSWERS]
@@ -642,7 +650,8 @@ def test_old_completions_callback(tmp_path):
     from trl import LogCompletionsCallback
 
     evaluation = prompt_dataset([[{"role": "user", "content": text}] for text in ("a", "b")])
-    trainer = make_trainer("nash-md", tmp_path, extra={"eval_dataset": evaluation}, max_steps=2, max_length=24)
+    options = {"tokenizer": build_tokenizer(), "extra": {"eval_dataset": evaluation}}
+    trainer = make_trainer("nash-md", tmp_path, **options, max_steps=2, max_length=24)
     generation_config = GenerationConfig(max_new_tokens=2, do_sample=True, pad_token_id=0)
     callback = LogCompletionsCallback(trainer, generation_config, num_prompts=2, freq=1)
     trainer.add_callback(callback)

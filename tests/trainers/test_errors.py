@@ -297,7 +297,7 @@ def test_config_values_out_of_range(algorithm, options, message, tmp_path):
             prompt_dataset([3, 4]),
             "The prompt in row 0 of `train_dataset` is 3: a prompt is a text or a list",
         ),
-        (prompt_dataset([[{"role": "user", "content": ""}]]), "The prompt in row 0 of `train_dataset`"),
+        (prompt_dataset([[{"role": "user", "content": ""}]] * 2), "The prompt in row 0 of `train_dataset`"),
         (prompt_dataset([[{"role": "user", "content": "a"}], []]), r"The prompt in row 1 of `train_dataset` is \[\]"),
         (prompt_dataset(["a"]), "`train_dataset` has 1 prompts, fewer than a round of 2"),
     ],

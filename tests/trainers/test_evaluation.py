@@ -676,7 +676,7 @@ def test_number_of_completions_and_of_logs(tmp_path, capsys):
 def test_completions_of_conversations_show_the_last_message(tmp_path):
     """The prompt column of a conversation is what the user said last."""
     prompt = [{"role": "system", "content": "a"}, {"role": "user", "content": "b c"}]
-    options = {"log_completions": True, "max_steps": 1, "max_length": 24}
+    options = {"tokenizer": build_tokenizer(), "log_completions": True, "max_steps": 1, "max_length": 24}
     trainer = make_trainer("ipo", tmp_path, dataset=prompt_dataset([prompt] * 2), **options)
     trainer.train()
     frame = pd.read_parquet(tmp_path / "completions" / "completions_00001.parquet")

@@ -44,6 +44,7 @@ def test_policy_judge_and_log_read_one_text(tmp_path):
         trainer = make_trainer(
             "ipo",
             tmp_path / name,
+            tokenizer=build_tokenizer(),
             dataset=prompt_dataset([prompt] * 2),
             judge=judge,
             extra={"eval_dataset": prompt_dataset([prompt])},
@@ -95,19 +96,21 @@ def test_question_to_a_server():
     [
         (IMAGE, "a message has a part of type 'image' that is no text"),
         ([{"role": "user", "content": [{"type": "text", "text": None}]}], "a message has a part of type 'text' that"),
-        ([{"role": "user", "content": parts("", " ")}], "a text or a list of messages, and not empty"),
-        ([{"role": "user", "content": []}], "a text or a list of messages, and not empty"),
+        ([{"role": "user", "content": parts("", " ")}], "it is empty"),
+        ([{"role": "user", "content": []}], "it is empty"),
     ],
 )
 def test_other_parts_are_refused_by_row(prompt, reason, tmp_path):
     """When the trainer is built, with the row's number and its beginning; of a stream when the row comes."""
     rows = [IN_PARTS, prompt]
     with pytest.raises(ValueError, match=rf"The prompt in row 1 of `train_dataset` is \[\{{'.*{reason}"):
-        make_trainer("ipo", tmp_path, dataset=prompt_dataset(rows))
+        make_trainer("ipo", tmp_path, tokenizer=build_tokenizer(), dataset=prompt_dataset(rows))
     with pytest.raises(ValueError, match="The prompt in row 1 of `eval_dataset`"):
-        make_trainer("ipo", tmp_path, extra={"eval_dataset": prompt_dataset(rows)})
+        make_trainer(
+            "ipo", tmp_path, tokenizer=build_tokenizer(), extra={"eval_dataset": prompt_dataset(rows)}, max_length=24
+        )
     stream = IterableDataset.from_generator(lambda: ({"prompt": row} for row in rows))
-    trainer = make_trainer("ipo", tmp_path, dataset=stream, max_steps=1, max_length=24)
+    trainer = make_trainer("ipo", tmp_path, tokenizer=build_tokenizer(), dataset=stream, max_steps=1, max_length=24)
     with pytest.raises(ValueError, match=reason):
         trainer.train()
 

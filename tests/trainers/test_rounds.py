@@ -442,6 +442,7 @@ def test_conversations_go_through_the_chat_template(iterable, tmp_path):
     trainer = record(
         "ipo",
         tmp_path,
+        tokenizer=build_tokenizer(),
         dataset=stream(messages) if iterable else prompt_dataset(messages),
         judge=judge,
         max_steps=4,
@@ -472,11 +473,8 @@ def test_chat_template_kwargs_reach_the_template(tmp_path):
 
 def test_conversations_without_a_template_are_refused(tmp_path):
     """The error says that a template is missing and what to do."""
-    trainer = make_trainer(
-        "ipo", tmp_path, tokenizer=build_tokenizer(chat=False), dataset=prompt_dataset(map(conversation, PROMPTS))
-    )
-    with pytest.raises(ValueError, match="no chat template.*plain text"):
-        trainer.train()
+    with pytest.raises(ValueError, match="row 0 of `train_dataset` .* no chat template.*plain text"):
+        make_trainer("ipo", tmp_path, dataset=prompt_dataset(map(conversation, PROMPTS)))
 
 
 def test_conversation_with_a_system_message_and_turns():
@@ -501,9 +499,9 @@ def test_conversation_with_a_system_message_and_turns():
 # ---- Long prompts and BOS ----
 
 
-def bos_tokenizer():
+def bos_tokenizer(chat: bool = False):
     """A tokenizer in the habit of beginning with <bos>."""
-    tokenizer = build_tokenizer(bos_token="<bos>")
+    tokenizer = build_tokenizer(chat=chat, bos_token="<bos>")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
     )
@@ -545,7 +543,7 @@ def test_cut_prompts_keep_their_bos(limit):
     assert tokenizer.convert_ids_to_tokens(ids) == expected
     assert cut == (limit < 7)
 
-    text, cut = PromptRenderer(build_tokenizer(), limit)(words)
+    text, cut = PromptRenderer(build_tokenizer(chat=False), limit)(words)
     assert text.split() == words.split()[-limit:]
     assert cut == (limit < 6)
 
@@ -558,8 +556,8 @@ def test_strings_begin_with_bos_if_the_tokenizer_has_the_habit(tmp_path):
     assert all(p.startswith("<bos>") for batch in trainer.fitted for p in prompts_of(trainer, batch))
     render = PromptRenderer(tokenizer, limit=16)
     assert render("<bos> a")[0].count("<bos>") == 1
-    assert "<bos>" not in render(conversation("a"))[0]
-    assert "<bos>" not in PromptRenderer(build_tokenizer(bos_token="<bos>"), limit=16)("a")[0]
+    assert "<bos>" not in PromptRenderer(bos_tokenizer(chat=True), limit=16)(conversation("a"))[0]
+    assert "<bos>" not in PromptRenderer(build_tokenizer(chat=False, bos_token="<bos>"), limit=16)("a")[0]
 
 
 # ---- Thinking ----
@@ -674,7 +672,7 @@ def test_real_generation_answers_the_right_prompt(count, algorithm, tmp_path):
     A model that repeats the last word of its prompt for ever: each completion, the opponents' included, consists of
     the last word of the prompt that it is judged and trained with.
     """
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     judge = CountingJudge(lambda prompts, first, second: [0.5] * len(first))
     trainer = record(
         algorithm,
@@ -763,6 +761,7 @@ def test_columns_reach_reward_functions_with_their_row(conversational, tmp_path)
     trainer = record(
         "ipo",
         tmp_path,
+        tokenizer=build_tokenizer(chat=conversational),
         dataset=prompt_dataset(prompts, answer=[f"to {prompt}" for prompt in PROMPTS]),
         judge=None,
         extra={"reward_funcs": reward},
@@ -835,9 +834,12 @@ def test_a_row_is_read_once_a_round(tmp_path):
             self.read.append(row)
             return {"prompt": "abcdefgh"[row]}
 
-    make_trainer(
+    trainer = make_trainer(
         "ipo", tmp_path, dataset=Reading(), steps_per_generation=2, num_iterations=3, num_train_epochs=1
-    ).train()
+    )
+    assert Reading.read == list(range(8))  # to render it
+    Reading.read.clear()
+    trainer.train()
     assert sorted(Reading.read) == list(range(8))
 
 

@@ -26,9 +26,10 @@ examples:
   trl-nash judge pairs.jsonl --judge pairrm --second_judge reward:org/model --second_judge_kwargs '{"temperature": 2}'
 """
 _FORMATS = """\
-The file is .jsonl, .json, .csv or .parquet, with the columns prompt, first, second; or prompt, chosen, rejected; or
-prompt and completions, a list, of which all pairs are judged. A column `label` is P(first wins), or first, second or
-tie; chosen always wins. The judge gets the other columns. Prompts and completions are text or messages.
+The file is .jsonl, .json, .csv, .tsv or .parquet (or one of these with .gz or .zst), with the columns prompt, first,
+second; or prompt, chosen, rejected; or prompt and completions, a list, of which all pairs are judged. What stands for
+a prompt in training does here. A column `label` is P(first wins), or first, second or tie; chosen always wins. The
+judge gets the other columns. Prompts and completions are text or messages.
 """
 
 
@@ -204,7 +205,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help="the pairs: .jsonl, .json, .csv or .parquet")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="the pairs: .jsonl, .json, .csv, .tsv or .parquet")
     parser.add_argument("--judge", metavar="SPEC", help="as in training: key:target or module:name")
     parser.add_argument("--judge_kwargs", metavar="JSON", help="its arguments, '{\"temperature\": 0.5}'")
     parser.add_argument("--second_judge", metavar="SPEC", help="another one, to compare with")

@@ -3,17 +3,19 @@
 
 """From a file of pairs, or of several completions a prompt, to the questions of a judge."""
 
-import csv
 import hashlib
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
-from .data import BUILDERS, check_characters, read_prompt
+from ..data.columns import PROMPT_COLUMNS, check_characters, find_prompt_column, read_prompt, shared_start
+from ..data.files import FORMATS, ending_of
+from ..data.files import read_rows as read_table_rows
+from ..data.messages import as_message, is_messages
+from ..judges.calls import joined
 from .errors import UsageError
 from .options import did_you_mean
 
@@ -21,7 +23,6 @@ from .options import did_you_mean
 # What the completions are read from, in the order in which it is looked for.
 SHAPES = (("first", "second"), ("chosen", "rejected"), ("completions",))
 LABELS = {"first": 1.0, "tie": 0.5, "second": 0.0}
-ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that Windows begins a file with
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def read_rows(name: str) -> list[Row]:
     `label` of the first against the second.
 
     Args:
-        name (`str`): a .jsonl, .json, .csv or .parquet file.
+        name (`str`): a file in one of the formats of [`~trl_nash.data.files`].
 
     Returns:
         `list[Row]`
@@ -90,18 +91,15 @@ def read_rows(name: str) -> list[Row]:
 
 
 def read_table(name: str) -> list[dict[str, Any]]:
-    """The rows of a .jsonl, .json, .csv or .parquet file."""
-    path = Path(name)
-    if path.suffix not in BUILDERS:
-        raise UsageError(f"{name}: pairs are read from {', '.join(BUILDERS)} files; convert it to one of them.")
-    if not path.is_file():
-        raise UsageError(f"{name}: there is no such file.")
+    """The rows of a file as they are."""
+    if ending_of(name) is None:
+        raise UsageError(f"{name}: pairs are read from {FORMATS}; convert it to one of them.")
     try:
-        return READERS[path.suffix](path)
+        return read_table_rows(name)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from None
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, RecursionError, csv.Error) as error:  # of json, pyarrow and UTF-8, and of csv
-        raise ValueError(f"{name} cannot be read as {path.suffix[1:]}: {error}") from None
 
 
 def read_label(value: Any) -> float | None:
@@ -129,67 +127,16 @@ def read_label(value: Any) -> float | None:
     return number
 
 
-def _read_jsonl(path: Path) -> list[dict]:
-    rows = []
-    with path.open(encoding=ENCODING) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number}: {error}") from None
-    return _objects(rows)
-
-
-def _read_json(path: Path) -> list[dict]:
-    rows = json.loads(path.read_text(encoding=ENCODING))
-    if not isinstance(rows, list):
-        raise ValueError(f"it holds a {type(rows).__name__} and not a list of rows.")
-    return _objects(rows)
-
-
-def _read_csv(path: Path) -> list[dict]:
-    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than some answers have
-    with path.open(encoding=ENCODING, newline="") as file:
-        rows = list(csv.DictReader(file))
-    for number, row in enumerate(rows):
-        if None in row:
-            raise ValueError(f"row {number} (from 0) has more cells than the heading has.")
-        if row.get("completions") is not None:
-            try:
-                row["completions"] = json.loads(row["completions"])
-            except json.JSONDecodeError:
-                raise ValueError(f"`completions` of row {number} (from 0) is not a list in JSON.") from None
-    return rows
-
-
-def _read_parquet(path: Path) -> list[dict]:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_table(path).to_pylist()
-
-
-READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
-
-
-def _objects(rows: list) -> list[dict]:
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f"row {number} (from 0) is not an object of columns but {row!r:.80}.")
-    return rows
-
-
 def _find_shape(name: str, columns: list[str]) -> tuple[str, ...]:
     """Which of `SHAPES` the file has."""
     shape = next((shape for shape in SHAPES if set(shape) <= set(columns)), None)
     missing = [] if shape else list(min(SHAPES, key=lambda shape: _distance(shape, columns)))
-    if "prompt" not in columns and shape != ("chosen", "rejected"):  # which may begin with their prompt
+    if not set(PROMPT_COLUMNS) & set(columns):
         missing.insert(0, "prompt")
     missing = [column for column in missing if column not in columns]
     if not missing:
         return shape
-    others = [column for column in columns if column not in {"prompt", *sum(SHAPES, ())}]
+    others = [column for column in columns if column not in {*PROMPT_COLUMNS, *sum(SHAPES, ())}]
     hint = did_you_mean(missing[0], others)
     raise UsageError(
         f"{name} has no column `{missing[0]}`{hint[:-1] + ', rename it' if hint else ''}. It has "
@@ -204,16 +151,11 @@ def _distance(shape: tuple[str, ...], columns: list[str]) -> int:
 
 
 def _read_texts(row: dict[str, Any], shape: tuple[str, ...]) -> tuple[str | list[dict], list[str]]:
-    if row.get("prompt") in (None, "", []):
-        if shape != ("chosen", "rejected"):
-            raise ValueError("its prompt is empty")
-        prompt = read_prompt(row, "chosen", as_turn=False)
-    else:
-        prompt = row["prompt"]
-        if not isinstance(prompt, str | list):
-            raise ValueError(f"its prompt is neither text nor a list of messages but {prompt!r:.80}")
-        if isinstance(prompt, list):
-            prompt = read_prompt(row, "prompt", as_turn=False)
+    try:
+        column = find_prompt_column(row, None, "it")
+        prompt = read_prompt(row, column)
+    except ValueError as error:
+        raise ValueError(f"its prompt: {error}") from None
     values = row.get(shape[0]) if shape == ("completions",) else [row.get(column) for column in shape]
     if not isinstance(values, list) or len(values) < 2:
         raise ValueError(f"`completions` must be a list of two or more, got {values!r:.80}")
@@ -221,8 +163,9 @@ def _read_texts(row: dict[str, Any], shape: tuple[str, ...]) -> tuple[str | list
         [f"`completions[{i}]`" for i in range(len(values))] if shape == ("completions",) else map("`{}`".format, shape)
     )
     texts = [_text(value, prompt, name) for value, name in zip(values, names, strict=True)]
-    if not row.get("prompt") and isinstance(prompt, str):
-        texts = [text[len(prompt) :].strip() for text in texts]
+    if column == "chosen" and isinstance(values[0], str):
+        shared = len(shared_start(*values))
+        texts = [text[shared:].strip() for text in texts]
     return prompt, texts
 
 
@@ -230,9 +173,10 @@ def _text(value: Any, prompt: str | list[dict], name: str) -> str:
     """A completion: a text, or the message of an assistant, perhaps with the prompt before it."""
     if isinstance(value, str):
         return value
-    if not isinstance(value, list) or not all(isinstance(turn, dict) and "role" in turn for turn in value):
+    value = [value] if isinstance(value, dict) else value
+    if not is_messages(value):
         raise ValueError(f"{name} is neither text nor a list of messages but {value!r:.80}")
-    turns = value
+    turns = joined([as_message(turn) for turn in value])
     if isinstance(prompt, list) and _plain(turns[: len(prompt)]) == _plain(prompt):
         turns = turns[len(prompt) :]
     elif isinstance(prompt, str):

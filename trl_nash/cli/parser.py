@@ -28,11 +28,8 @@ class NashScriptArguments(ScriptArguments):
         dataset_test_split (`str`, *optional*):
             Split of the prompts that are evaluated on. If `None`, some of those to train on are held out.
         prompt_column (`str`, *optional*):
-            Column of the dataset that holds the prompts. If `None`, the first that fits of `prompt`,
-            `context_messages`, `messages`, `chosen` with `rejected`, `instruction` (with `input`) and `question`.
-        raw_prompts (`bool`, *optional*, defaults to `False`):
-            Whether to feed string prompts to the model as they are. If `False`, a string becomes one user turn when
-            the tokenizer has a chat template.
+            Column of the dataset that holds the prompts. If `None`, what the rows hold decides
+            ([`~trl_nash.data.columns.find_prompt_column`]).
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to print the plan of the run and stop before any model is loaded.
     """
@@ -47,15 +44,9 @@ class NashScriptArguments(ScriptArguments):
     prompt_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column of the dataset that holds the prompts. By default the first that fits of prompt, "
-            "context_messages, messages, chosen with rejected, instruction (with input) and question."
-        },
-    )
-    raw_prompts: bool = field(
-        default=False,
-        metadata={
-            "help": "Feed string prompts to the model as they are, instead of making each one a user turn when the "
-            "tokenizer has a chat template."
+            "help": "Column of the dataset that holds the prompts. By default the first that holds some of prompt, "
+            "messages (or conversations), chosen with rejected where these are dialogues, instruction (with input), "
+            "question and input."
         },
     )
     dry_run: bool = field(
@@ -217,7 +208,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.model_name_or_path is None:
         raise UsageError("say which model to train: --model_name_or_path ORG/NAME or a directory.")
     if arguments.dataset_name is None and not arguments.datasets:
-        raise UsageError("say which prompts to train on: --dataset_name ORG/NAME or a .jsonl, .parquet or .csv file.")
+        raise UsageError(
+            "say which prompts to train on: --dataset_name ORG/NAME or a .jsonl, .parquet, .csv or .txt file."
+        )
     if (arguments.judge is None) == (arguments.reward_model_path is None):
         found = "neither was" if arguments.judge is None else "both were"
         raise UsageError(

@@ -20,7 +20,9 @@ _RESULTS = {
 }
 
 
-def plan_text(algorithm: str, arguments, tokenizer, prompts, held_out: str | None = None) -> str:
+def plan_text(
+    algorithm: str, arguments, render, prompts, held_out: str | None = None, adapter: dict | None = None
+) -> str:
     """
     The plan of a run on one screen.
 
@@ -29,31 +31,37 @@ def plan_text(algorithm: str, arguments, tokenizer, prompts, held_out: str | Non
             A key of `ALGORITHMS`.
         arguments ([`~trl_nash.cli.train.Arguments`]):
             What the options say.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+        render ([`~trl_nash.generation.prompts.PromptRenderer`]):
             Renders the first prompt.
         prompts ([`~trl_nash.cli.data.Prompts`]):
             The data.
         held_out (`str`, *optional*):
             Which of the prompts are held out, or why none are.
+        adapter (`dict`, *optional*):
+            The configuration of the adapter that the model is.
 
     Returns:
         `str`
     """
-    from ..generation.prompts import PromptRenderer
+    from ..data.messages import prompt_of
 
     training, model = arguments.training, arguments.model
-    limit = training.max_length - training.max_new_tokens
-    text, cut = PromptRenderer(tokenizer, limit, training.chat_template_kwargs)(prompts.first)
+    text, cut = render(prompt_of(prompts.first))
     quantised = "4-bit, " if model.load_in_4bit else "8-bit, " if model.load_in_8bit else ""
     weights = f"LoRA of rank {model.lora_r}" if model.use_peft else "all weights"
+    if adapter is not None:
+        own = f"adapter of rank {adapter['r']}" if "r" in adapter else "adapter"
+        base = adapter["base_model_name_or_path"]
+        merged = f"{own} merged into {base}, then {weights}"
+        weights = merged if training.merge_adapter else f"{own} on {base}, trained further"
     processes = _counted(training.world_size, "process", "processes")
     evaluation = "" if prompts.evaluation is None else f"; {_rows(prompts.evaluation)} to evaluate on"
     steps = _counted(training.optimizer_steps_per_round, "optimizer step", "optimizer steps")
     lines = {
         "model": f"{model.model_name_or_path} ({quantised}{weights}), {processes}",
-        "prompts": f"{_rows(prompts.train)} of {prompts.name}, column {prompts.column!r}{evaluation}",
+        "prompts": f"{_rows(prompts.train)} of {prompts.name}, column {prompts.column}{evaluation}",
         "held out": held_out,
-        "first": f"{_shortened(text)}{f' (cut from the left to {limit} tokens)' if cut else ''}",
+        "first": f"{_shortened(text)}{f' (cut from the left to {render.limit} tokens)' if cut else ''}",
         "round": f"{training.prompts_per_round} prompts x {training.num_generations} completions of up to "
         f"{training.max_new_tokens} tokens, then {steps}",
         "judge": " and ".join(arguments.judge.names) or f"reward model {training.reward_model_path}",

@@ -7,6 +7,7 @@ The script behind every training command: `accelerate launch -m trl_nash.cli.tra
 `trl-nash ALGORITHM` checks the options and starts it; started by hand it reads the same ones.
 """
 
+import dataclasses
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import trl_nash
 
 from .command import COMMAND, shown_command
-from .errors import hide_noise, is_first_process, is_user_error, report
+from .errors import UsageError, hide_noise, is_first_process, is_user_error, report
 from .held_out import hold_out
 from .options import ALGORITHMS, apply_config, read_config, split_options, take_option
 from .stop_signals import StopSignals
@@ -133,18 +134,23 @@ def build_trainer(algorithm: str, arguments: Arguments):
     Returns:
         [`NashTrainer`] or `None`
     """
-    from transformers import AutoTokenizer
-
     from ..compat import get_peft_config, get_quantization_config
+    from ..data.check import remember
+    from ..generation.prompts import PromptRenderer
+    from ..trainers.loading import adapter_config, check_adapter, load_tokenizer
     from .data import load_prompts
 
     script, training, model = arguments.script, arguments.training, arguments.model
     path = model.model_name_or_path
     if path.startswith((".", "/")) and not os.path.isdir(path):
         raise FileNotFoundError(f"--model_name_or_path {path}: there is no such directory.")
-    tokenizer = AutoTokenizer.from_pretrained(
-        path, revision=model.model_revision, trust_remote_code=training.trust_remote_code
-    )
+    adapter = adapter_config(path, model.model_revision)
+    check_adapter(path, adapter, training.merge_adapter)
+    peft_config = get_peft_config(model)
+    if adapter is not None and not training.merge_adapter:
+        _check_continued(path, adapter, model)
+        peft_config = None  # it is the adapter that is there
+    tokenizer = load_tokenizer(path, model.model_revision, training.trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if arguments.mixture.datasets and script.dataset_name and is_first_process():
@@ -152,11 +158,14 @@ def build_trainer(algorithm: str, arguments: Arguments):
     holds_none = arguments.mixture.test_split_size == 0
     mixture = replace(arguments.mixture, test_split_size=None) if holds_none else arguments.mixture
     evaluate = script.dataset_test_split is not None or mixture.test_split_size is not None
+    render = PromptRenderer.of(training, tokenizer)
     with training.main_process_first(desc="reading prompts"):
-        prompts = load_prompts(script, mixture, tokenizer, evaluate=evaluate, seed=training.seed)
+        prompts = load_prompts(script, mixture, render, evaluate=evaluate, seed=training.seed)
         prompts, held_out = hold_out(prompts, training, none=holds_none)
+    for dataset in (prompts.train, prompts.evaluation):
+        remember(dataset, render)  # its rows were rendered while they had the numbers that the user knows
     if is_first_process():
-        print(plan_text(algorithm, arguments, tokenizer, prompts, held_out), flush=True)
+        print(plan_text(algorithm, arguments, render, prompts, held_out, adapter), flush=True)
     judge = _load_judge(arguments.judge, training.device, dry_run=script.dry_run)
     if script.dry_run:
         return None
@@ -175,7 +184,7 @@ def build_trainer(algorithm: str, arguments: Arguments):
         train_dataset=prompts.train,
         eval_dataset=prompts.evaluation,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model),
+        peft_config=peft_config,
         judge=judge,
     )
     if script.ignore_bias_buffers:
@@ -224,6 +233,19 @@ def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
         trainer.push_to_hub(dataset_name=on_hub)
         trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}.")
     trainer.accelerator.end_training()
+
+
+def _check_continued(path: str, adapter: dict, model) -> None:
+    """Refuses options of a new adapter where one is trained further."""
+    for field in dataclasses.fields(model):
+        name, value = field.name, getattr(model, field.name)
+        if not name.startswith(("lora_", "use_rslora", "use_dora")) or value == field.default:
+            continue
+        if value not in (adapter.get(name), adapter.get(name.removeprefix("lora_"))):
+            raise UsageError(
+                f"--{name} {value} is of a new adapter, and the one in {path} is trained further: leave it out, or "
+                "add --merge_adapter."
+            )
 
 
 def _load_judge(judge_args, device, *, dry_run: bool):

@@ -58,7 +58,7 @@ class Sampler:
         self.policies = policies
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
-        self.render = PromptRenderer(tokenizer, args.max_length - args.max_new_tokens, args.chat_template_kwargs)
+        self.render = PromptRenderer.of(args, tokenizer)
         self.config = generation_config(args, tokenizer, eos_token_ids)
         self._model = model
         self._say_once = say_once

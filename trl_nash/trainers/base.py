@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import is_peft_model, set_seed
-from transformers import AutoTokenizer
 
 from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
 from ..compat import base_construction
@@ -28,6 +27,7 @@ from .checks.policy import verify_policy, verify_reference
 from .checks.sampling import check_sampler
 from .checks.schedules import check_schedules
 from .config import NashConfig, PairConfig
+from .loading import load_policy, load_tokenizer
 from .run.assembly import assemble, show_rewards
 from .run.checkpoint_files import how_to_go_on
 from .run.evaluation import EvaluationHooks
@@ -126,12 +126,15 @@ class NashTrainer(EvaluationHooks):
         if processing_class is None:
             if not model_id:
                 raise ValueError("The model was not loaded from a path: pass its tokenizer as `processing_class`.")
-            processing_class = AutoTokenizer.from_pretrained(model_id, trust_remote_code=args.trust_remote_code)
+            revision = (args.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None
+            processing_class = load_tokenizer(model_id, revision, args.trust_remote_code)
+        arguments.check_prompts(train_dataset, eval_dataset, args, processing_class)
         if isinstance(model, str):
-            model = arguments.load_policy(model, args)
-        elif args.model_init_kwargs is not None:
+            model = load_policy(model, args, peft_config)
+        elif args.model_init_kwargs is not None or args.merge_adapter:
             raise ValueError(
-                "`model_init_kwargs` load a `model` that is a path, and this one is loaded: leave them out."
+                "`model_init_kwargs` and `merge_adapter` load a `model` that is a path, and this one is loaded: leave "
+                "them out."
             )
         arguments.check_model(model, ref_model, peft_config)
         # They give `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.

@@ -59,7 +59,13 @@ class NashConfig(OnlineDPOConfig):
             `</think>`, also where the chat template opens it. A completion that ends in its thinking is an empty
             answer.
         chat_template_kwargs (`dict`, *optional*):
-            Passed to the chat template when conversational prompts are rendered, e.g. `{"enable_thinking": false}`.
+            Passed to the chat template when prompts are rendered, e.g. `{"enable_thinking": false}`.
+        raw_prompts (`bool`, *optional*, defaults to `False`):
+            Whether a prompt that is a string is the text that the model goes on from. Otherwise it is one turn of the
+            user where the tokenizer has a chat template.
+        merge_adapter (`bool`, *optional*, defaults to `False`):
+            For a `model` that is the path of an adapter: whether the adapter becomes part of its base model, and all
+            weights, or a new adapter (`peft_config`), are trained. Otherwise the adapter itself is trained further.
         log_completions (`bool`, *optional*, defaults to `False`):
             Whether a table of prompt, two completions and verdict is printed and logged every `logging_steps`.
         num_completions_to_print (`int`, *optional*, defaults to `4`):
@@ -125,7 +131,21 @@ class NashConfig(OnlineDPOConfig):
         default=False, metadata={"help": "Remove thinking (up to the last </think>) from completions before judging."}
     )
     chat_template_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "Keyword arguments for the chat template of conversational prompts."}
+        default=None, metadata={"help": "Keyword arguments for the chat template of the prompts."}
+    )
+    raw_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Feed string prompts to the model as they are, instead of making each one a user turn when the "
+            "tokenizer has a chat template."
+        },
+    )
+    merge_adapter: bool = field(
+        default=False,
+        metadata={
+            "help": "Where the model is an adapter: merge it into its base model first, and train all weights or a "
+            "new adapter, instead of training it further."
+        },
     )
     log_completions: bool = field(
         default=False, metadata={"help": "Print and log prompts, completions and verdicts every `logging_steps`."}

@@ -5,19 +5,20 @@
 
 import inspect
 from dataclasses import fields
+from typing import Any
 
 import torch
 import transformers
 from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
-from datasets import Dataset
+from accelerate.utils import is_peft_model
 from packaging.version import Version
-from transformers import AutoModelForCausalLM
 from transformers.trainer_utils import has_length
 from transformers.utils import is_torch_bf16_gpu_available
 
-from ...compat import OnlineDPOConfig, create_model_from_path
-from ...judges.calls import joined
+from ...compat import OnlineDPOConfig
+from ...data.check import check_rows
+from ...generation.prompts import PromptRenderer
 from ...policies import BESIDE_SHARDS, FrozenPolicies
 from ..config import NashConfig, PairConfig
 from .options import check_metric, check_options, check_parallelism
@@ -139,14 +140,6 @@ def check_continuous_batching(args: NashConfig) -> None:
         )
 
 
-def load_policy(path: str, args: NashConfig) -> torch.nn.Module:
-    """The model of a path or hub id."""
-    kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
-    if args.world_size > 1:
-        kwargs.setdefault("device_map", None)  # "auto" would spread every rank's copy over all devices
-    return create_model_from_path(path, AutoModelForCausalLM, **kwargs)
-
-
 def check_judge(judge, reward_funcs, args: NashConfig) -> None:
     """Exactly one source of preferences, and no reward options without rewards."""
     if judge is None and reward_funcs is None:
@@ -171,7 +164,8 @@ def check_model(model: torch.nn.Module, ref_model, peft_config) -> None:
         raise ValueError("Vision-language models are not supported: pass a text-only causal language model.")
     if ref_model is not None and ref_model is model:
         raise ValueError("`ref_model` is the same object as `model`: leave it out to compare with the initial policy.")
-    if peft_config is not None and getattr(peft_config, "is_prompt_learning", False):
+    adapter = model.active_peft_config if is_peft_model(model) else peft_config
+    if getattr(adapter, "is_prompt_learning", False):
         raise ValueError("Prompt-learning adapters shift the token positions that are scored: use LoRA or its kin.")
 
 
@@ -194,12 +188,18 @@ def check_prepared_model(model: torch.nn.Module) -> None:
             module.state_dict()  # unpacks what was packed before
 
 
+def named_datasets(train_dataset, eval_dataset) -> dict[str, Any]:
+    """The datasets of a run by what the user calls them."""
+    several = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
+    found = {"train_dataset": train_dataset}
+    found |= {f"eval_dataset[{name!r}]" if name else "eval_dataset": dataset for name, dataset in several.items()}
+    return {name: dataset for name, dataset in found.items() if dataset is not None}
+
+
 def check_datasets(train_dataset, eval_dataset, args: NashConfig) -> None:
     """Refuses datasets that cannot be trained on or evaluated, and metrics of those that are not there."""
-    check_dataset(train_dataset, args, "train_dataset")
-    for name, dataset in (eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}).items():
-        if dataset is not None:
-            check_dataset(dataset, args, f"eval_dataset[{name!r}]" if name else "eval_dataset")
+    for name, dataset in named_datasets(train_dataset, eval_dataset).items():
+        check_dataset(dataset, args, name)
     check_metric(args, eval_dataset)
 
 
@@ -217,9 +217,6 @@ def check_dataset(dataset, args: NashConfig, name: str) -> None:
         return
     if len(dataset) == 0:
         raise ValueError(f"`{name}` is empty.")
-    if isinstance(dataset, Dataset):
-        for index, prompt in enumerate(dataset["prompt"]):
-            check_prompt(prompt, f"row {index} of `{name}`")
     if name == "train_dataset" and len(dataset) < args.prompts_per_round:
         raise ValueError(
             f"`train_dataset` has {len(dataset)} prompts, fewer than a round of {args.prompts_per_round} "
@@ -227,20 +224,12 @@ def check_dataset(dataset, args: NashConfig, name: str) -> None:
         )
 
 
-def check_prompt(prompt, where: str) -> None:
-    """Refuses a prompt that is neither text nor a conversation that a model can answer."""
-    reason = "a prompt is a text or a list of messages, and not empty"
-    if isinstance(prompt, str) and prompt.strip():
-        return
-    if isinstance(prompt, list) and prompt and all(isinstance(m, dict) and "role" in m for m in prompt):
-        try:
-            if any(str(message.get("content") or "").strip() for message in joined(prompt)):
-                return
-        except ValueError as error:
-            reason = str(error)
-    raise ValueError(
-        f"The prompt in {where} is {repr(prompt)[:80]}: {reason}. Filter such rows out with `dataset.filter`."
-    )
+def check_prompts(train_dataset, eval_dataset, args: NashConfig, processing_class) -> None:
+    """Renders every prompt that can be read before it is needed. The rows of a stream are checked when they come."""
+    render = PromptRenderer.of(args, getattr(processing_class, "tokenizer", processing_class))
+    for name, dataset in named_datasets(train_dataset, eval_dataset).items():
+        if has_length(dataset) and not isinstance(dataset, torch.utils.data.IterableDataset):
+            check_rows(dataset, render, name)
 
 
 def check_sharding(accelerator: Accelerator, args: NashConfig) -> None:

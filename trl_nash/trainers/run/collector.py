@@ -16,13 +16,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from ...data.check import check_row
+from ...data.messages import prompt_of
 from ...generation.sampler import Sampler
 from ...objectives import hard_label
 from ...rounds.batch import PairBatch, Samples, chunks, collate
 from ...rounds.log import RoundLog
 from ...rounds.pairs import trained_pairs
 from ...rounds.rows import Filler, count_of
-from ..checks.arguments import check_prompt
 from .judging import Judged, Judging
 from .reporter import Reporter
 from .stops import Stops
@@ -34,8 +35,8 @@ _ORDER = "longest first"  # in which the prompts of a round are sampled
 # What a sample depends on beside prompts, policy and random numbers.
 _SAMPLING_OPTIONS = (
     "num_generations temperature top_p top_k min_p repetition_penalty generation_kwargs max_new_tokens max_length "
-    "chat_template_kwargs use_vllm use_transformers_continuous_batching transformers_continuous_batching_config "
-    "per_device_generation_batch_size per_device_train_batch_size"
+    "chat_template_kwargs raw_prompts use_vllm use_transformers_continuous_batching "
+    "transformers_continuous_batching_config per_device_generation_batch_size per_device_train_batch_size"
 ).split()
 
 
@@ -150,8 +151,8 @@ class Collector:
     def _longest_first(self, rows: list[dict]) -> list[int]:
         """The places of the rows as they are sampled, fillers behind all others. One chunk is sampled as it is."""
         for row in rows:
-            check_prompt(row.get("prompt"), f"the row {row}")
-        ids, cut = zip(*(self._sampler.render.ids(row["prompt"]) for row in rows), strict=True)
+            check_row(row, self._sampler.render, f"the row {row}")
+        ids, cut = zip(*(self._sampler.render.ids(prompt_of(row)) for row in rows), strict=True)
         own = count_of(rows)
         self._reporter.metrics.add("prompts/cut_ratio", sum(cut[:own]), own)
         order = list(range(len(rows)))
@@ -164,7 +165,7 @@ class Collector:
         pause()
         bar.set_postfix_str("sampling")
         with self._reporter.phase("generate"):
-            sample = partial(self._sample, [row["prompt"] for row in rows])
+            sample = partial(self._sample, [prompt_of(row) for row in rows])
             samples = sample() if log is None else log.draw(sample)
         bar.set_postfix_str("judging")
         with self._reporter.phase("judge"):
