@@ -37,7 +37,7 @@ class NashScriptArguments(ScriptArguments):
     dataset_test_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split of the prompts on which the policy plays its start at the end. By default 5 % of the "
+            "help": "Split of the prompts on which the policy plays its start at the end. By default 5 %% of the "
             "prompts to train on are held out for it (--test_split_size 0: none)."
         },
     )
