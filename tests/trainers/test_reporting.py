@@ -19,9 +19,10 @@ def test_any_reason_to_abstain_is_counted():
     """A slash in it would make it a part of another metric."""
     reporter = Reporter(None, Accelerator(cpu=True), mode=lambda: "eval", round=lambda: 0, eos_token_ids=[])
     tally = Tally(abstained=Counter({"n/a": 1, "too long": 2}))
+    asked = [Asked(tally, abstained=3, pairs=4)]
     # A row that is a filler is not counted, but what the judge was asked of the others is.
-    judged = Judged([Filler()], None, [], torch.tensor([[torch.nan]]), [Asked(tally, abstained=3, pairs=4)])
-    reporter.record_judged(judged)
+    reporter.record_judged(Judged([Filler()], None, [], torch.tensor([[torch.nan]]), asked))
+    reporter.record_tallies(asked)
     assert reporter.flush_evaluation() == pytest.approx(
         {"judge/abstained": 0.75, "judge/abstained/n_a": 0.25, "judge/abstained/too_long": 0.5}
     )
