@@ -276,7 +276,6 @@ def test_reference_is_prepared_by_two_arguments():
 def test_chat_template_adds_the_generation_prompt(tokenizer):
     """A conversation that ends with the user gets the assistant's header; keyword arguments reach the template."""
     prompt = [{"role": "user", "content": "a b"}]
-    assert compat.is_conversational({"prompt": prompt}) and not compat.is_conversational({"prompt": "a b"})
     rendered = compat.maybe_apply_chat_template({"prompt": prompt}, tokenizer)["prompt"]
     assert rendered == "<|im_start|>user a b <eos> <|im_start|>assistant "
     tokenizer.chat_template = "{{ mood }}"

@@ -57,7 +57,7 @@ try:
             get_peft_config,
             get_quantization_config,
         )
-        from trl.data_utils import is_conversational, maybe_apply_chat_template
+        from trl.data_utils import maybe_apply_chat_template
         from trl.generation.vllm_generation import VLLMGeneration
         from trl.models.utils import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
         from trl.trainer.base_config import _BaseConfig as BaseConfig
@@ -101,7 +101,6 @@ __all__ = [
     "get_dataset",
     "get_peft_config",
     "get_quantization_config",
-    "is_conversational",
     "maybe_apply_chat_template",
     "maybe_gather_lm_head_ctx",
     "prepare_deepspeed",

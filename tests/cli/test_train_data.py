@@ -119,9 +119,9 @@ def test_a_file_of_no_known_format(model_dir, tmp_path, capsys, asked):
     assert "prompts.docx ends in no format that is read: .jsonl, .json" in line and "hub" not in line
 
 
-@pytest.mark.parametrize("extra", [[], ["--dry_run"]])
+@pytest.mark.parametrize("extra", [[], ["--dry_run"], ["--test_split_size=0.5"]])
 def test_a_row_that_the_template_refuses(extra, model_dir, write_rows, capsys, asked):
-    """Before anything is loaded, in a dry run too."""
+    """Before anything is loaded, in a dry run too; by its number in the file, also where rows are shuffled."""
     tokenizer = build_tokenizer()
     tokenizer.chat_template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"

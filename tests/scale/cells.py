@@ -90,7 +90,7 @@ def counted_gathering():
 
 def save_models(folder: str) -> None:
     """Writes the policy of all cells, its tokenizer, a reward model, and a policy of 17 million weights."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     policy = build_model(tokenizer)
     labels = {"num_labels": 1, "id2label": None, "label2id": None}
     reward = LlamaForSequenceClassification(LlamaConfig(**policy.config.to_dict() | labels))

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from ..compat import apply_chat_template
+from ..compat import maybe_apply_chat_template
 from ..data.messages import dialogue, without_empty_keys
 from ..judges.calls import joined
 from ..judges.text import PROBE
@@ -82,9 +82,10 @@ class PromptRenderer:
             )
         tools, turns = getattr(prompt, "tools", None), list(map(without_empty_keys, joined(prompt)))
         try:
-            return apply_chat_template({"prompt": turns}, self.tokenizer, tools, **self.chat_template_kwargs)["prompt"]
+            row = maybe_apply_chat_template({"prompt": turns}, self.tokenizer, tools, **self.chat_template_kwargs)
         except Exception as error:  # a template may raise anything, most of it by itself
             raise ValueError(f"the chat template refuses it ({str(error) or type(error).__name__})") from error
+        return row["prompt"]
 
     @property
     def chats(self) -> bool:
