@@ -27,13 +27,13 @@ FILES = {
     "marked.json": BOM + json.dumps(ROWS).encode(),
     "marked inside.json": BOM + json.dumps({"data": ROWS}).encode(),
     "marked.csv": BOM + b"prompt\none\ntwo\n",
-    "prompts.jsonl.gz": gzip.compress(LINES),
+    "prompts.jsonl.gz": gzip.compress(LINES, mtime=0),
     "prompts.Json.GZ": gzip.compress(json.dumps({"data": ROWS}).encode()),
     "prompts.tsv": b"prompt\none\ntwo\n",
-    "prompts.tsv.gz": gzip.compress(b"prompt\none\ntwo\n"),
+    "prompts.tsv.gz": gzip.compress(b"prompt\none\ntwo\n", mtime=0),
     "prompts.txt": b"one\n\n  \ntwo\n",
     "windows.txt": BOM + b"one\r\ntwo\r\n",
-    "prompts.txt.gz": gzip.compress(b"one\ntwo"),
+    "prompts.txt.gz": gzip.compress(b"one\ntwo", mtime=0),
 }
 
 
@@ -110,7 +110,7 @@ def test_folders(write, tmp_path):
     [
         ("prompts.docx", b"x", "prompts.docx ends in no format that is read: .jsonl, .json, .parquet, .csv"),
         ("prompts", b"x", "prompts ends in no format that is read"),
-        ("a [1].jsonl.gz", gzip.compress(LINES), "because of the brackets in its name: rename it"),
+        ("a [1].jsonl.gz", gzip.compress(LINES, mtime=0), "because of the brackets in its name: rename it"),
         ("gone.jsonl", None, "gone.jsonl: there is no such file"),
         ("a.jsonl", b'{"prompt": \n', "a.jsonl cannot be read as jsonl"),
         ("a.json", b'{"rows": []}', "a.json"),
