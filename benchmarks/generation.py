@@ -188,10 +188,10 @@ def tables(report: dict) -> dict[str, str]:
     """The tables of the page, by the part that they belong to."""
     made = {
         "prefix": [
-            "| weights | prefill's share of K separate ones | prompt read once | and no copy for every token |",
-            "|---|---|---|---|",
+            "| weights | prompts | prefill's share if K read it | prompt read once | and no copy for every token |",
+            "|---|---|---|---|---|",
             *(
-                f"| {row['shape']}, {row['dtype']}, {row['parameters'] / 1e6:.0f}M | {row['prefill_share']:.0%} "
+                f"| {row['shape']}, {row['dtype']} | {row['prompts']} | {row['prefill_share']:.0%} "
                 f"| {times(row['read_once'])} | {times(row['as_sampled'])} |"
                 for row in report.get("prefix", [])
             ),

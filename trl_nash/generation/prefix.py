@@ -26,9 +26,7 @@ class RoomyLayer(DynamicLayer):
     def __init__(self, layer: DynamicLayer):
         super().__init__()
         vars(self).update(vars(layer))
-        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = (
-            None  # that `keys` and `values` are the beginnings of
-        )
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None  # `keys` and `values` are their beginnings
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         start, end = self.keys.size(-2), self.keys.size(-2) + key_states.size(-2)
