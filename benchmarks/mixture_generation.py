@@ -44,8 +44,8 @@ def build_trainer(
     """A trainer that is ready to sample, its policy and reference being kept as `policy` says."""
     dtype = getattr(torch, options.dtype)
     trainer = NashMDTrainer(
-        model=build_model(options.shape, 0, dtype),
-        ref_model=build_model(options.shape, 1, dtype) if policy == "ref_model" else None,
+        model=build_model(options.shape, 0, dtype, options.device),
+        ref_model=build_model(options.shape, 1, dtype, options.device) if policy == "ref_model" else None,
         args=NashMDConfig(
             output_dir=folder,
             use_cpu=options.device == "cpu",
@@ -140,7 +140,7 @@ def main() -> int:
         "completions_per_prompt": COMPLETIONS,
         "shape": options.shape,
         "dtype": options.dtype,
-        "parameters": build_model(options.shape, 0).num_parameters(),
+        "parameters": build_model(options.shape, 0, device="meta").num_parameters(),
         "vocabulary": vocabulary,
         "limit": LIMIT,
         "machine": machine(options.device, torch.get_num_threads()),

@@ -61,12 +61,13 @@ SHAPES = {
 }
 
 
-def build_model(shape: str, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """As random as it is made."""
+def build_model(shape: str, seed: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
+    """As random as it is made, where it is to run: drawing half a billion weights on a CPU takes seconds."""
     config = copy.deepcopy(SHAPES[shape])  # a model writes into its own
     torch.manual_seed(seed)
     architecture = Qwen2ForCausalLM if isinstance(config, Qwen2Config) else LlamaForCausalLM
-    return architecture(config).to(dtype)
+    with torch.device(device):
+        return architecture(config).to(dtype)
 
 
 def build_tokenizer(shape: str) -> PreTrainedTokenizerFast:

@@ -41,7 +41,7 @@ def build_step(trainer: str, lora: bool, folder: str, options: argparse.Namespac
         "max_length": options.prompt_tokens + options.new_tokens,
     }
     tokenizer = build_tokenizer(options.shape)
-    model = build_model(options.shape, 0, torch.bfloat16 if options.bf16 else torch.float32)
+    model = build_model(options.shape, 0, torch.bfloat16 if options.bf16 else torch.float32, options.device)
     arguments = {
         "model": model,
         "processing_class": tokenizer,

@@ -71,9 +71,9 @@ def times(trainers: list[str], lora: bool, options: argparse.Namespace) -> dict[
         finally:
             seconds[HEAD][-1] += now() - start
 
-    fused_head.linear_logprob = timed  # of this process only
     with tempfile.TemporaryDirectory() as folder:
         steps = {trainer: build_step(trainer, lora, f"{folder}/{trainer}", options) for trainer in trainers}
+        fused_head.linear_logprob = timed  # of this process only; a trainer that is built runs it too
         for _ in range(options.repeats + 1):
             seconds[HEAD].append(0.0)
             for trainer, step in steps.items():
