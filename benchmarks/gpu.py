@@ -248,7 +248,6 @@ def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> 
     stopped = False
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "TMPDIR": folder,  # what an ended row leaves behind goes with the folder
             "PYTHONUNBUFFERED": "1",
             "HF_HUB_OFFLINE": "1",

@@ -10,6 +10,7 @@
 set -eu
 
 begin=$(date +%s)
+site=
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 wheels=
 if [ "${1-}" = --wheels ]; then
@@ -39,8 +40,8 @@ END
     # Not quoted: one name a word.
     [ -z "$missing" ] || "$python" -m pip install --quiet --disable-pip-version-check --no-index --find-links "$wheels" \
         --no-deps --no-compile --target "$site" $missing
-    export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
+export PYTHONPATH="$root${site:+:$site}${PYTHONPATH:+:$PYTHONPATH}"
 
 status=0
 trap : INT  # the driver ends its row and writes what it has
