@@ -13,6 +13,7 @@ Ctrl-C ends the row that runs, and what was measured stays.
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -20,140 +21,38 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import acceptance
 import torch
+from gpu_rows import REPORT, ROOT, ROWS, Row
 from measuring import MISSED, machine
 
 
-ROOT = Path(__file__).resolve().parents[1]
-BUDGET = 480.0  # seconds for everything
+BUDGET = 470.0  # seconds for everything; Python takes some before and after
 RESERVE = 5.0  # of them, to write the results and to end
 LEAST = 10.0  # a row is not begun with less; it would only load its packages
-REPORT = "{report}"  # in a command: the file that it writes
 MEASURED, FAILED, TIMED_OUT, SKIPPED, STOPPED = "measured", "failed", "out of time", "skipped", "stopped"
 
 
-class Row(NamedTuple):
-    """What is measured by one command."""
+def install(wheels: Path, site: Path) -> None:
+    """
+    Installs what is missing into a folder, from a folder of wheels and nowhere else.
 
-    name: str
-    command: Sequence[str]  # behind the interpreter
-    gpu: Sequence[str]  # its options on a GPU
-    cpu: Sequence[str]  # and in a rehearsal
-    seconds: float  # its limit, where all rows have `BUDGET` together
-    figures: Callable[[dict], list[str]]  # lines for the table, from what it wrote so far
-
-
-# ---- How reports are read ----
-
-
-def kernel_figures(report: dict) -> list[str]:
-    lines = [f"{v.what}: {v.verdict}{f' ({v.found})' if v.found else ''}" for v in acceptance.judge(report)]
-    cells = {tuple(result[n] for n in ("hidden_size", "vocabulary", "tokens")) for result in report["results"]}
-    failed = [result for result in report["results"] if "error" in result]
-    lines.append(f"{len(report['results'])} times at {len(cells)} sizes, of which {len(failed)} failed")
-    return lines + [f"not installed: {name} ({reason})" for name, reason in report["absent"].items()]
-
-
-def step_figures(report: dict) -> list[str]:
-    lines = []
-    for result in report["results"]:
-        start = f"{result['training']} beside {result['peer']}: "
-        if "errors" in result:
-            lines.append(start + "; ".join(f"{name} failed: {error}" for name, error in result["errors"].items()))
-            continue
-        ours, theirs = result["seconds"].values()
-        lines.append(
-            f"{start}{ours:.3f} s to {theirs:.3f} s ({result['time_ratio']:.2f}), peak "
-            f"{' to '.join(f'{mib:,}' for mib in result['peak_mib'].values())} MiB ({result['peak_ratio']:.2f})"
-        )
-    return lines
-
-
-def mixture_figures(report: dict) -> list[str]:
-    return [
-        f"{result['policy']}, {result['new_tokens']} tokens: {result['mixture_seconds']:.2f} s to "
-        f"{result['plain_seconds']:.2f} s without the mixture ({result['ratio']:.2f})"
-        for result in report["results"]
-    ]
-
-
-def generation_figures(report: dict) -> list[str]:
-    return [
-        f"continuous batching over {name}: {ratio:.2f}"
-        for name, ratio in report["continuous_over"].items()
-        if name != "continuous batching"
-    ]
-
-
-def no_figures(report: dict) -> list[str]:
-    return []
-
-
-# ---- The rows ----
-
-
-def _gpu_tests() -> list[str]:
-    """Files that have such tests: to collect all others takes a minute, and packages that a machine may not have."""
-    return sorted(str(file) for file in ROOT.glob("tests/**/test_*.py") if "mark.gpu" in file.read_text("utf-8"))
-
-
-ROWS = [
-    Row(
-        "GPU tests",
-        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"],
-        ["-m", "gpu and not network", *_gpu_tests()],
-        ["-k", "twin and not fold or head", str(ROOT / "tests/kernels/on_device.py")],
-        80,
-        no_figures,
-    ),
-    Row(
-        "kernel",
-        [str(ROOT / "benchmarks/logprob.py"), "--output", REPORT],
-        "--device cuda --shapes 3584x152064 4096x128256 896x151936 --tokens 8192 --scenarios score frozen full full+1 "
-        "--repeats 10".split(),
-        "--device cpu --shapes 16x300 --tokens 64 --scenarios score frozen full --dtypes bfloat16 --repeats 1 "
-        "--threads 1".split(),
-        150,
-        kernel_figures,
-    ),
-    Row(
-        "training step",
-        [str(ROOT / "benchmarks/training_step.py"), "--output", REPORT],
-        "--device cuda --shape qwen2.5-0.5b --bf16 --optimizer --peers OnlineDPOTrainer GRPOTrainer "
-        "--prompt_tokens 128 --new_tokens 512".split(),
-        "--device cpu --shape tiny --bf16 --optimizer --peers OnlineDPOTrainer GRPOTrainer --prompts 2 "
-        "--prompt_tokens 4 --new_tokens 8 --repeats 1 --threads 1".split(),
-        110,
-        step_figures,
-    ),
-    Row(
-        "Nash-MD's mixture",
-        [str(ROOT / "benchmarks/mixture_generation.py"), "--output", REPORT],
-        "--device cuda --shape qwen2.5-0.5b --dtype bfloat16 --prompts 32 --new_tokens 64 --repeats 2 "
-        "--policies full lora".split(),
-        "--device cpu --shape tiny --prompts 2 --new_tokens 4 --repeats 1 --threads 1 --policies lora".split(),
-        60,
-        mixture_figures,
-    ),
-    Row(
-        "generation",
-        [str(ROOT / "benchmarks/generation.py"), "--output", REPORT],
-        "--device cuda --dtype bfloat16 --hidden_size 1024 --layers 16 --prompts 128 --sizes 64 128 "
-        "--repeats 2".split(),
-        "--device cpu --hidden_size 64 --layers 1 --prompts 8 --new_tokens 4 --mean_tokens 3 --sizes 8 "
-        "--repeats 1".split(),
-        75,
-        generation_figures,
-    ),
-]
-
-
-# ---- Running them ----
+    Raises:
+        `subprocess.CalledProcessError`: if pip cannot; it has said why.
+    """
+    missing = []
+    for name in sorted(wheel.name.split("-")[0] for wheel in wheels.glob("*.whl")):
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+        options = ["--find-links", str(wheels), "--no-deps", "--no-compile", "--target", str(site)]
+        subprocess.run([*pip, *options, *missing], check=True)
+        sys.path.append(str(site))  # where `machine` looks for versions
 
 
 def run(row: Row, options: Sequence[str], limit: float, folder: Path, environment: dict[str, str]) -> dict:
@@ -182,7 +81,8 @@ def run(row: Row, options: Sequence[str], limit: float, folder: Path, environmen
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs does not let it go
+                process.wait(RESERVE)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     result = {
         "row": row.name,
@@ -226,6 +126,7 @@ def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> 
     start = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no row outlives this process
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheels", type=Path, help="folder; wheels whose package is missing serve for this run")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, on sizes that take seconds")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for all rows; their limits follow")
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in rows], help="only these")
@@ -236,8 +137,10 @@ def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> 
     device = "cpu" if options.rehearse else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no GPU. `--rehearse` runs the same rows on the CPU.")
-    report = {"benchmark": "gpu", "rehearsal": options.rehearse, "machine": machine(device), "rows": []}
+    if options.wheels is not None and not options.wheels.is_dir():
+        parser.error(f"--wheels: there is no folder {options.wheels}.")
     options.output.parent.mkdir(parents=True, exist_ok=True)
+    report = {"benchmark": "gpu", "rehearsal": options.rehearse, "rows": []}
 
     def add(result: dict) -> None:
         report["rows"].append(result)
@@ -247,7 +150,12 @@ def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> 
 
     stopped = False
     with tempfile.TemporaryDirectory() as folder:
+        site = Path(folder) / "site"
+        if options.wheels is not None:
+            install(options.wheels, site)
+        report["machine"] = machine(device)
         environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), str(site), os.environ.get("PYTHONPATH")])),
             "TMPDIR": folder,  # what an ended row leaves behind goes with the folder
             "PYTHONUNBUFFERED": "1",
             "HF_HUB_OFFLINE": "1",

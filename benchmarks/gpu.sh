@@ -2,48 +2,20 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Measures on one GPU, in at most eight minutes and without network, what benchmarks/gpu.py lists:
+# Measures on one GPU, in at most eight minutes and without network, what benchmarks/gpu_rows.py lists:
 #
-#     benchmarks/gpu.sh [--wheels DIR] [options of benchmarks/gpu.py]
+#     benchmarks/gpu.sh [--wheels DIR] [--rehearse] ...
 #
-# Wheels whose package is not installed go into a folder that is deleted at the end. PYTHON names the interpreter.
+# PYTHON names the interpreter; else it is that of .venv, or the first one that has torch.
 set -eu
 
-begin=$(date +%s)
-site=
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
-wheels=
-if [ "${1-}" = --wheels ]; then
-    [ $# -ge 2 ] && [ -d "$2" ] || { echo "--wheels: no folder '${2-}'." >&2; exit 2; }
-    wheels=$2
-    shift 2
-fi
-
-python=${PYTHON:-}
-for candidate in "$root/.venv/bin/python" python3 python; do
-    [ -z "$python" ] && "$candidate" -c 'import sys, torch; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python=$candidate
+serves='import importlib.util, sys; sys.exit(sys.version_info < (3, 11) or importlib.util.find_spec("torch") is None)'
+for python in ${PYTHON:-"$root/.venv/bin/python" python3 python}; do
+    if "$python" -c "$serves" 2>/dev/null; then
+        # In its place, so that every signal reaches it.
+        exec "$python" "$root/benchmarks/gpu.py" "$@"
+    fi
 done
-[ -n "$python" ] || { echo "No Python 3.11 or newer that has torch: name one with PYTHON=..." >&2; exit 2; }
-
-if [ -n "$wheels" ]; then
-    site=$(mktemp -d)
-    trap 'rm -rf "$site"' EXIT
-    missing=$("$python" - "$wheels" <<'END'
-import importlib.metadata, pathlib, sys
-for wheel in sorted(pathlib.Path(sys.argv[1]).glob("*.whl")):
-    try:
-        importlib.metadata.version(wheel.name.split("-")[0])
-    except importlib.metadata.PackageNotFoundError:
-        print(wheel.name.split("-")[0])
-END
-    )
-    # Not quoted: one name a word.
-    [ -z "$missing" ] || "$python" -m pip install --quiet --disable-pip-version-check --no-index --find-links "$wheels" \
-        --no-deps --no-compile --target "$site" $missing
-fi
-export PYTHONPATH="$root${site:+:$site}${PYTHONPATH:+:$PYTHONPATH}"
-
-status=0
-trap : INT  # the driver ends its row and writes what it has
-"$python" "$root/benchmarks/gpu.py" --budget $((480 - $(date +%s) + begin)) "$@" || status=$?
-exit $status
+echo "No Python 3.11 or newer that has torch: name one with PYTHON=..." >&2
+exit 2

@@ -12,8 +12,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trl_nash.kernels import linear_logprob
-
 
 IGNORED = -100
 OURS, OURS_WITHOUT_STASH, NAIVE, TRL = "trl-nash", "trl-nash, nothing kept", "naive", "TRL"
@@ -21,6 +19,8 @@ LIGER, TORCH = "Liger scaled CE", "torch"
 
 
 def _ours(**options) -> Callable:
+    from trl_nash.kernels import linear_logprob
+
     def logprob(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         return linear_logprob(hidden, weight, targets, mask=mask, **options)
 

@@ -25,25 +25,26 @@ DRIVER = f"""
 import sys
 sys.path.insert(0, {str(BENCHMARKS)!r})
 import gpu
-from gpu import Row
+from gpu_rows import REPORT as FILE, Row
 REPORT = 'import json, sys; open(sys.argv[1], "w").write(json.dumps({{"value": 7}}))'
 HANG = 'import os, sys, time; open(sys.argv[1], "w").write(str(os.getpid())); time.sleep(3600)'
 figures = lambda report: [f"the value is {{report['value']}}"]
-measures = Row("measures", ["-c", REPORT, gpu.REPORT], [], [], 240, figures)
+measures = Row("measures", ["-c", REPORT, FILE], [], [], 240, figures)
 fails = Row("fails", ["-c", "import sys; print('begun', flush=True); sys.exit('as it must')"], [], [], 240, figures)
-misses = Row("misses", ["-c", REPORT + "; print('too slow'); sys.exit(3)", gpu.REPORT], [], [], 240, figures)
-half = Row("half", ["-c", "import sys; open(sys.argv[1], 'w').write('{{')", gpu.REPORT], [], [], 240, figures)
+misses = Row("misses", ["-c", REPORT + "; print('too slow'); sys.exit(3)", FILE], [], [], 240, figures)
+half = Row("half", ["-c", "import sys; open(sys.argv[1], 'w').write('{{')", FILE], [], [], 240, figures)
 def hangs(file, seconds=1e6):
     return Row("hangs", ["-c", HANG, file], [], [], seconds, figures)
 """
 
 
-def start(script: str, output: Path, *options: str) -> subprocess.Popen:
+def start(script: str, output: Path, *options: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER + script, "--rehearse", "--output", str(output), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=os.environ | environment,
     )
 
 
@@ -65,22 +66,9 @@ def has_ended(file: Path) -> bool:
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
-    with zipfile.ZipFile(folder / "missing_here-1.0-py3-none-any.whl", "w") as wheel:
-        about = "missing_here-1.0.dist-info"
-        wheel.writestr("missing_here.py", "raise SystemExit('imported')")
-        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: missing_here\nVersion: 1.0\n")
-        wheel.writestr(
-            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(
-            f"{about}/RECORD", f"missing_here.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n"
-        )
-    # Its package is installed: it is not touched, or it would be found to be no wheel.
-    (folder / "torch-0.1-py3-none-any.whl").write_text("")
-    options = ["--rehearse", "--budget", PATIENT, "--output", folder / "found.json"]
     process = subprocess.run(
-        [BENCHMARKS / "gpu.sh", "--wheels", folder, *options],
-        env=os.environ | {"PYTHON": sys.executable, "TMPDIR": str(folder)},
+        [BENCHMARKS / "gpu.sh", "--rehearse", "--budget", PATIENT, "--output", folder / "found.json"],
+        env=os.environ | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,
     )
@@ -119,13 +107,29 @@ def test_reports_are_kept_and_the_table_says_that_it_is_a_rehearsal(rehearsal):
     assert all(f"| {row['row']} | measured |" in text for row in report["rows"])
 
 
-def test_wheels_are_installed_for_the_run_only(rehearsal):
-    assert {path.name for path in rehearsal.iterdir()} == {
-        "found.json",
-        "found.md",
-        "missing_here-1.0-py3-none-any.whl",
-        "torch-0.1-py3-none-any.whl",
-    }
+def test_wheels_of_missing_packages_serve_for_the_run(tmp_path):
+    wheels, places, output = tmp_path / "wheels", tmp_path / "places", tmp_path / "found.json"
+    wheels.mkdir()
+    places.mkdir()
+    with zipfile.ZipFile(wheels / "missing_here-1.0-py3-none-any.whl", "w") as wheel:
+        about = "missing_here-1.0.dist-info"
+        wheel.writestr("missing_here.py", "what = 'a package'")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: missing_here\nVersion: 1.0\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    # Of a package that is installed: it is not touched, or it would be found to be no wheel.
+    (wheels / "torch-0.1-py3-none-any.whl").write_text("")
+    imports = "import missing_here, torch; print(missing_here.what, torch.__version__ != '0.1')"
+    process = start(
+        f"sys.exit(gpu.main(rows=[Row('imports', ['-c', {imports!r}], [], [], 240, figures)]))",
+        output,
+        *("--wheels", str(wheels), "--budget", PATIENT),
+        TMPDIR=str(places),
+    )
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert rows_of(output)["imports"]["said"] == "a package True"
+    assert not [*places.iterdir()]
 
 
 # ---- Rows that go wrong ----
