@@ -60,11 +60,20 @@ def mixture_figures(report: dict) -> list[str]:
 
 
 def generation_figures(report: dict) -> list[str]:
-    return [
-        f"continuous batching over {name}: {ratio:.2f}"
-        for name, ratio in report["continuous_over"].items()
-        if name != "continuous batching"
-    ]
+    lines = []
+    for row in report.get("prefix", []):
+        lines.append(
+            f"{row['shape']}: a prompt that is read once is {row['read_once']['median']:.2f} times as fast as "
+            f"{report['prefix_of']['completions']} that are read each, {row['as_sampled']['median']:.2f} times if its "
+            "cache is not copied"
+        )
+    for row in report.get("continuous", []):
+        for size, found in row["continuous_over"].items():
+            lines.append(
+                f"{row['shape']}: continuous batching is {found['median']:.2f} times as fast as `generate`, {size} "
+                "prompts a call"
+            )
+    return lines
 
 
 def no_figures(report: dict) -> list[str]:
@@ -85,7 +94,7 @@ ROWS = [
         ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"],
         ["-m", "gpu and not network", *_gpu_tests()],
         ["-k", "twin and not fold or head", str(ROOT / "tests/kernels/on_device.py")],
-        80,
+        75,
         no_figures,
     ),
     Row(
@@ -95,7 +104,7 @@ ROWS = [
         "--repeats 10".split(),
         "--device cpu --shapes 16x300 --tokens 64 --scenarios score frozen full --dtypes bfloat16 --repeats 1 "
         "--threads 1".split(),
-        150,
+        140,
         kernel_figures,
     ),
     Row(
@@ -105,7 +114,7 @@ ROWS = [
         "--prompt_tokens 128 --new_tokens 512".split(),
         "--device cpu --shape tiny --bf16 --optimizer --peers OnlineDPOTrainer GRPOTrainer --prompts 2 "
         "--prompt_tokens 4 --new_tokens 8 --repeats 1 --threads 1".split(),
-        110,
+        100,
         step_figures,
     ),
     Row(
@@ -114,17 +123,23 @@ ROWS = [
         "--device cuda --shape qwen2.5-0.5b --dtype bfloat16 --prompts 32 --new_tokens 64 --repeats 2 "
         "--policies full lora".split(),
         "--device cpu --shape tiny --prompts 2 --new_tokens 4 --repeats 1 --threads 1 --policies lora".split(),
-        60,
+        55,
         mixture_figures,
     ),
     Row(
-        "generation",
-        [str(ROOT / "benchmarks/generation.py"), "--output", REPORT],
-        "--device cuda --dtype bfloat16 --hidden_size 1024 --layers 16 --prompts 128 --sizes 64 128 "
-        "--repeats 2".split(),
-        "--device cpu --hidden_size 64 --layers 1 --prompts 8 --new_tokens 4 --mean_tokens 3 --sizes 8 "
-        "--repeats 1".split(),
-        75,
+        "prefix sharing",
+        [str(ROOT / "benchmarks/generation.py"), "--parts", "prefix", "--output", REPORT],
+        "--device cuda --shapes qwen-0.5b --repeats 2".split(),
+        "--device cpu --shapes tiny --chunk 1 --prompt_tokens 8 --new_tokens 2 --repeats 1 --threads 1".split(),
+        50,
+        generation_figures,
+    ),
+    Row(
+        "continuous batching",
+        [str(ROOT / "benchmarks/generation.py"), "--parts", "continuous", "--output", REPORT],
+        "--device cuda --shape qwen-0.5b --sizes 16 32 --new_tokens 128 --repeats 2".split(),
+        "--device cpu --shape tiny --sizes 32 --new_tokens 2 --repeats 1 --threads 1".split(),
+        50,
         generation_figures,
     ),
 ]

@@ -28,7 +28,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from measuring import MISSED, alone, clock, fill, machine, peak, reset_peak

@@ -79,7 +79,14 @@ def rehearsal(tmp_path_factory):
 def test_every_row_is_measured(rehearsal):
     rows = rows_of(rehearsal / "found.json")
     assert {row["status"] for row in rows.values()} == {"measured"}
-    assert [*rows] == ["GPU tests", "kernel", "training step", "Nash-MD's mixture", "generation"]
+    assert [*rows] == [
+        "GPU tests",
+        "kernel",
+        "training step",
+        "Nash-MD's mixture",
+        "prefix sharing",
+        "continuous batching",
+    ]
     assert " passed" in rows["GPU tests"]["said"]
     kernel = rows["kernel"]["figures"]
     assert sum(line.endswith(": not measured") for line in kernel) == 5  # at a GPU's sizes
@@ -89,7 +96,8 @@ def test_every_row_is_measured(rehearsal):
         f"{training} beside {peer}" for training in ("full", "LoRA") for peer in ("OnlineDPOTrainer", "GRPOTrainer")
     ]
     assert "without the mixture" in rows["Nash-MD's mixture"]["figures"][0]
-    assert rows["generation"]["figures"]
+    assert "read once" in rows["prefix sharing"]["figures"][0]
+    assert "32 prompts a call" in rows["continuous batching"]["figures"][0]
 
 
 def test_reports_are_kept_and_the_table_says_that_it_is_a_rehearsal(rehearsal):
@@ -100,6 +108,7 @@ def test_reports_are_kept_and_the_table_says_that_it_is_a_rehearsal(rehearsal):
         "logprob",
         "training_step",
         "mixture_generation",
+        "generation",
         "generation",
     ]
     text = (rehearsal / "found.md").read_text()

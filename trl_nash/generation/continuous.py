@@ -79,7 +79,8 @@ def _defaults(rows: list[list[int]], max_new_tokens: int, page: int, device: tor
     if device.type != "cpu":
         return {"max_memory_percent": 0.5}
     pages = sum(math.ceil((len(row) + max_new_tokens) / page) for row in rows)
-    size = "page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size"  # transformers 5.17 and older
+    # In transformers up to 5.17 pages are blocks.
+    size = "page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size"
     return {size: page, "num_blocks": pages, "max_batch_tokens": max(256, 2 * len(rows))}
 
 

@@ -39,9 +39,6 @@ from .products import HALVES, are_exact, are_fast, multiply
 
 # Rows with a larger Σ are done again with m = max(z_v - z_y), far from overflow of e and underflow of r.
 LARGEST_SUM = 1e20
-HALVES = (torch.float16, torch.bfloat16)
-# fp32 products of 16-bit matrices, on CUDA; 2.8 and 2.9 refuse to add them to an fp32 matrix.
-_MM_OUT_DTYPE = Version(torch.__version__) >= Version("2.10.0")
 
 
 class Scores(NamedTuple):
