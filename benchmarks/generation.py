@@ -35,7 +35,8 @@ from trl_nash.generation import prefix
 from trl_nash.generation.plain import generate_plainly
 
 
-PROMPT_TOKENS, NEW_TOKENS, COUNT = 256, 128, 8
+COUNT = 8  # completions of a prompt that is read once
+NEW_TOKENS = {"prefix": 128, "order": 64, "continuous": 256}  # at most, of a completion
 GOAL = 1.8  # times as fast as separate prefills
 
 
@@ -69,17 +70,17 @@ def words(draw: random.Random, length: int) -> list[int]:
 
 
 def measure_prefix(shape: str, options: argparse.Namespace) -> dict:
-    """K completions of one chunk of prompts of 256 tokens, 128 new ones each."""
+    """K completions of one chunk of prompts."""
     model = build_model(shape).to(options.device).eval()
     draw, device = random.Random(0), torch.device(options.device)
-    prompts = [words(draw, PROMPT_TOKENS) for _ in range(options.chunk)]
+    prompts = [words(draw, options.prompt_tokens) for _ in range(options.chunk)]
     rows = [ids for ids in prompts for _ in range(COUNT)]
 
-    def separate(new_tokens: int = NEW_TOKENS):
+    def separate(new_tokens: int = options.new_tokens["prefix"]):
         generate_plainly(model, config_of(new_tokens), device, rows, 1)
 
     def shared():
-        generate_plainly(model, config_of(NEW_TOKENS), device, prompts, COUNT)
+        generate_plainly(model, config_of(options.new_tokens["prefix"]), device, prompts, COUNT)
 
     def copied():
         roomy, prefix.RoomyLayer = prefix.RoomyLayer, lambda layer: layer
@@ -104,7 +105,7 @@ def measure_prefix(shape: str, options: argparse.Namespace) -> dict:
 
 
 def measure_order(shape: str, options: argparse.Namespace) -> dict:
-    """A round of prompts of log-normal lengths (median 96, one in six beyond 260, at most 512) with 64 new tokens."""
+    """A round of prompts of log-normal lengths (median 96, one in six beyond 260, at most 512)."""
     model = build_model(shape).to(options.device).eval()
     draw, device = random.Random(0), torch.device(options.device)
     lengths = [min(512, max(8, round(96 * math.exp(draw.gauss(0, 1))))) for _ in range(options.prompts)]
@@ -119,7 +120,7 @@ def measure_order(shape: str, options: argparse.Namespace) -> dict:
 
     def run(rows: list) -> None:
         for chunk in chunks(rows):
-            generate_plainly(model, config_of(64), device, chunk, 2)
+            generate_plainly(model, config_of(options.new_tokens["order"]), device, chunk, 2)
 
     ordered = sorted(prompts, key=len, reverse=True)
     ways = {"order of the dataset": lambda: run(prompts), "longest first": lambda: run(ordered)}
@@ -139,7 +140,7 @@ def measure_continuous(shape: str, options: argparse.Namespace) -> dict:
     Two completions of each of 32 prompts through a trainer. They end with equal probability at every token, so that
     their lengths differ as much as lengths do: `generate` goes on until the longest of a call has ended.
     """
-    draw, sizes = random.Random(0), [4, 8, 32]
+    draw = random.Random(0)
     lengths = sorted((draw.randint(16, 128) for _ in range(32)), reverse=True)
     prompts = [" ".join(f"w{word}" for word in words(draw, length)) for length in lengths]
     tokens: dict[str, list[int]] = {}
@@ -162,7 +163,7 @@ def measure_continuous(shape: str, options: argparse.Namespace) -> dict:
             tokens.setdefault(name, []).append(found)
 
         ways = {"continuous batching": (continuous, len(prompts))}
-        ways |= {f"generate, {size} prompts a call": (plain, size) for size in sizes}
+        ways |= {f"generate, {size} prompts a call": (plain, size) for size in options.sizes}
         seconds = turns(
             {name: lambda name=name, way=way: run(name, *way) for name, way in ways.items()}, options.repeats, options
         )
@@ -175,7 +176,8 @@ def measure_continuous(shape: str, options: argparse.Namespace) -> dict:
         "end_of_sequence": EOS,
         "tokens_per_second": {name: [round(1 / each, 1) for each in found] for name, found in cost.items()},
         "continuous_over": {
-            str(size): ratio(cost[f"generate, {size} prompts a call"], cost["continuous batching"]) for size in sizes
+            str(size): ratio(cost[f"generate, {size} prompts a call"], cost["continuous batching"])
+            for size in options.sizes
         },
     }
 
@@ -229,12 +231,16 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--chunk", type=int, default=8, help="prompts in a call: a trainer's default")
     parser.add_argument("--prompts", type=int, default=64, help="of the round whose order is measured")
+    parser.add_argument("--prompt_tokens", type=int, default=256, help="for prefix")
+    parser.add_argument("--new_tokens", type=int, help=f"at most, of a completion; else {NEW_TOKENS}")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[4, 8, 32], help="prompts in a call of `generate`")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--config", type=json.loads, help="transformers_continuous_batching_config, as JSON")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/generation_DEVICE.json")
     parser.add_argument("--docs", type=Path, help="page whose tables are filled")
     options = parser.parse_args()
+    options.new_tokens = {part: options.new_tokens or tokens for part, tokens in NEW_TOKENS.items()}
     logging.getLogger("trl_nash").setLevel(logging.ERROR)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -245,7 +251,12 @@ def main() -> None:
         "options": {k: v for k, v in vars(options).items() if k not in ("output", "docs")},
         "machine": machine(options.device, torch.get_num_threads()),
         "seconds_of": clock(options.threads or 0)[1],
-        "prefix_of": {"prompt": PROMPT_TOKENS, "completion": NEW_TOKENS, "completions": COUNT, "goal": GOAL},
+        "prefix_of": {
+            "prompt": options.prompt_tokens,
+            "completion": options.new_tokens["prefix"],
+            "completions": COUNT,
+            "goal": GOAL,
+        },
     }
     for part in options.parts:
         report[part] = []

@@ -15,13 +15,14 @@ from trl_nash import NashTrainer, PairConfig, RandomJudge
 
 
 VOCABULARY, EOS = 8192, 1  # of words; a model may have more tokens
-NEW_TOKENS, MEAN_TOKENS = 256, 80
+MEAN_TOKENS = 80
 # Hidden, inner, layers, heads, heads of keys, tokens, dtype.
 SHAPES = {
     "qwen-0.5b": (896, 4864, 24, 14, 2, 151_936, torch.bfloat16),
     "smollm2-135m": (576, 1536, 30, 9, 3, 49_152, torch.bfloat16),
     "llama-34m": (512, 1408, 8, 8, 8, VOCABULARY, torch.float32),
     "llama-7m": (256, 704, 6, 4, 4, VOCABULARY, torch.float32),
+    "tiny": (64, 128, 1, 1, 1, VOCABULARY, torch.float32),
 }
 
 
@@ -63,9 +64,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_trainer(shape: str, prompts: list[str], folder: str, options: argparse.Namespace, **engine) -> NashTrainer:
-    """A trainer that is ready to sample two completions of a prompt, of 80 tokens in the mean and 256 at most."""
+    """A trainer that is ready to sample two completions of a prompt, of 80 tokens in the mean."""
     model = build_model(shape)
     end_at_random(model)
+    new_tokens = options.new_tokens["continuous"]
     trainer = NashTrainer(
         model=model,
         args=PairConfig(
@@ -74,8 +76,8 @@ def build_trainer(shape: str, prompts: list[str], folder: str, options: argparse
             bf16=model.dtype == torch.bfloat16,
             report_to="none",
             num_generations=2,
-            max_new_tokens=NEW_TOKENS,
-            max_length=NEW_TOKENS + max(len(prompt.split()) for prompt in prompts),
+            max_new_tokens=new_tokens,
+            max_length=new_tokens + max(len(prompt.split()) for prompt in prompts),
             **engine,
         ),
         train_dataset=Dataset.from_dict({"prompt": prompts}),

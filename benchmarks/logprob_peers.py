@@ -12,14 +12,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trl_nash.kernels import linear_logprob
-
 
 IGNORED = -100
 OURS, OURS_WITHOUT_STASH, NAIVE, TRL = "trl-nash", "trl-nash, nothing kept", "naive", "TRL"
+LIGER, TORCH = "Liger scaled CE", "torch"
 
 
 def _ours(**options) -> Callable:
+    from trl_nash.kernels import linear_logprob
+
     def logprob(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         return linear_logprob(hidden, weight, targets, mask=mask, **options)
 
@@ -44,6 +45,26 @@ def _trl() -> Callable:
             return ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, 32768, None, 1.0, ())[0]
         found = ChunkedLogProbFunction.apply(hidden[mask], weight, None, targets[mask], 1.0, 32768, None, 1.0, ())[0]
         return found.new_zeros(mask.shape).masked_scatter(mask, found)
+
+    return logprob
+
+
+def _torch() -> Callable:
+    try:
+        from torch.nn import LinearCrossEntropyOptions
+        from torch.nn.functional import linear_cross_entropy
+    except ImportError:
+        raise ImportError("torch 2.13 or newer has it") from None
+
+    def logprob(hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        return -linear_cross_entropy(
+            hidden,
+            weight,
+            targets.masked_fill(~mask, IGNORED),
+            reduction="none",
+            ignore_index=IGNORED,
+            options=LinearCrossEntropyOptions(),
+        )
 
     return logprob
 
@@ -82,10 +103,10 @@ def _cut_cross_entropy() -> Callable:
     return logprob
 
 
-_EVERYWHERE = {OURS: _ours, NAIVE: _naive, TRL: _trl}
+_EVERYWHERE = {OURS: _ours, NAIVE: _naive, TRL: _trl, TORCH: _torch}
 _ON_CUDA = {
     OURS_WITHOUT_STASH: functools.partial(_ours, stash_bytes=0),
-    "Liger scaled CE": _liger_scaled,
+    LIGER: _liger_scaled,
     "Liger FLCE": _liger_triton,
     "cut-cross-entropy": _cut_cross_entropy,
 }

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from logprob_peers import NAIVE, OURS, OURS_WITHOUT_STASH, TRL
+from logprob_peers import LIGER, NAIVE, OURS, OURS_WITHOUT_STASH, TORCH, TRL
 
 from trl_nash.games.plot_style import figure_settings
 
@@ -17,7 +17,8 @@ LOOKS = {
     OURS_WITHOUT_STASH: ("#56b4e9", "o"),
     NAIVE: ("#808080", "s"),
     TRL: ("#d55e00", "^"),
-    "Liger scaled CE": ("#009e73", "D"),
+    TORCH: ("#e69f00", "P"),
+    LIGER: ("#009e73", "D"),
     "Liger FLCE": ("#6baa1e", "D"),
     "cut-cross-entropy": ("#cc79a7", "v"),
 }

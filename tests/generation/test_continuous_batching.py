@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import make_config, make_trainer, prompt_dataset, weights
 from tiny import build_model, build_tokenizer
+from transformers.generation import ContinuousBatchingConfig
 
 from trl_nash.algorithms import INITIAL
 from trl_nash.generation import continuous
@@ -188,6 +189,11 @@ def test_without_options_the_cache_has_room_for_the_rows(tmp_path):
     first = trainer.generate(PROMPTS, 5)[1]
     torch.manual_seed(0)
     assert trainer.generate(PROMPTS, 5)[1] == first and all(len(rows) == 5 for rows in first)
+
+
+def test_pages_of_older_versions_are_blocks(monkeypatch):
+    monkeypatch.delattr(ContinuousBatchingConfig, "page_size", raising=False)
+    assert continuous._defaults([[1] * 60], max_new_tokens=5, page=64, device=torch.device("cpu"))["block_size"] == 64
 
 
 def test_the_config_reads_it_from_a_command_line(tmp_path):

@@ -1,7 +1,9 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The Triton kernels compute what their twins in torch compute: `interpreted.py`, in Triton's interpreter."""
+"""
+The Triton kernels compute what their twins in torch compute: `on_device.py`, in Triton's interpreter and on a GPU.
+"""
 
 import os
 import subprocess
@@ -14,12 +16,11 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def test_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    # In another process, because Triton reads the variable when it is imported.
+def run(**environment: str) -> None:
+    # In another process, because Triton reads the environment when it is imported.
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted.py")],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": ""},
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "on_device.py")],
+        env={**os.environ, **environment},
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,
@@ -27,3 +28,13 @@ def test_kernels_in_the_interpreter():
     )
     if process.returncode:
         pytest.fail(process.stdout + process.stderr, pytrace=False)
+
+
+def test_kernels_in_the_interpreter():
+    pytest.importorskip("triton")
+    run(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.mark.gpu
+def test_kernels_on_a_gpu():
+    run(TRITON_INTERPRET="0")

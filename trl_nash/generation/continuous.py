@@ -74,10 +74,14 @@ def generate_continuously(
 
 def _defaults(rows: list[list[int]], max_new_tokens: int, page: int, device: torch.device) -> dict:
     """Memory for the cache: half of what is free, as in TRL's GRPO, on a CPU what the rows can need."""
+    from transformers.generation import ContinuousBatchingConfig
+
     if device.type != "cpu":
         return {"max_memory_percent": 0.5}
     pages = sum(math.ceil((len(row) + max_new_tokens) / page) for row in rows)
-    return {"page_size": page, "num_blocks": pages, "max_batch_tokens": max(256, 2 * len(rows))}
+    # In transformers up to 5.17 pages are blocks.
+    size = "page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size"
+    return {size: page, "num_blocks": pages, "max_batch_tokens": max(256, 2 * len(rows))}
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from torch import Tensor
 
 
 HALVES = (torch.float16, torch.bfloat16)
-_MM_OUT_DTYPE = Version(torch.__version__) >= Version("2.8.0")  # fp32 products of 16-bit matrices, on CUDA
+# fp32 products of 16-bit matrices, on CUDA; 2.8 and 2.9 refuse to add them to an fp32 matrix.
+_MM_OUT_DTYPE = Version(torch.__version__) >= Version("2.10.0")
 
 
 def are_exact(factor: Tensor) -> bool:
