@@ -27,7 +27,7 @@ PROMPTS = ["a", "b c", "c d e f g h", "d e f"]
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_tokens_are_drawn_from_the_policy(temperature, lora, tmp_path):
     """The first and the second token of 4,000 completions have the policy's own frequencies, within 5 deviations."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     trainer = make_trainer(
         "ipo", tmp_path, tokenizer=tokenizer, lora=lora, temperature=temperature, max_new_tokens=3, **CONTINUOUS
     )
@@ -62,7 +62,7 @@ def assert_frequencies(model, context: list[int], tokens: list[int], temperature
 
 def test_completions_belong_to_their_prompts(tmp_path):
     """A policy that repeats the last word of the prompt: each completion says whose it is. Three each, not in twos."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     model = build_model(tokenizer, num_hidden_layers=1, tie_word_embeddings=True)
     with torch.no_grad():
         # The hidden state is the embedding of the last token, in directions of their own.
@@ -158,7 +158,7 @@ def test_what_it_cannot_do_is_refused(options, message, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_mixed_precision(dtype, lora, tmp_path):
     """Under autocast (TRL's default), whatever the weights: the fit is autocast, and what is sampled is not."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     trainer = make_trainer(
         "ipo",
         tmp_path,

@@ -54,7 +54,7 @@ def test_generation_keeps_its_cache(algorithm, checkpointing, lora, tmp_path):
     With gradient checkpointing or without, a generation of n tokens reads W - 1 positions of each prompt once for both
     completions, and then one position at a time, where a generation without cache reads Σ (W + i).
     """
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     trainer = make_trainer(
         algorithm,
         tmp_path,
@@ -78,7 +78,7 @@ def test_generation_keeps_its_cache(algorithm, checkpointing, lora, tmp_path):
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_evaluation_keeps_its_cache(lora, tmp_path):
     """The win rate against the reference generates twice, for policy and reference, both with their cache."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     trainer = make_trainer(
         "ipo",
         tmp_path,
@@ -116,7 +116,7 @@ def test_mixture_counts_of_forwards_and_cached_positions(own_reference, count, t
     3 prompts of 1, 2 and 3 tokens, K opponents each, 5 tokens: one forward of policy and reference with 3 rows, which
     reads all tokens of the prompts but the last, then 5 each with 3 K rows, which find 2 + i positions in their cache.
     """
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     reference = never_ends(tokenizer) if own_reference else None
     trainer = make_trainer(
         "nash-md",
@@ -178,7 +178,7 @@ class Setup:
     """A trainer whose policy has moved away from its reference, and both of them again in fp64, on their own."""
 
     def __init__(self, kind: str, tmp_path, algorithm: str = "nash-md", **options):
-        tokenizer = build_tokenizer()
+        tokenizer = build_tokenizer(chat=False)
         kwargs = {}
         if kind in ("full", "ref_model", "full, moved reference"):
             build = reference = lambda: build_model(tokenizer)

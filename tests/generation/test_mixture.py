@@ -54,7 +54,7 @@ def test_min_new_tokens_holds_for_the_opponent(coef, tmp_path, monkeypatch):
     """
     drawn, multinomial = [], torch.multinomial
     monkeypatch.setattr(torch, "multinomial", lambda p, *a, **k: drawn.append(p.clone()) or multinomial(p, *a, **k))
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(chat=False)
     eos = tokenizer.eos_token_id
     trainer = make_trainer(
         "nash-md", tmp_path, tokenizer=tokenizer, mixture_coef=coef, generation_kwargs={"min_new_tokens": 3}

@@ -99,7 +99,8 @@ def test_the_generators_are_left_alone(vllm, tmp_path):
 def test_conversations_and_long_prompts_reach_the_engine_as_tokens(mode, vllm, tmp_path):
     """Through the chat template, and cut from the left to max_length - max_new_tokens = 10 - 4 tokens."""
     prompt = [{"role": "user", "content": "a b"}]
-    trainer = vllm("ipo", tmp_path, mode, dataset=prompt_dataset([prompt] * 4), max_length=10)
+    tokenizer, dataset = build_tokenizer(), prompt_dataset([prompt] * 4)
+    trainer = vllm("ipo", tmp_path, mode, tokenizer=tokenizer, dataset=dataset, max_length=10)
     ((ids,), _) = trainer.generate([prompt], 2)
     text = "user a b <eos> <|im_start|> assistant"
     assert engine_of(trainer).requests[0][0][0] == ids == trainer._tokenizer.convert_tokens_to_ids(text.split())
@@ -110,7 +111,7 @@ def test_prompt_begins_with_one_bos(mode, vllm, tmp_path):
     """With a tokenizer that adds BOS, the engine and the loss see the same prompt, with one BOS."""
     from tokenizers.processors import TemplateProcessing
 
-    tokenizer = build_tokenizer(bos_token="<bos>")
+    tokenizer = build_tokenizer(chat=False, bos_token="<bos>")
     bos = tokenizer.convert_tokens_to_ids("<bos>")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos)])
     trainer = vllm("ipo", tmp_path, mode, tokenizer=tokenizer)
