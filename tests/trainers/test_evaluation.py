@@ -295,7 +295,7 @@ def test_several_eval_datasets(tmp_path):
     trainer = make_trainer(
         "ipo",
         tmp_path,
-        extra={"eval_dataset": {"easy": prompt_dataset(["a"]), "hard": prompt_dataset(["b", "c"])}},
+        extra={"eval_dataset": {"easy": prompt_dataset(["a", "d"]), "hard": prompt_dataset(["b", "c"])}},
         eval_strategy="steps",
         eval_steps=1,
         max_steps=1,
