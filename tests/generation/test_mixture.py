@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import make_trainer, perturb
 from tiny import build_model, build_tokenizer
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from trl_nash.generation.mixture import GeometricMixture
 
@@ -73,3 +74,16 @@ def test_min_new_tokens_holds_for_the_opponent(coef, tmp_path, monkeypatch):
             if step < 3:
                 logits[eos] = -torch.inf
             torch.testing.assert_close(drawn[step][row], logits.softmax(-1), atol=2e-5, rtol=0)
+
+
+def test_a_reference_without_a_cache_reads_all_tokens():
+    """Some models, as the first GPT, hand no cache out: the logits are those of the whole text at every token."""
+    torch.manual_seed(0)
+    reference = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=20, n_embd=16, n_layer=2, n_head=2)).eval()
+    ids = torch.randint(3, 20, (1, 6)).repeat_interleave(2, dim=0)
+    mixture = GeometricMixture(lambda: nullcontext(reference), 1.0, torch.ones_like(ids), count=2)
+    with torch.no_grad():
+        for length in (7, 8):
+            found = mixture(ids, torch.zeros(2, 20))
+            assert torch.allclose(found, reference(ids).logits[:, -1], atol=1e-5)
+            ids = torch.cat([ids, torch.tensor([[length], [length + 1]])], dim=-1)

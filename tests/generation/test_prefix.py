@@ -6,7 +6,7 @@
 import pytest
 import torch
 import transformers
-from helpers import lora_config, perturb
+from helpers import lora_config, make_trainer, perturb
 from peft import PromptTuningConfig, get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -143,6 +143,26 @@ def test_bf16(monkeypatch):
     drawn, separate = Drawn(model, monkeypatch), Drawn(model, monkeypatch, share=False)
     assert drawn.shared[0] is not None and {step.dtype for step in drawn.steps} == {torch.float32}
     assert drawn.error(truth) < 1.5 * separate.error(truth) < 1
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_mixed_precision(lora, tmp_path, monkeypatch):
+    """A run with autocast, in which PEFT's `generate` has none, draws what it draws without sharing."""
+    shared, drawn = [], []
+
+    def note(*arguments):
+        shared.append(shared_prefix(*arguments))
+        return shared[-1]
+
+    for name, share in ("shared", note), ("separate", lambda *arguments: None):
+        with monkeypatch.context() as patch:
+            patch.setattr(plain, "shared_prefix", share)
+            trainer = make_trainer("comal", tmp_path / name, lora=lora, bf16=True, max_steps=1)
+            trainer.train()  # which prepares the model
+            torch.manual_seed(3)
+            drawn.append(trainer.generate(["a", "b c d"], COUNT))
+    assert len(shared) == 2 and None not in shared
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ALGORITHMS, equal, history, make_trainer, prompt_dataset
+from tiny import build_model, build_tokenizer
 
 from trl_nash.rounds.batch import Samples
 from trl_nash.rounds.log import RoundLog, random_state, set_random_state
@@ -90,15 +91,24 @@ def test_a_kill_in_the_fit_costs_no_samples(tmp_path):
     assert_same(resumed, whole)
 
 
-@pytest.mark.parametrize("change", [{"temperature": 0.9}, {"learning_rate": 0.01}, {"max_new_tokens": 4}])
+CHANGES = {
+    "nothing": dict,
+    "options": lambda: {"temperature": 0.9},
+    "length": lambda: {"max_new_tokens": 4},
+    "policy": lambda: {"model": build_model(build_tokenizer(chat=False), seed=5)},
+    "template": lambda: {"tokenizer": build_tokenizer()},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_samples_of_another_policy_are_not_taken(change, tmp_path):
-    """Started anew with other options, or behind another policy, the run samples its own."""
-    killed = build("ipo", tmp_path, at=6, then=kill, save_strategy="no")
+    """Killed behind two chunks and started anew with other options, policy or prompt texts, a run samples its own."""
+    killed = build("ipo", tmp_path, at=2, then=kill, save_strategy="no")
     with pytest.raises(Killed):
         killed.train()
-    again = build("ipo", tmp_path, save_strategy="no", **change)
+    again = build("ipo", tmp_path, save_strategy="no", **CHANGES[change]())
     again.train()
-    assert again.chunks == 12
+    assert again.chunks == (10 if change == "nothing" else 12)
 
 
 @pytest.mark.parametrize("algorithm", ["ipo", "nash-md"])

@@ -44,7 +44,7 @@ class GeometricMixture(LogitsProcessor):
                 self.cached = 0 if self.cache is None else length - 1
             fresh = input_ids[:, self.cached :]
             logits, self.cache = forward_cached(model, fresh, self.attention_mask, self.cache)
-        self.cached = length
+        self.cached = 0 if self.cache is None else length  # a model without a cache reads all of them again
         sides = ((1 - self.coef, scores), (self.coef, logits.to(scores.dtype)))
         mixed = sum(weight * side for weight, side in sides if weight)  # 0 * -inf would be nan
         # What an earlier processor forbids, as `min_new_tokens` does an early end, is forbidden to the reference too.

@@ -4,9 +4,10 @@
 """transformers' `generate`: all completions of some prompts in one call, each prompt read once."""
 
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
+from accelerate.utils import is_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
@@ -44,7 +45,8 @@ def generate_plainly(
     with only(config, policy):
         cache = None
         if count > 1 and shares_prefix(config):
-            cache = shared_prefix(policy, input_ids, attention_mask, count)
+            with without_autocast(policy) if is_peft_model(policy) else nullcontext():
+                cache = shared_prefix(policy, input_ids, attention_mask, count)
         output = policy.generate(
             input_ids=rows,
             attention_mask=mask,
@@ -88,3 +90,19 @@ def only(config: GenerationConfig, model: torch.nn.Module):
     finally:
         for module, own in zip(owners, before, strict=True):
             module.generation_config = own
+
+
+@contextmanager
+def without_autocast(model: torch.nn.Module):
+    """
+    Within it a model computes in the dtype of its weights, as PEFT's `generate`, which calls the model beneath its
+    wrapper, and as continuous batching, whose cache accelerate's autocast would take for a tensor to convert.
+    """
+    wrapped, original = vars(model).get("forward"), vars(model).get("_original_forward")
+    if original is not None:
+        model.forward = original
+    try:
+        yield
+    finally:
+        if original is not None:
+            model.forward = wrapped

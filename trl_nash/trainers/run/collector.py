@@ -35,8 +35,8 @@ _ORDER = "longest first"  # in which the prompts of a round are sampled
 # What a sample depends on beside prompts, policy and random numbers.
 _SAMPLING_OPTIONS = (
     "num_generations temperature top_p top_k min_p repetition_penalty generation_kwargs max_new_tokens max_length "
-    "chat_template_kwargs raw_prompts use_vllm use_transformers_continuous_batching "
-    "transformers_continuous_batching_config per_device_generation_batch_size per_device_train_batch_size"
+    "use_vllm use_transformers_continuous_batching transformers_continuous_batching_config "
+    "per_device_generation_batch_size per_device_train_batch_size"
 ).split()
 
 
@@ -95,7 +95,8 @@ class Collector:
         log = None
         if len(rows) > self._args.generation_chunk:
             settings = [getattr(self._args, name) for name in _SAMPLING_OPTIONS]
-            known = json.dumps([number, rows, _ORDER, settings, state, *key], default=str)
+            texts = self._sampler.render.settings
+            known = json.dumps([number, rows, _ORDER, texts, settings, state, *key], default=str)
             log = RoundLog(
                 Path(self._args.output_dir) / ROUND_FOLDER / f"{self._accelerator.process_index:05d}.jsonl",
                 hashlib.sha256(known.encode()).hexdigest(),
