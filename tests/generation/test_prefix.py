@@ -6,7 +6,7 @@
 import pytest
 import torch
 import transformers
-from helpers import lora_config, perturb
+from helpers import lora_config, make_trainer, perturb
 from peft import PromptTuningConfig, get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -143,6 +143,19 @@ def test_bf16(monkeypatch):
     drawn, separate = Drawn(model, monkeypatch), Drawn(model, monkeypatch, share=False)
     assert drawn.shared[0] is not None and {step.dtype for step in drawn.steps} == {torch.float32}
     assert drawn.error(truth) < 1.5 * separate.error(truth) < 1
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_autocast(lora, tmp_path, monkeypatch):
+    """Of fp32 weights in mixed precision: the prompt is read in the precision that its completions are drawn in."""
+    trainer = make_trainer("ipo", tmp_path, lora=lora, bf16=True, max_steps=1)
+    trainer.train()
+    drawn = []
+    for share in (True, False):
+        monkeypatch.setattr(plain, "shared_prefix", shared_prefix if share else lambda *arguments: None)
+        torch.manual_seed(0)
+        drawn.append(trainer.generate(["a b c", "d"], 3))
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize(

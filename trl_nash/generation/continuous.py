@@ -4,7 +4,6 @@
 """transformers' continuous batching: a completion that has ended makes room for the next one at once."""
 
 import math
-from contextlib import contextmanager
 
 import torch
 from torch.distributed.fsdp import register_fsdp_forward_method
@@ -12,6 +11,7 @@ from transformers import GenerationConfig
 
 from ..rounds.batch import chunks
 from .plain import only
+from .prefix import without_autocast
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def generate_continuously(
     rows = [ids for ids in prompt_ids for _ in range(count)]
     given = args.transformers_continuous_batching_config or {}
     options = _defaults(rows, args.max_new_tokens, given.get("page_size", 64), device) | given
-    with _without_autocast(policy), only(config, policy):
+    with without_autocast(policy), only(config, policy):
         training = policy.training
         if "init_continuous_batching" not in vars(policy):
             # FSDP2 is set up by a call of the model as a whole; transformers has done so for `generate`.
@@ -82,19 +82,3 @@ def _defaults(rows: list[list[int]], max_new_tokens: int, page: int, device: tor
     # In transformers up to 5.17 pages are blocks.
     size = "page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size"
     return {size: page, "num_blocks": pages, "max_batch_tokens": max(256, 2 * len(rows))}
-
-
-@contextmanager
-def _without_autocast(model: torch.nn.Module):
-    """
-    Within it a model computes in the dtype of its weights, which is that of the engine's cache. (accelerate's autocast
-    also takes the cache for a tensor to convert.)
-    """
-    wrapped, original = vars(model).get("forward"), vars(model).get("_original_forward")
-    if original is not None:
-        model.forward = original
-    try:
-        yield
-    finally:
-        if original is not None:
-            model.forward = wrapped

@@ -4,6 +4,7 @@
 """What the K completions of a prompt have in common is computed once: one row is read, its cache is repeated."""
 
 import inspect
+from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate.utils import is_peft_model
@@ -103,13 +104,31 @@ def shared_prefix(
     """
     if cache_name(model) is None:
         return None
-    _, cache = forward_cached(model, input_ids[:, :-1], attention_mask[:, :-1], None)
+    # PEFT's `generate` calls the forward of the model within, which is not accelerate's that casts.
+    with without_autocast(model) if is_peft_model(model) else nullcontext():
+        _, cache = forward_cached(model, input_ids[:, :-1], attention_mask[:, :-1], None)
     if not isinstance(cache, Cache) or _length(cache) != input_ids.size(1) - 1:
         return None
     # As beam search deals rows out: `batch_repeat_interleave` passes over recurrent states and quantised keys.
     cache.reorder_cache(torch.arange(input_ids.size(0), device=input_ids.device).repeat_interleave(count))
     cache.layers = [RoomyLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+@contextmanager
+def without_autocast(model: torch.nn.Module):
+    """
+    Within it a model computes in the dtype of its weights. (accelerate's autocast also takes the cache of continuous
+    batching for a tensor to convert.)
+    """
+    wrapped, original = vars(model).get("forward"), vars(model).get("_original_forward")
+    if original is not None:
+        model.forward = original
+    try:
+        yield
+    finally:
+        if original is not None:
+            model.forward = wrapped
 
 
 def _length(cache: Cache) -> int | None:
