@@ -233,6 +233,9 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
                     assert target in targets
                 case ["pip", "install", package]:
                     assert set(re.findall(r"\[(.*)\]", package)) <= set(extras)
+                case ["benchmarks/gpu.sh", *options]:
+                    driver = (ROOT / "benchmarks/gpu.py").read_text()
+                    assert all(f'"{option}"' in driver for option in options if option.startswith("--"))
                 case ["trl-nash", algorithm, *options] if algorithm in ALGORITHMS and options != ["--help"]:
                     plan(algorithm, options)
                 case ["trl-nash", "simulate", *options]:

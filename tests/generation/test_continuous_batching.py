@@ -180,7 +180,7 @@ def test_mixed_precision(dtype, lora, tmp_path):
 def test_without_options_the_cache_has_room_for_the_rows(tmp_path):
     """On a CPU, where half of what is free would be half of the machine; and the same tokens are drawn every time."""
     trainer = make_trainer("ipo", tmp_path, use_transformers_continuous_batching=True)
-    assert continuous._defaults([[1] * 60, [1] * 5], max_new_tokens=5, page=64, device=torch.device("cpu")) == {
+    assert continuous._defaults([[1] * 60, [1] * 5], max_new_tokens=5, given={}, device=torch.device("cpu")) == {
         "page_size": 64,
         "num_blocks": 3,  # 65 and 10 tokens
         "max_batch_tokens": 256,
@@ -193,7 +193,12 @@ def test_without_options_the_cache_has_room_for_the_rows(tmp_path):
 
 def test_pages_of_older_versions_are_blocks(monkeypatch):
     monkeypatch.delattr(ContinuousBatchingConfig, "page_size", raising=False)
-    assert continuous._defaults([[1] * 60], max_new_tokens=5, page=64, device=torch.device("cpu"))["block_size"] == 64
+    sizes = {
+        size: continuous._defaults([[1] * 60], max_new_tokens=5, given=given, device=torch.device("cpu"))
+        for size, given in ((64, {}), (8, {"block_size": 8}))
+    }
+    assert {size: options["block_size"] for size, options in sizes.items()} == {64: 64, 8: 8}
+    assert {size: options["num_blocks"] for size, options in sizes.items()} == {64: 2, 8: 9}  # for 65 tokens
 
 
 def test_the_config_reads_it_from_a_command_line(tmp_path):

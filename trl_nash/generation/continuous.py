@@ -40,7 +40,7 @@ def generate_continuously(
 
     rows = [ids for ids in prompt_ids for _ in range(count)]
     given = args.transformers_continuous_batching_config or {}
-    options = _defaults(rows, args.max_new_tokens, given.get("page_size", 64), device) | given
+    options = _defaults(rows, args.max_new_tokens, given, device) | given
     with without_autocast(policy), only(config, policy):
         training = policy.training
         if "init_continuous_batching" not in vars(policy):
@@ -71,13 +71,14 @@ def generate_continuously(
     return [[outputs[name].generated_tokens for name in own] for own in chunks(names, count)]
 
 
-def _defaults(rows: list[list[int]], max_new_tokens: int, page: int, device: torch.device) -> dict:
-    """Memory for the cache: half of what is free, as in TRL's GRPO, on a CPU what the rows can need."""
+def _defaults(rows: list[list[int]], max_new_tokens: int, given: dict, device: torch.device) -> dict:
+    """Memory for the cache: half of what is free, as in TRL's GRPO, on a CPU what the rows can need in given pages."""
     from transformers.generation import ContinuousBatchingConfig
 
     if device.type != "cpu":
         return {"max_memory_percent": 0.5}
-    pages = sum(math.ceil((len(row) + max_new_tokens) / page) for row in rows)
     # In transformers up to 5.17 pages are blocks.
     size = "page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size"
+    page = given.get(size, 64)
+    pages = sum(math.ceil((len(row) + max_new_tokens) / page) for row in rows)
     return {size: page, "num_blocks": pages, "max_batch_tokens": max(256, 2 * len(rows))}

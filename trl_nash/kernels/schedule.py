@@ -149,7 +149,7 @@ class Projection:
         hiddens = self._factors(self.hiddens)
         for tile_index, columns in enumerate(ranges(0, self.vocabulary, self.tile_columns)):
             targets = self.targets - columns.start
-            weights = entry_weights = None  # never two of them, where they are wider than the weights themselves
+            halves = weights = entry_weights = None  # never two of them: they may be wider than the weights themselves
             halves = [weight[columns].to(self.dtype) for weight in self.weights]
             weights = self._factors(halves)
             entry_weights = halves if are_fast(self.hiddens[0]) else weights

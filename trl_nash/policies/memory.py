@@ -51,7 +51,8 @@ def fingerprint(model: nn.Module) -> list[int]:
     tensors, which torch counts, do not show what is written through `.data`, as here and in DeepSpeed.)
     """
     hashes = [hash_of(tensor) for _, tensor in trainable_weights(model)]
-    return torch.stack(hashes).tolist() if hashes else []
+    # One transfer, also where a `device_map` has spread the model.
+    return torch.stack([found.to(hashes[0].device) for found in hashes]).tolist() if hashes else []
 
 
 def hash_of(tensor: torch.Tensor) -> torch.Tensor:
