@@ -159,14 +159,17 @@ def base_construction(args):
     if OWN_BASE:
         yield {}
         return
-    create_reference_model = _online_dpo.create_reference_model
     kept = {name: getattr(args, name) for name in _HIDDEN}
+    copies = getattr(_online_dpo, "create_reference_model", None)
     _online_dpo.create_reference_model = lambda model: None
     for name, value in _HIDDEN.items():
         setattr(args, name, value)
     try:
         yield {"reward_funcs": unused_reward}
     finally:
-        _online_dpo.create_reference_model = create_reference_model
+        if copies is None:  # a TRL that copies no more has nothing of that name
+            del _online_dpo.create_reference_model
+        else:
+            _online_dpo.create_reference_model = copies
         for name, value in kept.items():
             setattr(args, name, value)

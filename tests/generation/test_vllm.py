@@ -12,11 +12,11 @@ from unittest.mock import patch
 import fake_vllm
 import pytest
 import torch
-from helpers import make_config, make_trainer, prompt_dataset
+from helpers import lora_config, make_config, make_trainer, prompt_dataset
 from peft import LoraConfig
 from pushed import engine_of
 from tiny import build_model, build_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 
 MODES = ["colocate", "server"]
@@ -152,6 +152,14 @@ def test_an_adapter_that_parts_tied_embeddings_is_refused(options, vllm, tmp_pat
     config = LoraConfig(**{"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | options)
     with pytest.raises(ValueError, match="which are one weight in this model"):
         vllm("ipo", tmp_path, path="tied", peft_config=config)
+
+
+def test_weights_that_are_packed_are_refused(vllm, models, tmp_path):
+    """PEFT would pack the merged weights anew, with scales that the engine is not told."""
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = AutoModelForCausalLM.from_pretrained(models / "llama", quantization_config=nf4)
+    with pytest.raises(ValueError, match="packed for this quantisation"):
+        vllm("ipo", tmp_path, model=model, peft_config=lora_config())
 
 
 def test_vllm_that_is_not_installed_is_an_import_error_with_the_pip_line(models, tmp_path):

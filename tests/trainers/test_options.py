@@ -176,7 +176,10 @@ def test_refused(name, tmp_path):
             {"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 2}}},
             "`num_steps` .* would change the rounds: set `gradient_accumulation_steps`",
         ),
-        ({"model_init_kwargs": {"dtype": "float32"}}, "`model_init_kwargs` and `merge_adapter` load a `model` that is a path, and this"),
+        (
+            {"model_init_kwargs": {"dtype": "float32"}},
+            "`model_init_kwargs` and `merge_adapter` load a `model` that is a path",
+        ),
     ],
 )
 def test_refused_together(options, reason, tmp_path):

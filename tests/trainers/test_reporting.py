@@ -28,13 +28,13 @@ def test_any_reason_to_abstain_is_counted():
     )
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_progress_moves_within_a_generation_call(lora, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("algorithm, lora", [("ipo", False), ("ipo", True), ("nash-md", True)])
+def test_progress_moves_within_a_generation_call(algorithm, lora, tmp_path, monkeypatch, capsys):
     """A round and an evaluation of one call each: the bar tells every token, of the policy and of the start."""
     monkeypatch.setattr(reporter_module, "BAR_SECONDS", 0)
     rows = prompt_dataset()
     options = {"per_device_train_batch_size": 8, "max_steps": 1, "eval_strategy": "steps", "disable_tqdm": False}
-    trainer = make_trainer("ipo", tmp_path, lora=lora, extra={"eval_dataset": rows}, **options)
+    trainer = make_trainer(algorithm, tmp_path, lora=lora, extra={"eval_dataset": rows}, **options)
     trainer.train()
     shown = capsys.readouterr().err
     for what in (
@@ -44,7 +44,7 @@ def test_progress_moves_within_a_generation_call(lora, tmp_path, monkeypatch, ca
     ):
         bar = "".join(part for part in shown.replace("\n", "\r").split("\r") if what in part)
         assert "sampling, token 1]" in bar and "sampling, token 3]" in bar
-    assert not trainer.model._forward_hooks
+        assert f"sampling, token {trainer.args.max_new_tokens + 1}]" not in bar
 
 
 def test_what_is_over_soon_shows_no_bar(tmp_path, monkeypatch, capsys):

@@ -23,6 +23,7 @@ def generate_plainly(
     prompt_ids: list[list[int]],
     count: int,
     mixing: Callable[[torch.Tensor, int], LogitsProcessor] | None = None,
+    tell: Callable[[int], None] = lambda token: None,
 ) -> list[list[list[int]]]:
     """
     `count` completions of each of B prompts.
@@ -35,6 +36,7 @@ def generate_plainly(
         count (`int`): completions of a prompt.
         mixing (`Callable`, *optional*):
             Makes of the attention mask of shape `(B * count, T)` and of `count` what changes the policy's logits.
+        tell (`Callable[[int], None]`, *optional*): is told each token that is drawn, counted from 1.
 
     Returns:
         `list[list[list[int]]]`: B x count completions, with padding behind those that have ended.
@@ -42,6 +44,7 @@ def generate_plainly(
     input_ids, attention_mask = left_padded(prompt_ids, config.pad_token_id, width=2 if count > 1 else 1)
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
     rows, mask = input_ids.repeat_interleave(count, dim=0), attention_mask.repeat_interleave(count, dim=0)
+    processors = [Told(tell)] + ([mixing(mask, count)] if mixing else [])
     with only(config, policy):
         cache = None
         if count > 1 and shares_prefix(config):
@@ -51,11 +54,24 @@ def generate_plainly(
             input_ids=rows,
             attention_mask=mask,
             generation_config=config,
-            logits_processor=LogitsProcessorList([mixing(mask, count)] if mixing else []),
+            logits_processor=LogitsProcessorList(processors),
             **({} if cache is None else {cache_name(policy): cache}),
         )
     completions = output[:, rows.size(1) :].tolist()
     return list(chunks(completions, count))
+
+
+class Told(LogitsProcessor):
+    """Counts the tokens of a call of `generate`, and leaves the logits alone."""
+
+    def __init__(self, tell: Callable[[int], None]):
+        self._tell = tell
+        self._count = 0
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self._count += 1
+        self._tell(self._count)
+        return scores
 
 
 def shares_prefix(config: GenerationConfig) -> bool:

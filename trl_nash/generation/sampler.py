@@ -35,6 +35,7 @@ class Sampler:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the policy's.
         eos_token_ids (`list[int]`): tokens that end a completion.
         say_once (`Callable[[str], None]`): says what the user should know, once a run.
+        tell (`Callable[[int], None]`): is told each token that transformers draws, counted from 1 in each call.
         vllm ([`VLLMEngine`], *optional*): which samples in place of transformers.
 
     Attributes:
@@ -51,6 +52,7 @@ class Sampler:
         tokenizer: PreTrainedTokenizerBase,
         eos_token_ids: list[int],
         say_once: Callable[[str], None],
+        tell: Callable[[int], None],
         vllm: VLLMEngine | None = None,
     ):
         self.args = args
@@ -62,6 +64,7 @@ class Sampler:
         self.config = generation_config(args, tokenizer, eos_token_ids)
         self._model = model
         self._say_once = say_once
+        self._tell = tell
         self._vllm = vllm
         self.logps: list[list[list[float]]] | None = None
         self._whole: torch.nn.Module | None = None  # the sharded model that is gathered at the moment
@@ -99,13 +102,14 @@ class Sampler:
     @contextmanager
     def _engine(self, policy: Policy | Mapping[Policy, float] | None):
         """A function that makes `count` completions of each of B prompts: `(prompt_ids, count)` to B x count."""
+        device = self.accelerator.device
         with ExitStack() as stack:
             if isinstance(policy, Mapping):
                 ((reference, coef),) = policy.items()
                 other = stack.enter_context(self.policies.beside(reference))
                 model = stack.enter_context(self._unwrapped(self._model()))
                 mixing = partial(GeometricMixture, other, coef)
-                yield partial(generate_plainly, model, self.config, self.accelerator.device, mixing=mixing)
+                yield partial(generate_plainly, model, self.config, device, mixing=mixing, tell=self._tell)
             elif self._vllm is not None:
                 stack.enter_context(self.awake())
                 with nullcontext(self._model()) if policy is None else self.policies.active(policy) as model:
@@ -121,9 +125,9 @@ class Sampler:
                     stack.enter_context(self.gathered(model))  # ranks take different numbers of steps
                 model = stack.enter_context(self._unwrapped(model))
                 if continuous:
-                    yield partial(generate_continuously, model, self.config, self.args, self.accelerator.device)
+                    yield partial(generate_continuously, model, self.config, self.args, device)
                 else:
-                    yield partial(generate_plainly, model, self.config, self.accelerator.device)
+                    yield partial(generate_plainly, model, self.config, device, tell=self._tell)
 
     def _from_vllm(self, prompt_ids: list[list[int]], count: int) -> list[list[list[int]]]:
         completions, logps = self._vllm.generate(prompt_ids, count)  # which end where ours do

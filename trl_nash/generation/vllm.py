@@ -113,15 +113,15 @@ class VLLMEngine:
         has = (id(model), has_adapters_off(model), fingerprint(model))
         if not any(gather_object([has != self._pushed])):  # a rank sees its own part of the weights
             return
-        self._pushed = None
-        if self._asleep:
+        self._pushed, asleep = None, self._asleep
+        if asleep:
             clear_device_cache()
+            self._asleep = False
             self._vllm.llm.wake_up(tags=["weights"])
         self._vllm.use(model)
         self._vllm.sync_weights()
-        if self._asleep:
+        if asleep:
             self._vllm.llm.wake_up(tags=["kv_cache"])
-            self._asleep = False
         self._pushed = has
 
     def generate(self, prompt_ids: list[list[int]], count: int) -> tuple[list[list[int]], list[list[float]]]:
@@ -175,6 +175,11 @@ def check_weights(model: nn.Module, mode: str) -> None:
         raise ValueError(
             "With `vllm_mode='colocate'` vLLM reads the model's files before it gets the policy's weights, and this "
             "model has none: load it with `from_pretrained`, or pass its path as `model`."
+        )
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ValueError(
+            "vLLM would be given weights that are packed for this quantisation, and read them wrongly: load the model "
+            "in bfloat16, or leave `use_vllm` out."
         )
     if is_peft_model(model) and adapts_tied_embeddings(model):
         raise ValueError(

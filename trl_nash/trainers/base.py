@@ -315,8 +315,7 @@ class NashTrainer(EvaluationHooks):
 
     def generate(self, prompts: list, count: int, policy: Policy | dict[Policy, float] | None = None):
         """`count` completions of each prompt: see [`Sampler.generate`]."""
-        with self.reporter.tokens_of(self.model):
-            return self.sampler.generate(prompts, count, policy)
+        return self.sampler.generate(prompts, count, policy)
 
     def score(self, model: torch.nn.Module, batch: PairBatch) -> torch.Tensor:
         """

@@ -50,6 +50,7 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
         tokenizer,
         trainer.eos_token_ids,
         say_once=trainer.reporter.say_once,
+        tell=trainer.reporter.tell_token,
         vllm=engine,
     )
     trainer.judging = Judging(trainer.judge, args, tokenizer, state=lambda: trainer.state)

@@ -6,13 +6,11 @@
 import logging
 import math
 from collections.abc import Callable
-from contextlib import contextmanager
 from itertools import combinations
 
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from tqdm.auto import tqdm
 
 from ...generation.prompts import text_of
@@ -100,22 +98,10 @@ class Reporter:
         )
         return self._bar
 
-    @contextmanager
-    def tokens_of(self, model: torch.nn.Module):
-        """Within it the bar tells the tokens that a model samples, one of each row in a forward."""
-        count = 0
-
-        def token(*_) -> None:
-            nonlocal count
-            count += 1
-            if self._bar is not None:
-                self._bar.set_postfix_str(f"sampling, token {count}")
-
-        hook = (model.get_base_model() if is_peft_model(model) else model).register_forward_hook(token)
-        try:
-            yield
-        finally:
-            hook.remove()
+    def tell_token(self, count: int) -> None:
+        """Has the bar tell a token that is sampled, counted from 1 in each call of the engine."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"sampling, token {count}")
 
     def say_once(self, message: str, level: int = logging.WARNING) -> None:
         """Says something about this run, once."""
