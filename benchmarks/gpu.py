@@ -122,9 +122,7 @@ def table(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> int:
-    start = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no row outlives this process
+def parse(arguments: Sequence[str] | None, rows: Sequence[Row]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheels", type=Path, help="folder; wheels whose package is missing serve for this run")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, on sizes that take seconds")
@@ -134,11 +132,18 @@ def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> 
         "--output", type=Path, default=ROOT / "benchmarks/results/gpu.json", help="JSON file; Markdown lies beside it"
     )
     options = parser.parse_args(arguments)
-    device = "cpu" if options.rehearse else "cuda"
-    if device == "cuda" and not torch.cuda.is_available():
+    if not options.rehearse and not torch.cuda.is_available():
         parser.error("torch sees no GPU. `--rehearse` runs the same rows on the CPU.")
     if options.wheels is not None and not options.wheels.is_dir():
         parser.error(f"--wheels: there is no folder {options.wheels}.")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> int:
+    start = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no row outlives this process
+    options = parse(arguments, rows)
+    device = "cpu" if options.rehearse else "cuda"
     options.output.parent.mkdir(parents=True, exist_ok=True)
     report = {"benchmark": "gpu", "rehearsal": options.rehearse, "rows": []}
 

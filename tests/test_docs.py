@@ -231,6 +231,13 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
             match words:
                 case ["make", target]:
                     assert target in targets
+                case ["benchmarks/gpu.sh", *options]:
+                    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+                    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+                    import gpu
+
+                    (tmp_path / "DIR").mkdir(exist_ok=True)
+                    gpu.parse(options, gpu.ROWS)
                 case ["pip", "install", package]:
                     assert set(re.findall(r"\[(.*)\]", package)) <= set(extras)
                 case ["benchmarks/gpu.sh", *options]:
