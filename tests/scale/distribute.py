@@ -48,7 +48,7 @@ def build_deepspeed() -> None:
     EXTENSIONS.mkdir(exist_ok=True)
     with (EXTENSIONS / "building").open("w") as ours:
         fcntl.flock(ours, fcntl.LOCK_EX)  # let go by a process that is killed, unlike torch's own lock
-        for lock in EXTENSIONS.glob("*/*/lock"):
+        for lock in EXTENSIONS.rglob("lock"):  # one level down or two, as torch is asked
             lock.unlink()
         code = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load(verbose=False)"
         run_group([sys.executable, "-c", code], timeout=1800)
