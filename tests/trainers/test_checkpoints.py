@@ -505,8 +505,14 @@ def test_no_complete_checkpoint_is_an_error(whole_run, tmp_path):
     """Asked for, a resume does not silently become a new run."""
     copy_of(whole_run("comal", "full")[1], tmp_path, [5])
     cut(tmp_path / "checkpoint-5" / "trainer_state.json")
-    with pytest.raises(ValueError, match="finds no complete checkpoint.*checkpoint-5 is not complete.*without it"):
+    with pytest.raises(
+        ValueError, match="finds no complete checkpoint.*checkpoint-5 is not complete.*without it"
+    ) as error:
         build("comal", tmp_path).train(resume_from_checkpoint=True)
+    assert "  " not in str(error.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"checkpoint in \S+empty\. Start without it"):
+        build("comal", tmp_path / "empty").train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="checkpoint-9'` is not a complete checkpoint: there is no such folder"):
         build("comal", tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
 

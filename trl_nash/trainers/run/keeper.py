@@ -76,10 +76,10 @@ class Keeper:
         complete, faults = complete_checkpoints(self._args.output_dir)
         common = set.intersection(*map(set, gather_object([[path.name for path in complete]])))
         complete = [path for path in complete if path.name in common]
-        why = " ".join(f"{path} is not complete: {fault}." for path, fault in faults.items())
+        why = "".join(f" {path} is not complete: {fault}." for path, fault in faults.items())
         if not complete:
             raise ValueError(
-                f"`resume_from_checkpoint=True` finds no complete checkpoint in {self._args.output_dir}. {why} Start "
+                f"`resume_from_checkpoint=True` finds no complete checkpoint in {self._args.output_dir}.{why} Start "
                 "without it."
             )
         later = [f"{path} ({fault})" for path, fault in faults.items() if step_of(path) > step_of(complete[-1])]
