@@ -51,6 +51,9 @@ def test_prints_tables(capsys):
         assert text in printed
     assert main(["plan", "--parameters", "1B", "--use_peft", "--device", "cpu", "--memory", "16GB"]) == 0
     assert "It fits" in capsys.readouterr().out
+    assert main("plan comal --parameters 1B --device H100 --rounds 10".split()) == 0
+    (scored,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tokens scored")]
+    assert all(number.replace(",", "").isdigit() for number in scored.split()[2:])
 
 
 @pytest.mark.parametrize("model", ["directory", "file"])

@@ -112,7 +112,7 @@ def _print_memory(console: Console, plans: list[Plan]) -> None:
 def _print_work(console: Console, plan: Plan) -> None:
     table = _table("", "a round", "in all")
     for name, once, always in zip(plan.tokens._fields, plan.tokens_a_round, plan.tokens, strict=True):
-        table.add_row(f"tokens {name}", f"{once:,}", f"{always:,}")
+        table.add_row(f"tokens {name}", f"{once:,.0f}", f"{always:,.0f}")
     calls = plan.judge_calls_a_round
     table.add_row("judge calls", f"{calls:,}", f"{calls * plan.run.rounds:,}")
     console.print(table, "")
