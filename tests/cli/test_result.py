@@ -202,7 +202,7 @@ def test_the_card_says_what_came_of_what(options, tmp_path, lora):
         assert "# Model Card for out" in card.text and "None" not in card.text.split("### Settings")[0]
         assert "fine-tuned version of `model`" in card.text
         assert ("An adapter was trained" in card.text) == lora
-        assert "| `judge` | fond_judge:fond |" in card.text
+        assert "| `judge` | fond_judge:fond |" in card.text and "| `lr_scheduler_type` | linear |" in card.text
         assert "ainst the start it wins" in card.text and "n = 16 prompts" in card.text
         assert card.text.count("This model:\n") == 3
         command = card.text.split("### Command")[1]

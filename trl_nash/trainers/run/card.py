@@ -70,7 +70,7 @@ def _result(said: str | None, answers: Sequence[Verdict]) -> str:
 def _settings(args: NashConfig, judge: str) -> str:
     own = [f.name for f in fields(args) if f.name not in _INHERITED or f.name in ("beta", "temperature")]
     values = {"judge": judge} | {name: getattr(args, name) for name in own + _ALSO_SHOWN}
-    rows = "\n".join(f"| `{name}` | {value} |" for name, value in values.items())
+    rows = "\n".join(f"| `{name}` | {getattr(value, 'value', value)} |" for name, value in values.items())
     return f"### Settings\n\n| | |\n|---|---|\n{rows}"
 
 
