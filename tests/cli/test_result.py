@@ -159,13 +159,15 @@ def test_an_adapter_gets_its_own_learning_rate(options, tmp_path, capsys, more, 
 
 
 def test_a_line_a_round(options, capsys):
-    """Twelve steps are three rounds; the dictionaries of every log go to trackers and `log_history` alone."""
-    run(options, "--logging_steps=1")
+    """Twelve steps are three rounds. The logs, of which the last is no round's end, go to trackers alone."""
+    run(options, "--logging_steps=10")
     output = capsys.readouterr().out
     lines = [line for line in output.splitlines() if line.startswith("round ")]
     assert [line.split(" | ")[0] for line in lines] == ["round 1/3", "round 2/3", "round 3/3"]
     pattern = r"\| KL -?[\d.e-]+ \| R² -?[\d.]+ \| \d tokens \| \d+% clipped \| [\d.]+ s \(generate [\d.]+, judge "
     assert all(re.search(pattern, line) for line in lines)
+    last = re.search(r"In the last round: KL to the start (\S+), ", output)[1]
+    assert f" KL {last} " in lines[-1] and f" KL {last} " not in lines[-2]
     assert "{'loss'" not in output and "'train_runtime'" not in output
 
 
@@ -249,5 +251,5 @@ def test_answers_are_printed_and_not_obeyed():
     from trl_nash.trainers.run.completions import Verdict
 
     state = SimpleNamespace(log_history=[], global_step=1)
-    text = result_text(state, "out", 1.0, [Verdict("p", "\x1b[2Jpolicy", "start", 1.0)])
+    text = result_text(state, "out", 1.0, {}, [Verdict("p", "\x1b[2Jpolicy", "start", 1.0)])
     assert "\x1b" not in text and "policy" in text

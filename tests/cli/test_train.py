@@ -223,11 +223,8 @@ def test_interrupting_before_training(capsys, monkeypatch, options):
 
 
 def test_result_text_without_evaluation():
-    history = [
-        {"policy/kl_reference": 0.1, "step": 1},
-        {"policy/kl_reference": 0.25, "judge/abstained": 0.0, "step": 2},
-    ]
-    text = result_text(SimpleNamespace(log_history=history, global_step=2), "out", 3.4)
+    state = SimpleNamespace(log_history=[{"policy/kl_reference": 0.1, "step": 1}], global_step=2)
+    text = result_text(state, "out", 3.4, {"policy/kl_reference": 0.25, "judge/abstained": 0.0})
     assert (
         text == "Trained 2 steps in 3 s. The model is in out.\n"
         "  In the last round: KL to the start 0.25, judge abstained 0."

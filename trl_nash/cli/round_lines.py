@@ -20,18 +20,22 @@ class RoundLines(ProgressCallback):
 
     Args:
         bar (`bool`): whether there is a bar.
+
+    Attributes:
+        last (`dict[str, float]`): the metrics of the last round that is over.
     """
 
     def __init__(self, bar: bool):
         super().__init__()
         self._bar = bar
+        self.last: dict[str, float] = {}
         self._waiting: dict[str, float] | None = None  # metrics of a round that an evaluation may follow
         self._rounds = 0  # of this process
         self._start = 0.0
 
     def round_ended(self, metrics: dict[str, float]) -> None:
         """Takes the metrics of a round. Its line waits for what belongs to its last step, such as an evaluation."""
-        self._waiting = metrics
+        self._waiting = self.last = metrics
         self._rounds += 1
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -99,13 +103,14 @@ def round_line(metrics: dict[str, float], rounds: int, left: float) -> str:
     return f"round {metrics['round']:.0f}/{rounds} | {' | '.join(parts)}"
 
 
-def show_rounds(trainer) -> None:
-    """Has a trainer show its rounds this way."""
+def show_rounds(trainer) -> RoundLines:
+    """Has a trainer show its rounds this way, and returns what shows them."""
     lines = RoundLines(bar=not trainer.args.disable_tqdm)
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(lines)
     trainer.round_end.listeners.append(lines.round_ended)
+    return lines
 
 
 def _number(seconds: float) -> str:

@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
@@ -71,9 +71,11 @@ def plan_text(
     return "\n".join([title, *(f"  {name:<8} {line}" for name, line in lines.items() if line is not None)])
 
 
-def result_text(state, output_dir: str, seconds: float, answers: "Sequence[Verdict]" = ()) -> str:
+def result_text(
+    state, output_dir: str, seconds: float, last: dict[str, float], answers: "Sequence[Verdict]" = ()
+) -> str:
     """
-    What came out of a run, from the metrics that it logged.
+    What came out of a run.
 
     Args:
         state ([`~transformers.TrainerState`]):
@@ -82,6 +84,8 @@ def result_text(state, output_dir: str, seconds: float, answers: "Sequence[Verdi
             Where the model is.
         seconds (`float`):
             How long training took.
+        last (`dict[str, float]`):
+            Metrics of the last round. `log_history` has those of the last `logging_steps`, which may be another.
         answers (`Sequence[Verdict]`, *optional*):
             Of the policy and of the start, in the last evaluation.
 
@@ -90,9 +94,6 @@ def result_text(state, output_dir: str, seconds: float, answers: "Sequence[Verdi
     """
     from ..trainers.run.result import result
 
-    last: dict[str, Any] = {}
-    for entry in state.log_history:
-        last.update(entry)
     steps = _counted(state.global_step, "step", "steps")
     lines = [f"Trained {steps} in {seconds:.0f} s. The model is in {output_dir}."]
     shown = [f"{label} {last[name]:.3g}" for name, label in _RESULTS.items() if name in last]

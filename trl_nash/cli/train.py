@@ -213,7 +213,7 @@ def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
     resume = trainer.args.resume_from_checkpoint
     # Typed as text: "true" means the last checkpoint, as True does in Python.
     signals.trainer = trainer
-    show_rounds(trainer)
+    rounds = show_rounds(trainer)
     trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     signals.trainer = None
     if trainer.stopped:
@@ -228,7 +228,7 @@ def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
     trainer.create_model_card(dataset_name=on_hub)
     if is_first_process():
         answers = trainer.reporter.answers
-        print(result_text(trainer.state, trainer.args.output_dir, seconds, answers), flush=True)
+        print(result_text(trainer.state, trainer.args.output_dir, seconds, rounds.last, answers), flush=True)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=on_hub)
         trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}.")
