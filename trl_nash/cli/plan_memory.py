@@ -277,11 +277,18 @@ def kv_bytes(model: ModelSizes, run: Run) -> int:
 
 
 def kv_cache(model: ModelSizes, run: Run) -> int:
-    """The KV cache of a call of the generator. The last token is sampled and never fed."""
+    """
+    The KV cache of a call of the generator: all but the prompt's last token, which is read once for all completions,
+    and then room for some tokens at a time.
+    """
+    from ..generation.prefix import ROOM
+
+    prompt = run.max_length - run.max_new_tokens - 1
+    tokens = prompt + (ROOM + 1) * math.ceil(run.max_new_tokens / (ROOM + 1))  # the last one is never fed
     rows = run.generation_prompts * run.num_generations
     if run.plays_mixture:
         rows = max(rows, 2 * run.generation_prompts * run.num_generations)  # a cache for each policy
-    return rows * (run.max_length - 1) * kv_bytes(model, run)
+    return rows * tokens * kv_bytes(model, run)
 
 
 def engine_bytes(model: ModelSizes, run: Run) -> int:

@@ -43,10 +43,9 @@ class EvaluationHooks(TrainerHooks):
                 kept = {policy if self._is_kept(policy) else self.live: 0.0 for policy in self.fit.centre}
                 for policy, weight in self.fit.centre.items():
                     kept[policy if policy in kept else self.live] += weight
-                batches = self.scorer.centre(
-                    self.fit._replace(centre=kept), batches, self.live, len(batches), self.references
-                )
-                for batch in count_first(batches, count_of(judged.rows)):
+                fit, own_rows = self.fit._replace(centre=kept), count_of(judged.rows)
+                batches = self.scorer.centre(fit, batches, self.live, len(batches), self.references, own_rows)
+                for batch in count_first(batches, own_rows):
                     batch = batch.to(self.accelerator.device)
                     losses.append(self.compute_loss(model, batch, return_outputs=True)[1]["losses"])
                 own += judged.samples.completion_ids

@@ -53,7 +53,13 @@ class Scorer:
 
     @torch.no_grad()
     def centre(
-        self, fit: Fit, batches: list[PairBatch], live: Policy, first: int, references: dict[str, Policy]
+        self,
+        fit: Fit,
+        batches: list[PairBatch],
+        live: Policy,
+        first: int,
+        references: dict[str, Policy],
+        own: int | None = None,
     ) -> list[PairBatch]:
         """
         The micro-batches with the centre of a fit, `Σ_k w_k log p_k`.
@@ -66,6 +72,7 @@ class Scorer:
             references (`dict[str, Policy]`):
                 Policies whose KL from the live one is a metric, by its name: on the first micro-batches, and where the
                 fit does not name them on `KL_SAMPLE` completions.
+            own (`int`, *optional*): prompts that metrics count; behind them are fillers.
         """
         resolve = self._policies.resolve
         weights: dict[Policy, float] = {}
@@ -97,7 +104,9 @@ class Scorer:
                     rests = [r + weight * s.double() for r, s in zip(rests, scores, strict=True)]
         for name, policy in sampled.items():
             if policy == resolve(live):
-                self._reporter.metrics.sample(name, torch.zeros(sum(map(len, batches[:first]))))
+                self._reporter.metrics.sample(
+                    name, torch.zeros(sum(map(len, batches[:first])) if own is None else own)
+                )
 
         centred = []
         for index, (batch, rest) in enumerate(zip(batches, rests, strict=True)):
