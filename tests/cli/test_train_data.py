@@ -217,6 +217,7 @@ def test_an_adapter_is_trained_further(extra, adapter_dir, loaded, prompts_file,
     trained = logits(PeftModel.from_pretrained(base, tmp_path / "out"))
     assert (trained - loaded[1]).abs().max() > 1e-3
     assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert "fine-tuned version of `sft`" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])

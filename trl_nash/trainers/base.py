@@ -108,6 +108,7 @@ class NashTrainer(EvaluationHooks):
         judge=None,
     ):
         model_id = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+        self.started_from = model_id  # a path, a hub id, or nothing
         output_dir = f"{Path(model_id).name or 'model'}-{self._tag_names[-1]}"
         args = arguments.upgrade_config(args, self.config_class, output_dir)
         arguments.check_arguments(

@@ -36,7 +36,7 @@ def complete_card(trainer: "NashTrainer") -> None:
     """Completes the card that TRL has written. Of the judge it has the description: arguments may be secret."""
     from ... import __version__
 
-    args, base, adapter = trainer.args, trainer.model.config._name_or_path, is_peft_model(trainer.model)
+    args, base, adapter = trainer.args, trainer.started_from, is_peft_model(trainer.model)
     file = Path(args.output_dir) / CARD
     card = ModelCard.load(file)
     local = not base or os.path.isdir(base)
@@ -44,8 +44,13 @@ def complete_card(trainer: "NashTrainer") -> None:
     if not local:  # the hub takes ids only
         card.data.base_model = base
         card.data.base_model_relation = "adapter" if adapter else "finetune"
-    shown = f"`{Path(base).name}`" if base and local else "a model of its own"
-    text = card.text.replace("[None](https://huggingface.co/None)", shown)
+    shown = f"[{base}](https://huggingface.co/{base})"
+    if local:
+        shown = f"`{Path(base).name}`" if base else "a model of its own"
+    # TRL knows the model beneath an adapter, and not the adapter that was trained further.
+    for known in ("None", trainer.model.config._name_or_path):
+        card.text = card.text.replace(f"[{known}](https://huggingface.co/{known})", shown)
+    text = card.text
     text = text.replace('model="None"', f'model="{Path(args.output_dir).name}"')
     text = text.replace(
         "It has been trained using", f"{'An adapter was' if adapter else 'All weights were'} trained, using", 1

@@ -171,14 +171,14 @@ class Collector:
         bar.set_postfix_str("judging")
         with self._reporter.phase("judge"):
             wait = self._judging.ask(rows, samples)
-        bar.update(len(rows) / 2)
+        bar.update(len(rows) // 2)
         return wait
 
     def _answers(self, places: list[int], wait: Callable[[], Judged], found: dict, bar) -> list[tuple[int, int]]:
         """Puts a chunk with its verdicts where its rows belong. Returns the pairs that are compared, of each row."""
         with self._reporter.phase("judge"):
             judged = wait()
-        bar.update(len(places) / 2)
+        bar.update(len(places) - len(places) // 2)
         self._reporter.record_tallies(judged.asked)
         samples = judged.samples
         logps = [None] * len(places)
