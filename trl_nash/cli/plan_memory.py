@@ -281,7 +281,7 @@ def kv_cache(model: ModelSizes, run: Run) -> int:
     The KV cache of a call of the generator: all but the prompt's last token, which is read once for all completions,
     and then room for some tokens at a time.
     """
-    from ..generation.prefix import ROOM
+    from ..generation import ROOM
 
     prompt = run.max_length - run.max_new_tokens - 1
     tokens = prompt + (ROOM + 1) * math.ceil(run.max_new_tokens / (ROOM + 1))  # the last one is never fed

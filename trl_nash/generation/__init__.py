@@ -2,3 +2,5 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """Completions from a policy: transformers, its continuous batching, vLLM, and the mixture of two policies."""
+
+ROOM = 64  # tokens that a cache for K completions of a prompt grows by

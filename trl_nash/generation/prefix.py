@@ -10,8 +10,7 @@ from accelerate.utils import is_peft_model
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-
-ROOM = 64  # tokens that a layer of the cache grows by
+from . import ROOM
 
 
 class RoomyLayer(DynamicLayer):
