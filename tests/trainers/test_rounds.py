@@ -129,9 +129,9 @@ def test_sampling_judging_and_scoring_happen_once_a_round(algorithm, lora, tmp_p
     generations = Counter()
     engine = sampler.generate_plainly
 
-    def generate(policy, config, device, prompt_ids, count):
+    def generate(policy, config, device, prompt_ids, count, **options):
         generations.update(calls=1, rows=len(prompt_ids) * count)
-        return engine(policy, config, device, prompt_ids, count)
+        return engine(policy, config, device, prompt_ids, count, **options)
 
     monkeypatch.setattr(sampler, "generate_plainly", generate)
     trainer.train()
@@ -704,7 +704,7 @@ def test_all_completions_are_sampled_in_one_call(count, tmp_path, caplog, monkey
     monkeypatch.setattr(
         sampler,
         "generate_plainly",
-        lambda *options: sizes.append(len(options[3]) * options[4]) or engine(*options),
+        lambda *given, **options: sizes.append(len(given[3]) * given[4]) or engine(*given, **options),
     )
     with caplog.at_level("INFO", logger="trl_nash"):
         trainer.train()
