@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from measuring import MISSED, machine
 
 BUDGET = 470.0  # seconds for everything; Python takes some before and after
 RESERVE = 5.0  # of them, to write the results and to end
+TICK = 0.1  # between two looks at a row
 LEAST = 10.0  # a row is not begun with less; it would only load its packages
 MEASURED, FAILED, TIMED_OUT, SKIPPED, STOPPED = "measured", "failed", "out of time", "skipped", "stopped"
 
@@ -55,8 +57,10 @@ def install(wheels: Path, site: Path) -> None:
         sys.path.append(str(site))  # where `machine` looks for versions
 
 
-def run(row: Row, options: Sequence[str], limit: float, folder: Path, environment: dict[str, str]) -> dict:
-    """What came of a row. Ctrl-C ends it, and nothing else."""
+def run(
+    row: Row, options: Sequence[str], limit: float, folder: Path, environment: dict[str, str], stop: threading.Event
+) -> dict:
+    """What came of a row, which `stop` ends."""
     file, log = folder / "report.json", folder / "log"
     file.unlink(missing_ok=True)
     command = [str(file) if part == REPORT else part for part in [*row.command, *options]]
@@ -71,18 +75,16 @@ def run(row: Row, options: Sequence[str], limit: float, folder: Path, environmen
             env=environment,
             start_new_session=True,
         )
-        try:
-            process.wait(limit)
+        while process.poll() is None and not stop.is_set() and time.monotonic() - start < limit:
+            stop.wait(TICK)
+        if process.returncode is not None:
             status = MEASURED if process.returncode in (0, MISSED) else FAILED
-        except subprocess.TimeoutExpired:
-            status = TIMED_OUT
-        except KeyboardInterrupt:
-            status = STOPPED
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs does not let it go
-                process.wait(RESERVE)
+        else:
+            status = STOPPED if stop.is_set() else TIMED_OUT
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver that hangs does not let it go
+            process.wait(RESERVE)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     result = {
         "row": row.name,
@@ -141,8 +143,11 @@ def parse(arguments: Sequence[str] | None, rows: Sequence[Row]) -> argparse.Name
 
 def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> int:
     start = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no row outlives this process
     options = parse(arguments, rows)
+    # An exception could come while a row's process is being made, which would then be lost and outlive this one.
+    stop = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: stop.set())
     device = "cpu" if options.rehearse else "cuda"
     options.output.parent.mkdir(parents=True, exist_ok=True)
     report = {"benchmark": "gpu", "rehearsal": options.rehearse, "rows": []}
@@ -153,7 +158,6 @@ def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> 
         options.output.with_suffix(".md").write_text(table(report), encoding="utf-8")
         print(f"{result['row']}: {result['status']}", *result["figures"], result["said"], sep="\n  ", flush=True)
 
-    stopped = False
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder) / "site"
         if options.wheels is not None:
@@ -174,17 +178,15 @@ def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> 
             left = options.budget - RESERVE - (time.monotonic() - start)
             if options.rows and row.name not in options.rows:
                 continue
-            if stopped or left < LEAST:
-                why = "stopped before" if stopped else f"{max(left, 0):.0f} s are left"
+            if stop.is_set() or left < LEAST:
+                why = "stopped before" if stop.is_set() else f"{max(left, 0):.0f} s are left"
                 add({"row": row.name, "status": SKIPPED, "figures": [], "said": why})
                 continue
             chosen = row.cpu if options.rehearse else row.gpu
             limit = min(row.seconds * options.budget / BUDGET, left)
-            result = run(row, chosen, limit, Path(folder), environment)
-            stopped = result["status"] == STOPPED
-            add(result)
+            add(run(row, chosen, limit, Path(folder), environment, stop))
     print(f"\n{table(report)}\n{options.output} and {options.output.with_suffix('.md').name} have all of it.")
-    if stopped:
+    if stop.is_set():
         return 130
     return 0 if all(result["status"] == MEASURED for result in report["rows"]) else 1
 

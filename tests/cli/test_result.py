@@ -217,7 +217,7 @@ def test_a_base_model_of_the_hub_is_in_the_metadata(tmp_path, options, monkeypat
 
     def from_the_hub(*arguments):
         trainer = build(*arguments)
-        trainer.model.config._name_or_path = "someone/their-model"
+        trainer.model.config._name_or_path = trainer.started_from = "someone/their-model"  # what a hub gives
         return trainer
 
     monkeypatch.setattr(train, "build_trainer", from_the_hub)

@@ -30,7 +30,10 @@ def test_vllm_samples_from_the_policy_of_all_processes(backend, run):
     """Its log-probs are the policy's, which nothing but all of its weights in their places gives."""
     ranks = launched(backend)[run]
     assert len(ranks) == 2 and ("Distributed" in ranks[0]["wrapped"]) == (backend == "ddp")
-    assert [rank["prompts"] for rank in ranks] == [["a", "b c"], ["c d e", "d"]]
+    asked = [["a", "b c"], ["c d e", "d"]]
+    assert [rank["prompts"] for rank in ranks] == [
+        [f"<|im_start|> user {text} <eos> <|im_start|> assistant" for text in texts] for texts in asked
+    ]
     for rank in ranks if run.startswith("colocate") else ranks[:1]:
         assert rank["pushes"] == [2, 3] and rank["is the start"]
     for rank in ranks:
