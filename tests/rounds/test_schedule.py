@@ -36,3 +36,13 @@ def test_a_place_says_what_begins(steps, iterations, fits, number):
     assert place.begins_fit == (number % schedule.micro_steps_per_fit == 0)
     assert place.begins_round == (number % schedule.micro_steps_per_round == 0)
     assert place.round == number // schedule.micro_steps_per_round
+
+
+@given(optimizer_steps=COUNTS, accumulation=COUNTS, round=COUNTS)
+def test_the_second_half_of_a_fit_is_counted_in_optimizer_steps(optimizer_steps, accumulation, round):
+    """So that it holds the same pairs whether micro-batches follow each other or lie on several processes."""
+    schedule = Schedule(optimizer_steps * accumulation, accumulation=accumulation)
+    places = [Place(round, 0, 0, step) for step in range(schedule.steps)]
+    ends = [schedule.in_second_half(place) for place in places[::accumulation]]
+    assert ends == [step >= optimizer_steps // 2 for step in range(optimizer_steps)]
+    assert all(schedule.in_second_half(place) == ends[place.step // accumulation] for place in places)

@@ -27,12 +27,14 @@ class Place(NamedTuple):
 @dataclass(frozen=True)
 class Schedule:
     """
-    What a round consists of: `fits` regressions in turn, each of `iterations` passes over `steps` micro-batches.
+    What a round consists of: `fits` regressions in turn, each of `iterations` passes over `steps` micro-batches, of
+    which `accumulation` are an optimizer step.
     """
 
     steps: int
     iterations: int = 1
     fits: int = 1
+    accumulation: int = 1
 
     @property
     def micro_steps_per_fit(self) -> int:
@@ -42,9 +44,14 @@ class Schedule:
     def micro_steps_per_round(self) -> int:
         return self.micro_steps_per_fit * self.fits
 
+    @property
+    def optimizer_steps_per_fit(self) -> int:
+        return self.micro_steps_per_fit // self.accumulation
+
     def in_second_half(self, place: Place) -> bool:
-        """Whether a micro-step is in the second half of its fit; an only one is."""
-        return 2 * (place.iteration * self.steps + place.step + 1) > self.micro_steps_per_fit
+        """Whether a micro-step is of the second half of its fit's optimizer steps; those of an only one are."""
+        before = (place.iteration * self.steps + place.step) // self.accumulation
+        return 2 * (before + 1) > self.optimizer_steps_per_fit
 
     def place(self, micro_step: int) -> Place:
         """The place of micro-step number `micro_step` of a run, counted from 0."""

@@ -256,7 +256,8 @@ class NashConfig(OnlineDPOConfig):
     @property
     def schedule(self) -> Schedule:
         """What a round consists of."""
-        return Schedule(self.steps_per_generation, self.num_iterations, len(self.fits_of(self.past(0))))
+        fits = len(self.fits_of(self.past(0)))
+        return Schedule(self.steps_per_generation, self.num_iterations, fits, self.gradient_accumulation_steps)
 
     @property
     def samplings(self) -> tuple[int, ...]:

@@ -31,12 +31,11 @@ class RoundEnd(TrainerCallback):
         if state.global_step % args.optimizer_steps_per_round:
             return
         metrics = self._reporter.flush_round()
-        schedule = args.schedule
         self._advise(
             metrics
             | {
                 "warm_steps": state.global_step - args.get_warmup_steps(state.max_steps),
-                "steps_per_fit": schedule.micro_steps_per_fit // args.gradient_accumulation_steps,
+                "steps_per_fit": args.schedule.optimizer_steps_per_fit,
                 "learning_rate": args.learning_rate,
                 "max_new_tokens": args.max_new_tokens,
                 "temperature": args.temperature,
