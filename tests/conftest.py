@@ -7,6 +7,7 @@ Keeps libraries offline and quiet, and offers the tiny models of `tiny.py` as fi
 Hypothesis takes the same examples in every run, as long as it may need; `FUZZ=slow` takes 20 times as many.
 """
 
+import json
 import os
 import signal
 
@@ -51,3 +52,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def model(tokenizer) -> LlamaForCausalLM:
     return build_model(tokenizer)
+
+
+@pytest.fixture
+def write_rows(tmp_path):
+    """Writes rows as JSONL and returns the file's name."""
+
+    def write(rows: list[dict], name: str = "prompts.jsonl") -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write

@@ -4,7 +4,6 @@
 """A small model on disk and a file of prompts, as a user has them."""
 
 import importlib.util
-import json
 
 import pytest
 
@@ -20,18 +19,6 @@ def model_dir(tmp_path, model, tokenizer) -> str:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
-
-
-@pytest.fixture
-def write_rows(tmp_path):
-    """Writes rows as JSONL and returns the file's name."""
-
-    def write(rows: list[dict], name: str = "prompts.jsonl") -> str:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
-    return write
 
 
 @pytest.fixture

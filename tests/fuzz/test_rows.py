@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import build_tokenizer
 
-from trl_nash.cli.judge_data import read_rows
 from trl_nash.data.check import check_prompt, check_rows
 from trl_nash.data.columns import PROMPT_COLUMNS, as_turn, find_prompt_column, read_prompt
+from trl_nash.evaluation.rows import read_rows
 from trl_nash.generation.prompts import PromptRenderer
 
 

@@ -12,14 +12,12 @@ import time
 import warnings
 from pathlib import Path
 
+from ..usage import UsageError
+
 
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
 _USER_ERRORS = (ValueError, TypeError, ImportError, OSError)
 _OTHER_RANKS_WAIT = 3.0  # seconds
-
-
-class UsageError(ValueError):
-    """What was typed cannot be run. It is printed as one sentence, and the exit code is 2."""
 
 
 def is_user_error(error: BaseException, *, starting: bool) -> bool:

@@ -15,8 +15,8 @@ from .options import StrictParser
 
 
 if TYPE_CHECKING:
+    from ..evaluation.rows import Row
     from ..judges.base import PairwiseJudge
-    from .judge_data import Row
 
 _EXAMPLES = """\
 examples:
@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
     """
     options = _parse(argv)
     kwargs = check(options)
-    from .judge_data import read_rows
+    from ..evaluation.rows import read_rows
 
     rows = read_rows(options.file)
     try:
@@ -65,10 +65,10 @@ def run(argv: list[str]) -> int:
 def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, PairwiseJudge]", kwargs: dict) -> int:
     from rich.console import Console
 
+    from ..evaluation.asking import judge_rows
+    from ..evaluation.judgements import Output
+    from ..evaluation.report import evaluate, print_results, write_files
     from ..judges.base import JudgeError
-    from .judge_output import Output
-    from .judge_report import evaluate, print_results, write_files
-    from .judge_run import judge_rows
 
     specs = {name: getattr(options, name) for name in judges}
     output = Output(
@@ -119,7 +119,7 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: In one sentence.
     """
-    from .judge_output import SUFFIXES
+    from ..evaluation.judgements import SUFFIXES
 
     kwargs = {name: _read_kwargs(f"{name}_kwargs", getattr(options, f"{name}_kwargs")) for name in _names(options)}
     if options.second_judge is None and options.second_judge_kwargs is not None:

@@ -4,12 +4,11 @@
 """Options as they are typed: reading them, and answering the ones that nobody knows with the nearest that exists."""
 
 import argparse
-import difflib
 import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from .errors import UsageError
+from ..usage import UsageError, did_you_mean
 
 
 class Algorithm(NamedTuple):
@@ -39,44 +38,6 @@ ALGORITHMS = {
     ),
     "sppo": Algorithm("SPPOConfig", "SPPOTrainer", "train with SPPO: regress win rates; spirals out on cycles"),
 }
-
-# What other tools call it, where spelling alone would not lead there.
-_OTHER_NAMES = {
-    "batch_size": "per_device_train_batch_size",
-    "dataset": "dataset_name",
-    "epochs": "num_train_epochs",
-    "eta": "step_size",
-    "lr": "learning_rate",
-    "model": "model_name_or_path",
-    "nproc_per_node": "num_processes",
-    "num_gpus": "num_processes",
-    "reward_model": "reward_model_path",
-    "tau": "beta",
-}
-
-
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """
-    The end of a sentence about an unknown `name`: `": did you mean --learning_rate?"`, or `""` if nothing is near.
-
-    Args:
-        name (`str`):
-            What was typed, without leading dashes.
-        known (`Iterable[str]`):
-            The names that exist, without leading dashes.
-        prefix (`str`, *optional*, defaults to `""`):
-            Written before the suggestion, `"--"` for options of the command line.
-
-    Returns:
-        `str`
-    """
-    known = {candidate.replace("-", "_"): candidate for candidate in sorted(known)}  # underscores sort last and stay
-    name = name.replace("-", "_")
-    if _OTHER_NAMES.get(name) in known:
-        nearest = [_OTHER_NAMES[name]]
-    else:
-        nearest = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {prefix}{known[nearest[0]]}?" if nearest else ""
 
 
 class StrictParser(argparse.ArgumentParser):

@@ -7,8 +7,8 @@ import math
 import pytest
 from judge_files import PAIRS, complaint
 
-from trl_nash.cli.judge_data import read_label, read_rows
 from trl_nash.cli.main import main
+from trl_nash.evaluation.rows import read_label, read_rows
 
 
 @pytest.mark.parametrize("suffix", [".json", ".csv", ".parquet", ".jsonl"])

@@ -16,8 +16,7 @@ from ..data.files import FORMATS, ending_of
 from ..data.files import read_rows as read_table_rows
 from ..data.messages import as_message, is_messages
 from ..judges.calls import joined
-from .errors import UsageError
-from .options import did_you_mean
+from ..usage import UsageError, did_you_mean
 
 
 # What the completions are read from, in the order in which it is looked for.

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
-from .judge_data import Row, read_table
+from ..usage import UsageError
+from .rows import Row, read_table
 
 
 SUFFIXES = (".jsonl", ".parquet")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .judge_measures import agreement, column, measure, preferences
+from .measures import agreement, column, measure, preferences
 
 
 Results = dict[str, dict[str, Any]]  # of "judge" and "second_judge"
@@ -147,7 +147,7 @@ def write_files(console: Console, results: Results, records: list[dict], source:
 
 def _draw(results: Results, records: list[dict], source: str, directory: Path) -> Path:
     from ..games.report import save_report
-    from .judge_plots import histogram_figure, reliability_figure
+    from .plots import histogram_figure, reliability_figure
 
     titles = {"judge": "judge", "second_judge": "second judge"}
     different = [record for record in records if record["first"] != record["second"]]

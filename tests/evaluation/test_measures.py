@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from trl_nash.cli.judge_measures import agreement, count_cycles, measure
-from trl_nash.cli.judge_plots import histogram_figure, wilson
+from trl_nash.evaluation.measures import agreement, count_cycles, measure
+from trl_nash.evaluation.plots import histogram_figure, wilson
 from trl_nash.objectives import cycle_rate
 
 

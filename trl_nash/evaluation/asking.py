@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..judges.base import Abstained, PairwiseJudge, accepted
-from .judge_data import Row
-from .judge_output import Output
+from .judgements import Output
+from .rows import Row
 
 
 ORDERS = ("both_orders", "disagreement", "flips")  # of a `Tally`
