@@ -2,3 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """Who beats whom, and who says so: judged pairs on disk, and what they say of a judge."""
+
+from .matrix import ELO, BradleyTerry, Cycle, Estimate, WinRateMatrix
+
+
+__all__ = ["ELO", "BradleyTerry", "Cycle", "Estimate", "WinRateMatrix"]

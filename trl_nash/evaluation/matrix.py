@@ -1,0 +1,307 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+Win rates of policies against each other, and what they say of the game that the policies are the answers of.
+
+Every figure is a function of the mean win rates, and its interval comes from resampling prompts: the verdicts of a
+prompt go together, since all policies answered the same question.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..games.equilibria import nash_equilibrium
+from ..games.matrix import MatrixGame
+from .measures import preferences
+
+
+ELO = 400 / np.log(10)  # points of a logit
+_DIGITS = 5  # of win rates whose equilibrium is asked for: ties beyond them hide which policies it consists of
+_ROUNDS = 100  # of Newton's method, of which about 10 suffice
+
+
+class Estimate(NamedTuple):
+    """A figure of the mean win rates, and its interval: three floats, or arrays of one shape."""
+
+    value: Any
+    low: Any
+    high: Any
+
+
+class Cycle(NamedTuple):
+    """Three policies of which each beats the next, and the last one the first: at least by `strength` over ½."""
+
+    policies: tuple[str, str, str]
+    strength: float
+
+
+class BradleyTerry(NamedTuple):
+    """
+    The scores that explain win rates best, by likelihood, and what they leave unexplained.
+
+    Attributes:
+        scores (`np.ndarray` of shape `(N,)`): in logits, with mean 0; times `ELO` they are Elo points.
+        residual (`np.ndarray` of shape `(N, N)`): win rate - σ(s_i - s_j), which no single score can fit.
+    """
+
+    scores: np.ndarray
+    residual: np.ndarray
+
+
+class WinRateMatrix:
+    r"""
+    Who beats whom among N policies, on B prompts.
+
+    Args:
+        names (`Sequence[str]`):
+            Of the policies, each once.
+        preferences (`ArrayLike` of shape `(B, N, N)`):
+            P(the answer of policy i beats that of policy j) for each prompt, in [0, 1]; `P + Pᵀ = 1`. `nan` is a pair
+            that was not judged. The diagonal is not read.
+        lengths (`ArrayLike` of shape `(B, N)`, *optional*):
+            Of the answers, in characters; for `length_controlled`.
+        resamples (`int`, *optional*, defaults to `1000`):
+            Of the prompts, for intervals.
+        seed (`int`, *optional*, defaults to `0`):
+            Of these resamples.
+
+    Raises:
+        `ValueError`: If there are fewer than two policies or prompts, two policies of one name, another shape, or
+        anything but probabilities.
+
+    Example:
+
+    ```python
+    >>> matrix = WinRateMatrix(["start", "aligned"], [[[0.5, 0.2], [0.8, 0.5]], [[0.5, 0.4], [0.6, 0.5]]])
+    >>> round(float(matrix.rates[1, 0]), 3)
+    0.7
+    ```
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        preferences: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        resamples: int = 1000,
+        seed: int = 0,
+    ):
+        self.names = tuple(names)
+        count = len(self.names)
+        if count < 2:
+            raise ValueError(f"A matrix of win rates needs at least two policies, got {count}.")
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise ValueError(f"Policies must have different names; there is more than one {twice[0]!r}.")
+        p = np.array(preferences, dtype=np.float64)
+        if p.ndim != 3 or p.shape[1:] != (count, count):
+            raise ValueError(
+                f"`preferences` of {count} policies has shape (prompts, {count}, {count}), got {p.shape}."
+            )
+        if len(p) < 2:
+            raise ValueError(f"Intervals are over prompts: at least two are needed, got {len(p)}.")
+        p[:, range(count), range(count)] = 0.5
+        if np.nanmin(p) < 0 or np.nanmax(p) > 1:
+            raise ValueError("`preferences` must be probabilities from 0 to 1.")
+        gap = np.abs(p + p.transpose(0, 2, 1) - 1)
+        if (np.isnan(p) != np.isnan(p.transpose(0, 2, 1))).any() or np.nanmax(gap) > 1e-6:
+            raise ValueError("`preferences[:, i, j] + preferences[:, j, i]` must be 1, or both `nan`.")
+        self.preferences = p
+        self.lengths = None if lengths is None else np.array(lengths, dtype=np.float64)
+        if self.lengths is not None and self.lengths.shape != p.shape[:2]:
+            raise ValueError(f"`lengths` has shape (prompts, policies) = {p.shape[:2]}, got {self.lengths.shape}.")
+        self._resamples, self._seed = resamples, seed
+
+    @classmethod
+    def from_judgements(cls, names: Sequence[str], records: Sequence[Mapping[str, Any]], **kwargs) -> "WinRateMatrix":
+        """
+        The matrix of judged completions, of which the k-th of every prompt is the k-th policy's.
+
+        Args:
+            names (`Sequence[str]`): of the policies.
+            records (`Sequence[dict]`): judgements, as [`~trl_nash.evaluation.judgements.Output`] has them.
+            kwargs: `resamples` and `seed`.
+        """
+        rows = {row: index for index, row in enumerate(sorted({record["row"] for record in records}))}
+        p = np.full((len(rows), len(names), len(names)), np.nan)
+        lengths = np.full(p.shape[:2], np.nan)
+        for record, preference in zip(records, preferences(records), strict=True):
+            row, first, second = rows[record["row"]], record["first_index"], record["second_index"]
+            p[row, first, second], p[row, second, first] = preference, 1 - preference
+            lengths[row, first], lengths[row, second] = len(record["first"]), len(record["second"])
+        return cls(names, p, lengths, **kwargs)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Prompts on which a pair was judged, of shape `(N, N)`."""
+        return (~np.isnan(self.preferences)).sum(0)
+
+    @cached_property
+    def rates(self) -> np.ndarray:
+        """Mean win rates of shape `(N, N)`, rows against columns; `nan` where a pair was never judged."""
+        return self._means(np.ones((1, len(self.preferences))))[0]
+
+    @cached_property
+    def holes(self) -> list[tuple[str, str]]:
+        """The pairs of policies that were never judged."""
+        return [(self.names[i], self.names[j]) for i, j in combinations(range(len(self)), 2) if not self.counts[i, j]]
+
+    def estimate(self, figure: Callable[[np.ndarray], ArrayLike] = np.asarray, level: float = 0.95) -> Estimate:
+        """
+        A figure of the mean win rates, and its bootstrap interval over prompts.
+
+        The percentiles are those of the expanded interval ([Hesterberg, 2015](https://arxiv.org/abs/1411.5279),
+        section 5.3), which makes up for the narrowness of resamples of few prompts.
+
+        Args:
+            figure (`Callable`, *optional*): of win rates of shape `(N, N)`; by default these themselves.
+            level (`float`, *optional*, defaults to `0.95`): of the interval.
+
+        Returns:
+            [`Estimate`]: of the shape that `figure` returns.
+        """
+        from scipy.stats import norm, t
+
+        count = len(self.preferences)
+        value = np.asarray(figure(self.rates), dtype=np.float64)
+        found = np.array([figure(rates) for rates in self._resampled], dtype=np.float64)
+        tail = float(norm.cdf((count / (count - 1)) ** 0.5 * t.ppf((1 - level) / 2, count - 1)))
+        low, high = np.nanquantile(found, [tail, 1 - tail], axis=0)
+        return Estimate(value, np.minimum(low, value), np.maximum(high, value))
+
+    def length_controlled(self) -> np.ndarray:
+        r"""
+        Win rates at equal lengths, of shape `(N, N)`, by the model of [AlpacaEval](https://huggingface.co/papers/2404.04475)
+        without its term for the difficulty of an instruction, which must be known beforehand:
+        `P(i ≻ j) = σ(θ_ij + φ_ij tanh(Δlength / sd(Δlength)))`, of which σ(θ_ij) is reported.
+
+        Raises:
+            `ValueError`: If lengths are not known.
+        """
+        if self.lengths is None:
+            raise ValueError("Length-controlled win rates need `lengths`.")
+        rates = np.full((len(self), len(self)), 0.5)
+        for i, j in combinations(range(len(self)), 2):
+            rates[i, j] = _at_equal_lengths(self.preferences[:, i, j], self.lengths[:, i] - self.lengths[:, j])
+            rates[j, i] = 1 - rates[i, j]
+        return rates
+
+    def equilibrium(self) -> np.ndarray:
+        """
+        How often each policy plays at the equilibrium of the empirical game, of shape `(N,)`: the one of highest
+        entropy, so that copies of a policy share its weight ([Nash averaging](https://huggingface.co/papers/1806.02643)).
+
+        Raises:
+            `ValueError`: If a pair of policies was never judged.
+        """
+        return equilibrium(self._whole())
+
+    def exploitability(self) -> np.ndarray:
+        """
+        By how much each policy loses to the best answer to it within the pool, `max_j P(j ≻ i) - ½`, of shape `(N,)`:
+        half its duality gap in the empirical game, and a lower bound of that outside of it.
+        """
+        return exploitability(self._whole())
+
+    def bradley_terry(self) -> BradleyTerry:
+        """
+        Scores by which a reward could explain the win rates, and what it cannot explain.
+
+        Raises:
+            `ValueError`: If a pair of policies was never judged.
+        """
+        rates = self._whole()
+        scores = bradley_terry(rates)
+        return BradleyTerry(scores, rates - _sigmoid(scores[:, None] - scores))
+
+    def cycles(self) -> list[Cycle]:
+        """Three policies that beat each other in a circle by their mean win rates, the strongest circle first."""
+        rates, found = np.where(np.isnan(self.rates), 0.5, self.rates), []
+        for triple in combinations(range(len(self)), 3):
+            for i, j, k in (triple, triple[::-1]):
+                if (strength := min(rates[i, j], rates[j, k], rates[k, i]) - 0.5) > 0:
+                    found.append(Cycle((self.names[i], self.names[j], self.names[k]), float(strength)))
+        return sorted(found, key=lambda cycle: -cycle.strength)
+
+    @cached_property
+    def _resampled(self) -> np.ndarray:
+        """Mean win rates of resampled prompts, of shape (R, N, N)."""
+        count = len(self.preferences)
+        generator = np.random.default_rng(self._seed)
+        return self._means(generator.multinomial(count, np.full(count, 1 / count), size=self._resamples))
+
+    def _means(self, weights: np.ndarray) -> np.ndarray:
+        """Weighted means of the win rates, of shape (R, N, N), for weights of prompts of shape (R, B)."""
+        known = ~np.isnan(self.preferences)
+        with np.errstate(invalid="ignore"):
+            return np.tensordot(weights, np.where(known, self.preferences, 0.0), 1) / np.tensordot(weights, known, 1)
+
+    def _whole(self) -> np.ndarray:
+        if self.holes:
+            first, second = self.holes[0]
+            raise ValueError(
+                f"{first!r} and {second!r} were never compared, and without that there is no game of all."
+            )
+        return self.rates
+
+
+def equilibrium(rates: np.ndarray) -> np.ndarray:
+    """The Nash policy of the highest entropy, of shape `(N,)`, of win rates of shape `(N, N)`."""
+    return nash_equilibrium(MatrixGame(rates.round(_DIGITS)))
+
+
+def exploitability(rates: np.ndarray) -> np.ndarray:
+    """`max_j P(j ≻ i) - ½` of each policy, of shape `(N,)`, of win rates of shape `(N, N)`."""
+    return rates.max(0) - 0.5
+
+
+def bradley_terry(rates: np.ndarray) -> np.ndarray:
+    """
+    The scores s of shape `(N,)`, with mean 0, that maximise `Σ_ij P_ij log σ(s_i - s_j)`, by Newton's method; infinite
+    ones, of policies that always win or lose, are those of a win rate of 1e-6.
+    """
+    rates = rates.clip(1e-6, 1 - 1e-6)
+    scores = np.zeros(len(rates))
+    for _ in range(_ROUNDS):
+        expected = _sigmoid(scores[:, None] - scores)
+        gradient = (rates - expected).sum(1)
+        weight = expected * (1 - expected)
+        hessian = np.diag(weight.sum(1)) - weight
+        step = np.linalg.solve(hessian + weight.mean(), gradient)  # which adds up to 0, as the scores do
+        scores = scores + step.clip(-1, 1)
+        if np.abs(step).max() < 1e-12:
+            break
+    return scores - scores.mean()
+
+
+def _at_equal_lengths(p: np.ndarray, difference: np.ndarray) -> float:
+    known = ~np.isnan(p) & ~np.isnan(difference)
+    p, difference = p[known], difference[known]
+    if not len(p):
+        return np.nan
+    deviation = difference.std(ddof=1) if len(p) > 1 else 0.0
+    if not deviation:  # equal lengths, or all as different: nothing can be told apart
+        return float(p.mean())
+    features = np.stack([np.ones(len(p)), np.tanh(difference / deviation)], 1)
+    weights = np.zeros(2)
+    for _ in range(_ROUNDS):
+        expected = _sigmoid(features @ weights)
+        hessian = (features * (expected * (1 - expected))[:, None]).T @ features + 1e-9 * np.eye(2)
+        step = np.linalg.solve(hessian, features.T @ (p - expected)).clip(-1, 1)
+        weights = weights + step
+        if np.abs(step).max() < 1e-10:
+            break
+    return float(_sigmoid(weights[0]))
+
+
+def _sigmoid(x: ArrayLike) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(np.asarray(x) / 2)
