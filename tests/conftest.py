@@ -44,6 +44,15 @@ settings.register_profile("slow", settings.get_profile("quick"), max_examples=12
 settings.load_profile(os.environ.get("FUZZ", "quick"))
 
 
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """A command that a test runs in this process leaves its handlers, or Ctrl-C ignored: not to the next test."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()

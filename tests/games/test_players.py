@@ -120,6 +120,7 @@ def test_own_equilibria():
 # ---- Where they arrive: short runs; benchmarks/language_games.py is the full grid ----
 
 
+@pytest.mark.slow
 def test_comal_and_onpo_approach_the_equilibrium_and_iterative_ipo_leaves_it():
     game = LanguageGame(CYCLE)
     gaps = {name: play(game, name, start=START, rounds=40).gaps for name in ("comal", "onpo", "iterative-ipo")}
@@ -129,6 +130,7 @@ def test_comal_and_onpo_approach_the_equilibrium_and_iterative_ipo_leaves_it():
     assert tail(gaps["iterative-ipo"]) > 0.2
 
 
+@pytest.mark.slow
 def test_inpo_stays_at_its_regularised_equilibrium():
     game = LanguageGame(CYCLE)
     watch = play(game, "inpo", start=START, rounds=40)
@@ -139,7 +141,13 @@ def test_inpo_stays_at_its_regularised_equilibrium():
     assert expected > 0.05
 
 
-@pytest.mark.parametrize(("algorithm", "rounds"), [("egpo", 8), ("nash-mp", 8), ("mnpo", 15), ("online-ipo", 40)])
+@pytest.mark.parametrize(
+    ("algorithm", "rounds"),
+    [
+        ("mnpo", 15),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("egpo", 8), ("nash-mp", 8), ("online-ipo", 40))),
+    ],
+)
 def test_these_arrive_at_their_own_equilibrium(algorithm, rounds):
     game = LanguageGame(CYCLE)
     watch, target = play(game, algorithm, start=START, rounds=rounds), own_equilibrium(game, algorithm, START)
@@ -148,6 +156,7 @@ def test_these_arrive_at_their_own_equilibrium(algorithm, rounds):
     assert tail(distances) < (0.03 if algorithm == "online-ipo" else 0.015)  # which turns for long
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "rounds", "bound"), [("mpo", 40, 0.13), ("nash-prox", 40, 0.1)])
 def test_these_approach_the_equilibrium_as_their_reference_moves(algorithm, rounds, bound):
     watch = play(LanguageGame(CYCLE), algorithm, start=START, rounds=rounds)
@@ -159,6 +168,7 @@ def test_these_leave_the_equilibrium(algorithm):
     assert tail(play(LanguageGame(CYCLE), algorithm, start=START, rounds=15).gaps) > 0.35
 
 
+@pytest.mark.slow
 def test_nash_md_reaches_its_fixed_point_with_lora_and_answers_of_two_tokens():
     game = LanguageGame(CYCLE, tokens_per_answer=2)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -168,6 +178,7 @@ def test_nash_md_reaches_its_fixed_point_with_lora_and_answers_of_two_tokens():
     assert game.kl_from(target, watch.policies[0]) > 0.05
 
 
+@pytest.mark.slow
 def test_nash_md_plays_two_games_at_once():
     turned = MatrixGame(CYCLE.preferences[np.ix_([1, 2, 0], [1, 2, 0])])
     game = LanguageGame({"choose one": CYCLE, "choose two": turned})

@@ -23,8 +23,15 @@ CONTINUOUS = {
 PROMPTS = ["a", "b c", "c d e f g h", "d e f"]
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("temperature", [0.7, 1.3])
+@pytest.mark.parametrize(
+    ("temperature", "lora"),
+    [
+        pytest.param(0.7, False, id="0.7-full", marks=pytest.mark.slow),
+        pytest.param(0.7, True, id="0.7-lora", marks=pytest.mark.slow),
+        pytest.param(1.3, False, id="1.3-full", marks=pytest.mark.slow),
+        pytest.param(1.3, True, id="1.3-lora"),
+    ],
+)
 def test_tokens_are_drawn_from_the_policy(temperature, lora, tmp_path):
     """The first and the second token of 4,000 completions have the policy's own frequencies, within 5 deviations."""
     tokenizer = build_tokenizer(chat=False)
@@ -89,7 +96,10 @@ def test_it_does_again_what_it_did(tmp_path):
     assert trainer.generate(PROMPTS, 4)[1] != found[0][0]
 
 
-@pytest.mark.parametrize("algorithm", ["comal", "onpo-two", "nash-md", "nash-ema"])
+@pytest.mark.parametrize(
+    "algorithm",
+    ["onpo-two", *(pytest.param(name, marks=pytest.mark.slow) for name in ("comal", "nash-md", "nash-ema"))],
+)
 def test_training_and_evaluation(algorithm, tmp_path):
     """A run that samples so trains, evaluates against the initial policy, and leaves the model as it found it."""
     trainer = make_trainer(
@@ -154,8 +164,15 @@ def test_what_it_cannot_do_is_refused(options, message, tmp_path):
         make_trainer("ipo", tmp_path, **CONTINUOUS | options)
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("dtype", "lora"),
+    [
+        pytest.param(torch.float32, False, id="fp32-full", marks=pytest.mark.slow),
+        pytest.param(torch.float32, True, id="fp32-lora", marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, False, id="bf16-full"),
+        pytest.param(torch.bfloat16, True, id="bf16-lora", marks=pytest.mark.slow),
+    ],
+)
 def test_mixed_precision(dtype, lora, tmp_path):
     """Under autocast (TRL's default), whatever the weights: the fit is autocast, and what is sampled is not."""
     tokenizer = build_tokenizer(chat=False)
