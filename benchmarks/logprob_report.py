@@ -9,7 +9,7 @@ from pathlib import Path
 
 from logprob_peers import LIGER, NAIVE, OURS, OURS_WITHOUT_STASH, TORCH, TRL
 
-from trl_nash.games.plot_style import figure_settings
+from trl_nash.figures.style import figure_settings
 
 
 LOOKS = {

@@ -11,9 +11,9 @@ import pytest
 
 from trl_nash.cli.main import main
 from trl_nash.cli.simulate import DEFAULT_ALGORITHMS
-from trl_nash.cli.simulation import Simulation
 from trl_nash.games.matrix import MatrixGame
 from trl_nash.games.named import GAMES
+from trl_nash.games.simulation import Simulation
 from trl_nash.games.solvers import SOLVERS, onpo
 
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="figures need the extra `plots`")
 
-from trl_nash.games.plot_style import STYLES  # noqa: E402
+from trl_nash.figures.style import STYLES  # noqa: E402
 from trl_nash.games.plots import FLOOR, _apart, gap_figure, save_report, simplex_figure, styles  # noqa: E402
 
 

@@ -292,7 +292,7 @@ def _policy(policy: np.ndarray) -> str:
 
 
 def _name(algorithm: str) -> str:
-    from ..games.plot_style import styles
+    from ..figures.style import styles
 
     return styles([algorithm])[algorithm].name
 

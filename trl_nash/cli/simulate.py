@@ -51,8 +51,8 @@ def run(argv: list[str]) -> int:
     from rich.console import Console
 
     from ..games.named import load_game
-    from .simulate_report import print_facts, print_results, write_files
-    from .simulation import Simulation
+    from ..games.simulation import Simulation
+    from ..games.simulation_report import print_facts, print_results, write_files
 
     check(options)
     game = load_game(options.matrix or options.game)

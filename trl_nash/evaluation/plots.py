@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..games.plot_style import INK, PAPER, figure_settings
+from ..figures.style import INK, PAPER, figure_settings
 
 
 if TYPE_CHECKING:

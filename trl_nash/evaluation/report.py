@@ -146,7 +146,7 @@ def write_files(console: Console, results: Results, records: list[dict], source:
 
 
 def _draw(results: Results, records: list[dict], source: str, directory: Path) -> Path:
-    from ..games.report import save_report
+    from ..figures.page import save_report
     from .plots import histogram_figure, reliability_figure
 
     titles = {"judge": "judge", "second_judge": "second judge"}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .plot_style import GRID, INK, PAPER, TIME, Style, figure_settings, styles
-from .report import save_report
+from ..figures.page import save_report
+from ..figures.style import GRID, INK, PAPER, TIME, Style, figure_settings, styles
 
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..games.plots import gap_figure, save_report, simplex_figure
+from .plots import gap_figure, save_report, simplex_figure
 from .simulation import Outcome, Simulation
 
 

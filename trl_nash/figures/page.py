@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .plot_style import GRID, INK, PAPER, figure_settings
+from .style import GRID, INK, PAPER, figure_settings
 
 
 if TYPE_CHECKING:

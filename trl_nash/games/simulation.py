@@ -10,14 +10,14 @@ import numpy as np
 
 from ..algorithms.stability import largest_stable_step
 from ..algorithms.table import regularized
-from ..games.equilibria import nash_equilibrium, regularized_equilibrium
-from ..games.history import History
-from ..games.matrix import MatrixGame
-from ..games.plot_style import styles
-from ..games.sampled import SampledPairs
-from ..games.settings import check_stability
-from ..games.solvers import SOLVERS
-from ..games.stability import own_rates, rotation_rate
+from ..figures.style import styles
+from .equilibria import nash_equilibrium, regularized_equilibrium
+from .history import History
+from .matrix import MatrixGame
+from .sampled import SampledPairs
+from .settings import check_stability
+from .solvers import SOLVERS
+from .stability import own_rates, rotation_rate
 
 
 @dataclass
