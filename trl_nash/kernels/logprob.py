@@ -50,7 +50,7 @@ def linear_logprob(
 
     Logits exist in fp32, one tile at a time: memory does not grow with tokens times vocabulary, and no logit is
     rounded to 16 bits. Under autocast the factors of the products are rounded to its dtype, as in a linear layer.
-    See `docs/kernels.md` for what is computed, and at what cost.
+    See `docs/background/kernels.md` for what is computed, and at what cost.
 
     Args:
         hidden (`torch.Tensor` of shape `(..., D)`):
