@@ -43,9 +43,8 @@ def options(owner: ast.ClassDef) -> list[tuple[str, str, str, str]]:
             given = {keyword.arg: keyword.value for keyword in node.value.keywords}
             default = next((_text(given[name]) for name in ("default", "default_factory") if name in given), "")
             if isinstance(given.get("metadata"), ast.Dict):
-                entries = dict(
-                    zip(map(ast.literal_eval, given["metadata"].keys), given["metadata"].values, strict=True)
-                )
+                metadata = given["metadata"]
+                entries = {key.value: value for key, value in zip(metadata.keys, metadata.values, strict=True)}
                 said = ast.literal_eval(entries["help"]) if "help" in entries else ""
         elif node.value is not None:
             default = _text(node.value)
