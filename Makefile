@@ -61,7 +61,7 @@ types: $(VENV)/.installed-test ## Check the types of the public interface
 	@$(BIN)/python -m mypy
 
 docs: $(VENV)/.installed-docs ## Build the documentation into build/site, strictly; needs no torch
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "Built build/site. To read it with its search: $(BIN)/python -m http.server --directory build/site"
 
 release: $(VENV)/.installed-test ## Build wheel and sdist, check them, install and run them elsewhere
