@@ -18,6 +18,8 @@ def on_page_content(content: str, **kwargs) -> str:
     def formula(match: re.Match) -> str:
         block = match[1] == "div"
         mathml = convert(html.unescape(match[2]).strip(), display="block" if block else "inline")
+        # The converter takes functions for names of variables, which stand without spaces.
+        mathml = mathml.replace("<mi>log</mi>", '<mo lspace="0.17em" rspace="0.17em">log</mo>')
         return f'<div class="formula">{mathml}</div>' if block else mathml
 
     return _FORMULA.sub(formula, content)
