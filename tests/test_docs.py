@@ -125,6 +125,13 @@ def test_index_links_to_every_page():
         assert path == "index.md" or f"({path})" in PAGES["docs/index.md"]
 
 
+def test_pages_that_the_code_names_exist():
+    sources = [file for part in ("trl_nash", "benchmarks", "tests") for file in (ROOT / part).rglob("*.py")]
+    named = {name for file in sources for name in re.findall(r"\bdocs/[\w/]+\.md", file.read_text(encoding="utf-8"))}
+    assert "docs/background/algorithms.md" in named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_use_what_exists(page, tmp_path):
     for _, code in blocks(PAGES[page], "python"):

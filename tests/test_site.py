@@ -3,7 +3,9 @@
 
 """The documentation as a site, built once as `make docs` does: strictly, so that a broken link or anchor fails."""
 
+import ast
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -18,7 +20,6 @@ import trl_nash
 import trl_nash.games
 import trl_nash.kernels
 from trl_nash.cli.options import ALGORITHMS
-from trl_nash.cli.parser import JudgeArguments, NashScriptArguments
 
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
@@ -71,6 +72,15 @@ def test_every_public_name_has_its_docstring_on_a_page(pages):
     assert public - named == set()
 
 
+def class_named(name: str) -> type:
+    """A class of the command line, wherever it is defined."""
+    for file in (ROOT / "trl_nash" / "cli").glob("*.py"):
+        names = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)}
+        if name in names:
+            return getattr(importlib.import_module(f"trl_nash.cli.{file.stem}"), name)
+    raise LookupError(name)
+
+
 def test_options_are_those_of_the_dataclasses(pages):
     """The tables are read from the source; these are the classes themselves."""
     spec = importlib.util.spec_from_file_location("options", ROOT / "docs" / "hooks" / "options.py")
@@ -79,7 +89,8 @@ def test_options_are_those_of_the_dataclasses(pages):
     read = reader.dataclasses()
     configs = [getattr(trl_nash, algorithm.config) for algorithm in ALGORITHMS.values()]
     page = pages["reference/options.html"]
-    for owner in {NashScriptArguments, JudgeArguments, trl_nash.NashConfig, trl_nash.PairConfig, *configs}:
+    arguments = [class_named("NashScriptArguments"), class_named("JudgeArguments")]
+    for owner in {*arguments, trl_nash.NashConfig, trl_nash.PairConfig, *configs}:
         own = {name for name, kind in owner.__dict__["__annotations__"].items() if "ClassVar" not in str(kind)}
         fields = {field.name: field for field in dataclasses.fields(owner) if field.name in own}
         rows = {name: default for name, _, default, _ in reader.options(read[owner.__name__])}
