@@ -16,7 +16,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
 _LINK = re.compile(r"\]\((?!https?:)([^)\s#]+)\)")
-_LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml"}
+_LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", ".md": "markdown"}
 
 
 def _outside(page: str, target: str) -> str | None:
@@ -29,12 +29,10 @@ def _text(path: str) -> str:
     file = ROOT / path
     if not file.exists() or path.startswith(".."):
         raise PluginError(f"A page links to {path}, which the repository does not have.")
-    if file.suffix == ".md":
-        raise PluginError(f"A page links to {path}: pages of the site are in docs/.")
     if file.is_dir():
         raise PluginError(f"A page links to the folder {path}: link to the files in it.")
-    fence = f"```{_LANGUAGES.get(file.suffix, 'text')}\n{file.read_text(encoding='utf-8')}```"
-    return f"# {path}\n\n{fence}\n"
+    # Five marks, as a page of Markdown has fences of its own.
+    return f"# {path}\n\n`````{_LANGUAGES.get(file.suffix, 'text')}\n{file.read_text(encoding='utf-8')}\n`````\n"
 
 
 def on_files(files, config, **kwargs):
