@@ -28,7 +28,7 @@ OWN_BASE_SLOW_TESTS := tests/trainers tests/cli/test_launch.py tests/cli/test_de
 SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow coverage compat gpu lint format clean
+.PHONY: help demo test slow coverage compat gpu lint format types docs release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,16 @@ lint: $(VENV)/.installed-ruff ## Check the style
 format: $(VENV)/.installed-ruff ## Correct the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+types: $(VENV)/.installed-test ## Check the types of the public interface
+	@$(BIN)/python -m mypy
+
+docs: $(VENV)/.installed-docs ## Build the documentation into build/site, strictly; needs no torch
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo "Built build/site. To read it with its search: $(BIN)/python -m http.server --directory build/site"
+
+release: $(VENV)/.installed-test ## Build wheel and sdist, check them, install and run them elsewhere
+	@$(BIN)/python tests/check_release.py --pip_args="$(PIP_ARGS)"
 
 clean: ## Remove .venv, caches and builds
 	rm -rf $(VENV) build dist .coverage .pytest_cache .ruff_cache
@@ -98,6 +108,12 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/.torch
 	@echo "Installing trl-nash and what its tests need (some minutes the first time) ..."
 	@$(PIP_INSTALL) --editable ".[test]"
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/.made
+	@$(BIN)/python -c 'import tomllib; \
+		extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+		print(*extras["docs"], sep="\n")' | $(PIP_INSTALL) --requirement /dev/stdin
+	@touch $@
 
 $(VENV)/.installed-ruff: $(VENV)/.made
 	@$(PIP_INSTALL) "$(RUFF_SPEC)"

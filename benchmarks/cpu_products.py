@@ -8,7 +8,7 @@ Each is asked for a tile of logits h Wᵀ, and for E W of the same tile, summed 
 repetition every product has its turn, so that a busy machine slows all of them; ratios are to the plain bf16 product.
 Errors are against fp64 on the same bf16 inputs: of log-probs in nats, of gradients relative (Frobenius).
 
-    python benchmarks/cpu_products.py --threads 1 --docs docs/kernels.md
+    python benchmarks/cpu_products.py --threads 1 --docs docs/background/kernels.md
 """
 
 import argparse

@@ -5,10 +5,10 @@
 Do the real trainers reach the equilibrium? Every algorithm on COMAL's cycle: one-token answers, LoRA, answers of two
 tokens, and two games at once told apart by their prompt. Every figure is exact, read from the models.
 
-    python benchmarks/language_games.py --seeds 3 --docs docs/games.md
+    python benchmarks/language_games.py --seeds 3 --docs docs/background/games.md
 
-writes benchmarks/results/language_games.json and the table in docs/games.md. `--algorithms` and `--cases` run a part
-of the grid; what the file has of other runs stays in it.
+writes benchmarks/results/language_games.json and the table in docs/background/games.md. `--algorithms` and `--cases`
+run a part of the grid; what the file has of other runs stays in it.
 """
 
 import argparse

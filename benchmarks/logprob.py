@@ -4,7 +4,7 @@
 """
 Time, peak memory and error of the fused kernel, beside every other implementation that is installed.
 
-    python benchmarks/logprob.py --docs docs/kernels.md
+    python benchmarks/logprob.py --docs docs/background/kernels.md
 
 What is measured, of N tokens: log-probs alone ("score"), with the gradient of the hidden states ("frozen": LoRA), and
 with that of the head as well ("full"); on CUDA also next to 1 and 2 references, and with half or a quarter of the

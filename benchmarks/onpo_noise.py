@@ -8,7 +8,7 @@ On matrix games a fit is least squares on sampled pairs, and the game that the s
 stands beside games that they were not. With `--language` the trainers play, at a constant learning rate, and the
 average is one of weights. Every gap is exact, read from the policies.
 
-    python benchmarks/onpo_noise.py --language 3 --docs docs/onpo.md
+    python benchmarks/onpo_noise.py --language 3 --docs docs/reference/methods/onpo.md
 """
 
 import argparse

@@ -11,9 +11,9 @@ peak memory is that of the process, each step in one of its own; the times are f
 take turns, so that a busy machine slows all. On CUDA each trainer has the device for itself, and memory is that of
 torch's allocator. Nothing is downloaded.
 
-    python benchmarks/training_step.py --threads 2 --docs docs/kernels.md
+    python benchmarks/training_step.py --threads 2 --docs docs/background/kernels.md
     python benchmarks/training_step.py --shape smollm2-135m --bf16 --training LoRA --prompts 1 --threads 1 \
-        --output benchmarks/results/training_step_bf16.json --docs docs/kernels.md
+        --output benchmarks/results/training_step_bf16.json --docs docs/background/kernels.md
     python benchmarks/training_step.py --device cuda --bf16 --shape qwen2.5-0.5b --optimizer \
         --peers OnlineDPOTrainer GRPOTrainer --prompt_tokens 128 --new_tokens 512
 """

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-The table of methods in `docs/algorithms.md` is what the definitions give when their settings are symbols.
+The table of methods in `docs/background/algorithms.md` is what the definitions give when their settings are symbols.
 
 `python tests/test_methods_table.py` prints it.
 """
@@ -18,24 +18,28 @@ from trl_nash.algorithms import AVERAGE, INITIAL, Method, Policy, methods
 from trl_nash.algorithms.table import LATE, kept, samplings
 
 
-PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
+PAGE = Path(__file__).parents[1] / "docs/background/algorithms.md"
 BEGIN, END = "<!-- methods:begin -->\n", "<!-- methods:end -->\n"
 COLUMNS = ("method", "centre", "step", "pairs from", "fits a round", "policies kept", "samplings a round")
 STEP, RHO, TAU, SHARE, LATEST, BEFORE = sympy.symbols("η ρ τ c λ₀ λ₁", positive=True)
 HELD = {"step_size": STEP, "beta": RHO / STEP}  # ρ = ητ
 ROWS = {
-    "[iterative IPO](iterative_ipo.md)": partial(methods.iterative_ipo, step_size=STEP),
-    "[ONPO](onpo.md), one fit, 5 policies": partial(methods.onpo, step_size=STEP, anchor_history=5),
+    "[iterative IPO](../reference/methods/iterative_ipo.md)": partial(methods.iterative_ipo, step_size=STEP),
+    "[ONPO](../reference/methods/onpo.md), one fit, 5 policies": partial(
+        methods.onpo, step_size=STEP, anchor_history=5
+    ),
     "ONPO, two fits": partial(methods.onpo_two_fits, step_size=STEP),
     "INPO": partial(methods.inpo, **HELD),
-    "[COMAL](comal.md): INPO, and ref ← π_t every K rounds": partial(methods.inpo, **HELD),
+    "[COMAL](../reference/methods/comal.md): INPO, and ref ← π_t every K rounds": partial(methods.inpo, **HELD),
     "EGPO": partial(methods.egpo, **HELD),
     "MNPO, two policies": partial(methods.mnpo, **HELD, history_weights=(LATEST, BEFORE)),
     "MPO: ref ← π_t every K rounds": partial(methods.mpo, **HELD),
     "Nash mirror prox": partial(methods.nash_mirror_prox, **HELD),
     "Nash-MD, on tables": partial(methods.nash_md, **HELD),
     "Nash-EMA, on tables": partial(methods.nash_ema, **HELD),
-    "online IPO, [Nash-MD](nash_md.md) without a mixture": partial(methods.regularized_response, beta=TAU),
+    "online IPO, [Nash-MD](../reference/methods/nash_md.md) without a mixture": partial(
+        methods.regularized_response, beta=TAU
+    ),
     "IPO-MD, Nash-MD": partial(methods.regularized_response, beta=TAU, mixture_coef=SHARE),
     "Nash-EMA": partial(methods.average_response, beta=TAU),
 }

@@ -3,7 +3,7 @@
 
 """
 One test per fact of TRL's OnlineDPOTrainer, where TRL has it: of its constructor, which we call, and the faults of all
-the rest, which we replace. When a fault is gone, what is said of it in docs/migration.md may go.
+the rest, which we replace. When a fault is gone, what is said of it in docs/guides/migration.md may go.
 """
 
 import sys

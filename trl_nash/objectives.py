@@ -5,8 +5,8 @@
 The papers' equations as pure functions of log-ratios and preferences. No trainer, no model.
 
 Every pair method here fits a policy to `π ∝ exp(a) · exp(η P(· ≻ ν))`: one mirror-descent step around the anchor
-`a` against the policy ν that the pairs were sampled from (`docs/algorithms.md` derives it). A method is only a choice
-of anchor, step and sampler.
+`a` against the policy ν that the pairs were sampled from (`docs/background/algorithms.md` derives it). A method is
+only a choice of anchor, step and sampler.
 """
 
 import math

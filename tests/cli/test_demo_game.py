@@ -13,6 +13,7 @@ import pytest
 
 from trl_nash.cli import demo_game
 from trl_nash.cli.main import main
+from trl_nash.extras import pip_install
 from trl_nash.games.players import PLAYERS
 
 
@@ -78,7 +79,7 @@ def test_without_matplotlib_the_numbers_are_saved(tmp_path, capsys, monkeypatch)
         main(["demo", "--game", "dice", "--algorithms", "online-dpo", "--rounds", "1", "--output_dir", f"{out}"]) == 0
     )
     assert (out / "game.json").exists() and not (out / "report.html").exists()
-    assert 'pip install "trl-nash[plots]"' in " ".join(capsys.readouterr().out.split())
+    assert pip_install("plots") in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_algorithms_offered_are_those_that_play():

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from trl_nash import RandomJudge, load_judge
 from trl_nash.cli.main import main
+from trl_nash.extras import pip_install
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "judges"))
@@ -60,7 +61,7 @@ def test_figures_and_page(write_rows, tmp_path):
 def test_without_matplotlib_the_rest_is_there(write_rows, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     judged(tmp_path, write_rows(PAIRS), "random")
-    assert 'pip install "trl-nash[plots]"' in capsys.readouterr().out
+    assert pip_install("plots") in capsys.readouterr().out
     assert not (tmp_path / "out" / "report.html").exists()
 
 

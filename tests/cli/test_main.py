@@ -15,6 +15,7 @@ from trl_nash import __version__, compat
 from trl_nash.cli import env, errors, launch
 from trl_nash.cli.main import main
 from trl_nash.cli.options import take_option
+from trl_nash.extras import pip_install
 from trl_nash.kernels.logprob import _uses_triton
 
 
@@ -66,9 +67,9 @@ def test_env_names_versions_and_extras(capsys):
     assert lines["base"].endswith(f"({compat.OnlineDPOTrainer.__module__})")
     assert lines["generation"].startswith("transformers ") and "vLLM" in lines["generation"]
     assert lines["kernel"].split()[0] in ("torch", "triton")
-    for extra in ("peft", "deepspeed", "quantization", "vllm", "judges", "kernels", "plots"):
+    for extra in ("peft", "deepspeed", "quantization", "vllm", "judges", "kernels", "plots", "wandb", "trackio"):
         found = lines[f"extra {extra}"]
-        assert found[-1].isdigit() or found == f'not installed (pip install "trl-nash[{extra}]")'
+        assert found[-1].isdigit() or found == f"not installed ({pip_install(extra)})"
 
 
 def test_env_names_the_accelerators(monkeypatch):

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import os
+import re
 
 import pytest
 
 from trl_nash.cli import hardware, processes
 from trl_nash.cli.errors import UsageError
 from trl_nash.cli.processes import accelerate_config_file, complete_launch_options, launch_parser
+from trl_nash.extras import pip_install
 
 
 SHIPPED = ("cpu", "single_gpu", "multi_gpu", "multi_node", "zero1", "zero2", "zero3", "fsdp2")
@@ -129,7 +131,7 @@ def test_fsdp_on_the_cpu_is_refused(machine):
 def test_deepspeed_names_its_extra(machine, monkeypatch):
     machine(2)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install \"trl-nash\[deepspeed\]\""):
+    with pytest.raises(UsageError, match=re.escape(pip_install("deepspeed"))):
         launched("--config_file", accelerate_config_file("zero3"))
 
 

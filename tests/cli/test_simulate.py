@@ -11,6 +11,7 @@ import pytest
 
 from trl_nash.cli.main import main
 from trl_nash.cli.simulate import DEFAULT_ALGORITHMS
+from trl_nash.extras import pip_install
 from trl_nash.games.matrix import MatrixGame
 from trl_nash.games.named import GAMES
 from trl_nash.games.simulation import Simulation
@@ -258,7 +259,7 @@ def test_without_matplotlib_numbers_are_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert simulate("--rounds", "20", "--output_dir", str(tmp_path)) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"simulation.json", "simulation.csv"}
-    assert 'pip install "trl-nash[plots]"' in capsys.readouterr().out
+    assert pip_install("plots") in capsys.readouterr().out
 
 
 def test_games_of_other_sizes_have_no_simplex(tmp_path):

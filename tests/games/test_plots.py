@@ -240,12 +240,13 @@ def test_matplotlib_is_imported_only_to_draw_and_its_absence_is_a_sentence():
     code = """
 import sys
 import trl_nash.games.plots as plots
+from trl_nash.extras import pip_install
 assert not {"matplotlib", "torch"} & set(sys.modules)
 sys.modules["matplotlib"] = None
 try:
     plots.gap_figure({"comal": [[0.1, 0.2]]})
 except ImportError as error:
-    assert str(error) == 'Figures need matplotlib: pip install "trl-nash[plots]".', error
+    assert str(error) == f"Figures need matplotlib: {pip_install('plots')}.", error
 else:
     raise AssertionError
 """

@@ -5,6 +5,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from tiny_judges import build_judge_model, build_llama3_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
+from trl_nash.extras import pip_install
 from trl_nash.judges.gpm import GPMJudge
 from trl_nash.judges.loading import load_model, load_tokenizer, whole_weights
 from trl_nash.judges.local import LocalModel, batches, on_device, pad
@@ -274,7 +276,7 @@ def test_quantisation_without_bitsandbytes(folder, monkeypatch):
         raise ImportError("no module")
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
-    with pytest.raises(ImportError, match=r'need bitsandbytes: pip install "trl-nash\[quantization\]"'):
+    with pytest.raises(ImportError, match=re.escape(f"need bitsandbytes: {pip_install('quantization')}")):
         load_model(AutoModelForCausalLM, folder, kind="a model", load_in_4bit=True)
 
 

@@ -6,6 +6,7 @@
 import json
 import logging
 import math
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE
 
+from trl_nash.extras import pip_install
 from trl_nash.judges import JUDGES, load_judge, remote
 from trl_nash.judges.base import JudgeError
 from trl_nash.judges.openai_api import HFJudge, OpenAIJudge
@@ -446,7 +448,7 @@ def test_arguments_that_cannot_be(kwargs, sentence):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ImportError, match=r'pip install "trl-nash\[judges\]"'):
+    with pytest.raises(ImportError, match=re.escape(pip_install("judges"))):
         OpenAIJudge("m", base_url=LOCAL)
 
 

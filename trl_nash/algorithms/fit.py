@@ -35,7 +35,7 @@ class Fit(NamedTuple):
     r"""
     One regression of a round, whose solution is `π ∝ Π_k p_k^{w_k} · exp(η P(· ≻ ν))`.
 
-    (`docs/algorithms.md` derives it: least squares of log-ratios to preferences over pairs from ν.)
+    (`docs/background/algorithms.md` derives it: least squares of log-ratios to preferences over pairs from ν.)
     """
 
     centre: Mapping[Policy, float]

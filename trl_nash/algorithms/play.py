@@ -36,9 +36,9 @@ def play_round(
     fits = method(past)
     of_the_round = pairs(policies[past.now]) if any(fit.pairs_from is None for fit in fits) else None
     for number, fit in enumerate(fits):
-        fitted = (of_the_round if fit.pairs_from is None else pairs(mixture(fit.pairs_from)))(
-            mixture(fit.centre), fit.step_size
-        )
+        fitter = of_the_round if fit.pairs_from is None else pairs(mixture(fit.pairs_from))
+        assert fitter is not None
+        fitted = fitter(mixture(fit.centre), fit.step_size)
         for policy in policies.keys() - needed(method, past, number):
             del policies[policy]
         policies[past.next.now if number == len(fits) - 1 else Policy(past.round, number + 1)] = fitted

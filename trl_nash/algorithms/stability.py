@@ -18,6 +18,7 @@ without one they lead to other equilibria.)
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,7 +86,7 @@ def contraction(
         `float`: Below 1 it converges, above 1 it spirals out. Exactly 1 for algorithms without τ where κ = 0.
     """
     check_positive("step_size", step_size)
-    settings = {
+    settings: dict[str, Any] = {
         "beta": beta,
         "reference_rounds": reference_rounds,
         "ema_decay": ema_decay,

@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from trl_nash import __version__
 
+from ..extras import pip_install
 from .errors import UsageError
 
 
@@ -24,6 +25,10 @@ _EXTRAS = {
     "judges": "openai",
     "kernels": "triton",
     "plots": "matplotlib",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
 }
 
 
@@ -55,7 +60,7 @@ def run(argv: list[str]) -> int:
     }
     for extra, package in _EXTRAS.items():
         installed = _version(package)
-        found = f"{package} {installed}" if installed else f'not installed (pip install "trl-nash[{extra}]")'
+        found = f"{package} {installed}" if installed else f"not installed ({pip_install(extra)})"
         facts[f"extra {extra}"] = found
     print("\n".join(f"- {name}: {fact}" for name, fact in facts.items()))
     return 0

@@ -121,7 +121,7 @@ def fit_flop(model: ModelSizes, run: Run, rows: int, prompt: int, completion: in
 
 
 def head_products(model: ModelSizes, run: Run) -> int:
-    """Matrix products of the head in a training step, see docs/kernels.md."""
+    """Matrix products of the head in a training step, see docs/background/kernels.md."""
     if run.use_peft:
         return 2
     needed = max(2, compute_bytes(run)) * run.rows * run.max_new_tokens * model.vocabulary

@@ -9,6 +9,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from ..extras import pip_install
 from .errors import UsageError
 from .hardware import visible_devices
 from .options import read_config
@@ -96,7 +97,7 @@ def complete_launch_options(launch_args: list[str], *, use_cpu: bool = False) ->
             "--accelerate_config zero3 to shard there, or leave it out."
         )
     if (given.use_deepspeed or strategy == "DEEPSPEED") and importlib.util.find_spec("deepspeed") is None:
-        raise UsageError('DeepSpeed is not installed: pip install "trl-nash[deepspeed]"')
+        raise UsageError(f"DeepSpeed is not installed: {pip_install('deepspeed')}")
 
     # The script decides the precision. What accelerate would add (from its file, say) must not differ from it.
     added = ["--num_processes", str(processes), "--mixed_precision", "no"]

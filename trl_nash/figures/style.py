@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from ..extras import pip_install
+
 
 INK, PAPER, GRID = "#262626", "#ffffff", "#dddddd"  # a report replaces them by the colours of its page
 
@@ -62,7 +64,7 @@ def figure_settings():
         import matplotlib.colors
         import matplotlib.figure
     except ImportError as error:
-        raise ImportError('Figures need matplotlib: pip install "trl-nash[plots]".') from error
+        raise ImportError(f"Figures need matplotlib: {pip_install('plots')}.") from error
     settings = {
         "font.family": "DejaVu Sans",
         "font.size": 9,

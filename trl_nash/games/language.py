@@ -204,6 +204,7 @@ class LanguageGame:
     def _of(self, values: ArrayLike | Mapping[str, ArrayLike] | None, prompt: str, game: MatrixGame | None = None):
         """What was given for a prompt: its own entry, the one for all, or the uniform policy."""
         if values is None:
+            assert game is not None
             return np.full(len(game), 1 / len(game))
         if not isinstance(values, Mapping):
             return values

@@ -58,11 +58,11 @@ def raters(shares: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)) -> MatrixGame:
     Args:
         shares (`Sequence[float]`): of the three types, adding up to 1.
     """
-    shares = np.asarray(shares, dtype=np.float64)
-    if shares.shape != (3,) or not shares.min() >= 0 or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(f"`shares` must be three numbers from 0 that add up to 1, got {shares.tolist()}.")
+    parts = np.asarray(shares, dtype=np.float64)
+    if parts.shape != (3,) or not parts.min() >= 0 or abs(parts.sum() - 1) > 1e-6:
+        raise ValueError(f"`shares` must be three numbers from 0 that add up to 1, got {parts.tolist()}.")
     # Only the type that starts with b ranks b before a, only the third c before b, only the first a before c.
-    return MatrixGame(_cycle(*(1 - np.roll(shares / shares.sum(), -1))))
+    return MatrixGame(_cycle(*(1 - np.roll(parts / parts.sum(), -1))))
 
 
 def weak_edge(strong: float = 0.9, weak: float = 0.51) -> MatrixGame:
@@ -84,10 +84,10 @@ def condorcet(winner: float = 0.6, cycle: float = 0.9) -> MatrixGame:
 
 def bradley_terry(rewards: Sequence[float] = (0.0, 1.0, 2.0)) -> MatrixGame:
     """`P(i ≻ j) = σ(r_i - r_j)`: no cycles, and the answer of highest reward is the Nash policy."""
-    rewards = np.asarray(rewards, dtype=np.float64)
-    if rewards.ndim != 1:
-        raise ValueError(f"`rewards` must be a list of one number per answer, got shape {rewards.shape}.")
-    return MatrixGame(expit(rewards[:, None] - rewards))
+    scores = np.asarray(rewards, dtype=np.float64)
+    if scores.ndim != 1:
+        raise ValueError(f"`rewards` must be a list of one number per answer, got shape {scores.shape}.")
+    return MatrixGame(expit(scores[:, None] - scores))
 
 
 def random_game(size: int = 5, seed: int = 0) -> MatrixGame:

@@ -11,7 +11,7 @@ quarter of a round.
 
 import tempfile
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -48,7 +48,7 @@ _FIT = {
     "num_iterations": _FIT_STEPS // _MICRO_BATCHES,
 }
 _STEP = {"num_generations": _ANSWERS}
-_ON_CPU = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+_ON_CPU: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 _LATE = 10**6  # a round in which every reference that moves has moved
 
 

@@ -170,7 +170,7 @@ def _decimal_ticks(axes: "Axes") -> None:
 def _label_ends(axes: "Axes", ends: Mapping[Style, float]) -> None:
     """Writes each name where its line ends, moved apart where they would touch, with a thread back to the line."""
     low, high = np.log(axes.get_ylim())
-    order = sorted(ends, key=ends.get)
+    order = sorted(ends, key=lambda style: ends[style])
     heights = np.array([(np.log(ends[style]) - low) / (high - low) for style in order])
     for style, height, place in zip(order, heights, _apart(heights, distance=0.062), strict=True):
         axes.plot(
@@ -222,7 +222,7 @@ def _draw_path(axes: "Axes", path: np.ndarray, ramp, linewidth: float) -> None:
         LineCollection(pieces, colors=colors, linewidths=linewidth, zorder=3, capstyle="round", clip_on=False)
     )
     # Above the star, so that a path is seen to end in it.
-    axes.scatter(*points[-1], s=11, color=ramp(1.0), zorder=6, linewidth=0, clip_on=False)
+    axes.scatter(points[-1, 0], points[-1, 1], s=11, color=ramp(1.0), zorder=6, linewidth=0, clip_on=False)
 
 
 def _mark(axes: "Axes", policy: ArrayLike, **marker) -> None:

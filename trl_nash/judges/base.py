@@ -105,8 +105,11 @@ class PairwiseJudge(ABC):
     def tally(self) -> Tally:
         return Tally()
 
+    # With `*args` beside `**columns` a type checker lets a subclass name other arguments than these.
     @abstractmethod
-    def judge(self, prompts: list[Prompt], first: list[str], second: list[str], **columns) -> Sequence[float | None]:
+    def judge(
+        self, prompts: list, first: list[str], second: list[str], *args: Any, **columns: Any
+    ) -> Sequence[float | None]:
         """
         Judge a batch of pairs in the order in which they are given.
 
@@ -213,10 +216,10 @@ class PairwiseJudge(ABC):
     def _ask(self, questions: dict[Question, int], prompts: list, columns: dict[str, list]) -> dict[Question, float]:
         """Answers from the cache, and the judge's own to the rest, which are cached as they come."""
         keys = self._keys(questions, prompts, columns) if self.cache is not None else {}
-        stored = self.cache.get_many(filter(None, keys.values())) if keys else {}
+        stored = self.cache.get_many(filter(None, keys.values())) if self.cache is not None and keys else {}
         # What is no probability was not written by a judge: it is asked again.
         stored = {key: value for key, value in stored.items() if isinstance(value, float) and 0 <= value <= 1}
-        answers = {question: stored[key] for question, key in keys.items() if key in stored}
+        answers = {question: stored[key] for question, key in keys.items() if key is not None and key in stored}
         asked = [
             (context, a, b)
             for context, a, b in questions
@@ -232,8 +235,9 @@ class PairwiseJudge(ABC):
         for index, answer in self.judge_each([prompts[row] for row in rows], first, second, **columns):
             answers[asked[index]] = answer = self._checked(answer)
             self.tally.asked += 1
-            if keys.get(asked[index]) is not None and not math.isnan(answer):
-                self.cache.put(keys[asked[index]], answer)
+            key = keys.get(asked[index])
+            if self.cache is not None and key is not None and not math.isnan(answer):
+                self.cache.put(key, answer)
         if missing := [question for question in asked if question not in answers]:
             raise ValueError(
                 f"{self.name} left {len(missing)} of {len(asked)} questions unanswered: `judge_each` yields every "
@@ -307,6 +311,7 @@ class PairwiseJudge(ABC):
 def fair(there: float | None, back: float | None) -> float:
     """P(a ≻ b), of P(a ≻ b) and P(b ≻ a) as a judge gave them, or of the one of them that was asked."""
     if there is None:
+        assert back is not None  # one of the two was asked
         return back if math.isnan(back) else 1.0 - back
     if back is None or math.isnan(there):
         return there

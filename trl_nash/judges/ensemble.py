@@ -70,7 +70,7 @@ class EnsembleJudge(PairwiseJudge):
         self.rule = rule
 
     @property
-    def waits(self) -> bool:
+    def waits(self) -> bool:  # type: ignore[override]  # an attribute elsewhere, which judges of users set
         return all(judge.waits for judge in self.judges)
 
     @property

@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ..extras import pip_install
+
 
 NF4 = {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
 
@@ -55,9 +57,7 @@ def load_model(auto_class: Any, path: str, *, kind: str, device: Any = None, **m
     except ImportError as error:
         if "quantization_config" not in options:
             raise
-        raise ImportError(
-            f'Quantised judges need bitsandbytes: pip install "trl-nash[quantization]" ({error}).'
-        ) from None
+        raise ImportError(f"Quantised judges need bitsandbytes: {pip_install('quantization')} ({error}).") from None
     if untrained := [*info["missing_keys"], *info["mismatched_keys"]]:
         raise ValueError(f"{path} is not {kind}: {untrained} would be random.")
     return model.eval() if device is None or "device_map" in options else model.eval().to(device)

@@ -12,6 +12,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..extras import pip_install
 from .base import Abstained
 from .question import QuestionTemplate, as_text
 from .remote import RemoteJudge, RequestFailed, retry_after
@@ -302,7 +303,7 @@ def _import_openai():
     try:
         import openai
     except ImportError:
-        raise ImportError('The judge `openai` needs a package more: pip install "trl-nash[judges]".') from None
+        raise ImportError(f"The judge `openai` needs a package more: {pip_install('judges')}.") from None
     return openai
 
 

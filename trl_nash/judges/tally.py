@@ -84,5 +84,5 @@ class Tally:
     def take(self) -> "Tally":
         """What was counted since the last call, and start anew."""
         taken = Tally(**{f.name: getattr(self, f.name) for f in fields(self)})
-        self.__init__()
+        vars(self).update(vars(Tally()))
         return taken

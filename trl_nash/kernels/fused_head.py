@@ -58,7 +58,7 @@ class FusedHead:
     temperature: float
     options: dict[str, Any]
     plain: bool = False
-    scaling: dict[str, float | None] = field(default_factory=dict)  # of the logits, known from the first call on
+    scaling: dict[str, Any] = field(default_factory=dict)  # of the logits, known from the first call on
 
     def log_probs(self, model: nn.Module, labels: Tensor, *args, **kwargs) -> Tensor:
         """Log-probs of the labels behind the first, 0 where they are -100, of shape `(R, T - 1)`."""
@@ -88,6 +88,7 @@ class FusedHead:
         weight, bias, lora = head_parts(head)
         with gathered(weight, bias, *(lora or ())[:2]):
             weight, bias = whole(weight), whole(bias)
+            assert weight is not None
             targets = targets.to(weight.device)
             return linear_logprob(
                 hidden[:, :-1].to(weight.device),
@@ -156,7 +157,7 @@ class _StandIn(nn.Module):
     def __init__(self, head: nn.Module):
         super().__init__()
         self.__dict__["head"] = head  # which is no part of this module
-        self.given = []
+        self.given: list[Tensor] = []
 
     @property
     def weight(self) -> Tensor:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..extras import pip_install
 from . import op
 
 
@@ -50,7 +51,7 @@ def linear_logprob(
 
     Logits exist in fp32, one tile at a time: memory does not grow with tokens times vocabulary, and no logit is
     rounded to 16 bits. Under autocast the factors of the products are rounded to its dtype, as in a linear layer.
-    See `docs/kernels.md` for what is computed, and at what cost.
+    See `docs/background/kernels.md` for what is computed, and at what cost.
 
     Args:
         hidden (`torch.Tensor` of shape `(..., D)`):
@@ -217,7 +218,7 @@ def _uses_triton(backend: str, hidden: Tensor, dtype: torch.dtype) -> bool:
         return installed and hidden.is_cuda and dtype != torch.float64
     if backend == "triton":
         if not installed:
-            raise ImportError('`backend="triton"` needs Triton: pip install "trl-nash[kernels]"')
+            raise ImportError(f'`backend="triton"` needs Triton: {pip_install("kernels")}')
         if not runs or dtype == torch.float64:
             raise ValueError(
                 f'`backend="triton"` computes in fp32 on CUDA, and got {dtype} on {hidden.device}: use "auto".'

@@ -132,11 +132,11 @@ def linear_logratio(
     if reduction != "none":
         ratios = [ratio.sum(-1) for ratio in ratios]
     if reduction == "pair":
-        signs = torch.as_tensor((1.0, -1.0) if signs is None else signs, dtype=log_probs.dtype).to(log_probs.device)
-        if targets.dim() < 2 or signs.shape != targets.shape[-2:-1]:
+        sides = torch.as_tensor((1.0, -1.0) if signs is None else signs, dtype=log_probs.dtype).to(log_probs.device)
+        if targets.dim() < 2 or sides.shape != targets.shape[-2:-1]:
             raise ValueError(
-                f"`signs` has shape {tuple(signs.shape)} for `targets` of shape {tuple(targets.shape)}: there is one "
+                f"`signs` has shape {tuple(sides.shape)} for `targets` of shape {tuple(targets.shape)}: there is one "
                 "for each sequence in the last dimension but one."
             )
-        ratios = [(ratio * signs).sum(-1) for ratio in ratios]
+        ratios = [(ratio * sides).sum(-1) for ratio in ratios]
     return LogRatioOutput(tuple(ratios), log_probs, tuple(anchors))

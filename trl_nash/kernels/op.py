@@ -4,11 +4,11 @@
 """The schedule as an operator of torch, with its gradient, so that `torch.compile` sees one node."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import folds
 from .schedule import Projection, Scores, new_stash
 
 
@@ -123,13 +123,13 @@ def _(
     return [torch.empty_like(p) if is_wanted else upstream.new_empty(0) for p, is_wanted in parameters]
 
 
-def _projection(*args) -> Projection:
-    *args, triton = args
+def _projection(*args: Any) -> Projection:
+    *parts, triton = args
     if triton:
         from . import triton_folds
 
-        return Projection(*args, triton_folds)
-    return Projection(*args, folds)
+        parts = [*parts, triton_folds]
+    return Projection(*parts)
 
 
 def _setup_context(ctx, inputs, output):

@@ -28,7 +28,7 @@ def are_fast(factor: Tensor) -> bool:
 
 def has_bf16_instructions() -> bool:
     """Whether this CPU has AVX512-BF16, as those with AMX have, as far as torch can tell, and uses it."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16", False)) and torch.backends.mkldnn.is_available()
 
 

@@ -128,14 +128,15 @@ class Projection:
         stash.scatter_(1, self.targets[:stash_rows, None], target_entry[:stash_rows, None].to(stash.dtype))
 
         logps = -torch.where(shift == 0, torch.log1p(sums), shift + torch.log(total))
-        summaries = [raw.new_empty(0), raw.new_empty(0), raw.new_empty(0, dtype=torch.bool)]
+        entropy, mean_logit, is_top1 = raw.new_empty(0), raw.new_empty(0), raw.new_empty(0, dtype=torch.bool)
         if statistics:
             d_e, d, wins = stats
             columns = self.vocabulary
-            summaries[0] = -logps - (d_e + shift * sums) / total
-            summaries[1] = z + (d + (columns - 1) * shift) / columns
-            summaries[2] = (shift == 0) & (wins == 0)
-        return Scores(logps, *summaries, products.to(self.stash_dtype), row_scale, z + shift, target_entry, stash)
+            entropy = -logps - (d_e + shift * sums) / total
+            mean_logit = z + (d + (columns - 1) * shift) / columns
+            is_top1 = (shift == 0) & (wins == 0)
+        gradient = products.to(self.stash_dtype)
+        return Scores(logps, entropy, mean_logit, is_top1, gradient, row_scale, z + shift, target_entry, stash)
 
     def _sweep(self, anchor: Tensor, gradient: bool, stash: Tensor, statistics: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Σ of shape (N,), sums for the statistics (3, N), and E W without the target's part (N, ΣD_i)."""

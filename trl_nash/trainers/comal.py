@@ -31,7 +31,7 @@ class COMALConfig(PairConfig):
         reference_rounds (`int`, *optional*, defaults to `6`):
             Rounds after which the reference becomes the current policy. Larger than the run, this is
             [INPO](https://huggingface.co/papers/2407.00617). Too small for ρ it does not converge, and says so;
-            2/ρ is a good one as long as the step is below √(ρ(2-ρ))/κ (docs/games.md).
+            2/ρ is a good one as long as the step is below √(ρ(2-ρ))/κ (docs/background/games.md).
         num_generations (`int`, *optional*, defaults to `5`):
             Completions per prompt.
 

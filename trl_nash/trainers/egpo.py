@@ -17,7 +17,7 @@ class EGPOConfig(PairConfig):
 
     Parameters:
         step_size (`float` or `list[float]`, *optional*, defaults to `1.0`):
-            η, indexed by round. Exact fits spiral out from a step of about 1/κ on (docs/games.md).
+            η, indexed by round. Exact fits spiral out from a step of about 1/κ on (docs/background/games.md).
         beta (`float` or `list[float]`, *optional*, defaults to `0.1`):
             τ of the regularised game, indexed by epoch: the released code's. `step_size * beta` must not exceed 1.
 

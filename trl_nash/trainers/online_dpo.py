@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import is_peft_available
 
 from ..compat import BaseConfig, BaseTrainer, disable_dropout_in_model, prepare_deepspeed, prepare_fsdp
+from ..extras import pip_install
 
 
 # Options that are attributes of the trainer, too.
@@ -192,7 +193,7 @@ def with_adapter(model: torch.nn.Module, peft_config, *, bf16: bool) -> torch.nn
         ValueError: If `peft_config` is given for a model that has an adapter.
     """
     if not is_peft_available():
-        raise ImportError('`peft_config` needs PEFT: pip install "trl-nash[peft]"')
+        raise ImportError(f"`peft_config` needs PEFT: {pip_install('peft')}")
     from peft import PeftConfig, get_peft_model
 
     if not isinstance(peft_config, PeftConfig | None):

@@ -53,7 +53,7 @@ def _logistic_scores(game: MatrixGame, policy: np.ndarray, number: int) -> np.nd
         np.fill_diagonal(hessian, -hessian.sum(axis=1))
         newton = np.zeros(len(game))
         newton[rest] = np.linalg.solve(hessian[np.ix_(rest, rest)], -gradient[rest])
-        length = np.ptp(newton)
+        length = float(np.ptp(newton))
         # The step of this length decreases every logistic loss, from anywhere.
         scores += newton * (np.log1p(length) / length if length > 0 else 1.0)
         if length < 1e-13 * max(1.0, np.abs(scores).max()):

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -173,7 +174,8 @@ def check_rounds(name: str, value: int) -> None:
 def value_at(name: str, schedule: float | Sequence[float], index: int) -> float:
     """A number as it is, or the value of a list at `index`, of which the last repeats."""
     if np.ndim(schedule) == 0:
-        return schedule
-    if not len(schedule):
+        return cast(float, schedule)
+    values = cast(Sequence[float], schedule)
+    if not len(values):
         raise ValueError(f"`{name}` must be a number or a list of numbers, got an empty list.")
-    return float(schedule[min(index, len(schedule) - 1)])
+    return float(values[min(index, len(values) - 1)])

@@ -4,6 +4,7 @@
 """The methods of `trl_nash.algorithms` on a matrix game: their arguments, and the definition that is played."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -114,7 +115,7 @@ def mpo(
 
     It is [`comal`] with a step in which the KL to the magnet is not linearised.
     """
-    settings = {"step_size": step_size, "beta": beta, "reference_rounds": reference_rounds}
+    settings: dict[str, Any] = {"step_size": step_size, "beta": beta, "reference_rounds": reference_rounds}
     return solve(game, algorithms.mpo, start=start, rounds=rounds, **settings, pairs=pairs)
 
 
