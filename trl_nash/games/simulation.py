@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Outcome:
 
     Attributes:
         algorithm (`str`): a key of `SOLVERS`.
-        settings (`dict[str, object]`): arguments of its solver.
+        settings (`dict[str, Any]`): arguments of its solver.
         target (`np.ndarray` of shape `(N,)`, *optional*): the regularised equilibrium, if it converges to that.
         largest_step (`float`, *optional*): steps below it converge from nearby; `None` if they decay.
         kappa (`float`): how fast it turns around its equilibrium; 0 if nothing turns, or if its steps decay.
@@ -36,7 +37,7 @@ class Outcome:
     """
 
     algorithm: str
-    settings: dict[str, object]
+    settings: dict[str, Any]
     target: np.ndarray | None
     largest_step: float | None
     kappa: float
@@ -61,8 +62,8 @@ class Simulation:
         game ([`MatrixGame`]): that is played.
         start (`np.ndarray` of shape `(N,)`): every algorithm's first policy.
         rounds (`int`): T.
-        sampling (`dict[str, object]`, *optional*): arguments of [`SampledPairs`]; exact fits if left out.
-        plans (`dict[str, dict[str, object]]`): the arguments of each algorithm's solver.
+        sampling (`dict[str, Any]`, *optional*): arguments of [`SampledPairs`]; exact fits if left out.
+        plans (`dict[str, dict[str, Any]]`): the arguments of each algorithm's solver.
         seeds (`int`, *optional*, defaults to `1`): runs of each algorithm.
 
     Raises:
@@ -75,8 +76,8 @@ class Simulation:
         game: MatrixGame,
         start: np.ndarray,
         rounds: int,
-        sampling: dict[str, object] | None,
-        plans: dict[str, dict[str, object]],
+        sampling: dict[str, Any] | None,
+        plans: dict[str, dict[str, Any]],
         seeds: int = 1,
     ):
         self.name = name
@@ -93,7 +94,7 @@ class Simulation:
         self.kappa = rotation_rate(game, self.equilibrium)
         self.outcomes = [self._plan(algorithm, settings) for algorithm, settings in plans.items()]
 
-    def _plan(self, algorithm: str, settings: dict[str, object]) -> Outcome:
+    def _plan(self, algorithm: str, settings: dict[str, Any]) -> Outcome:
         """The algorithm before it runs: where it should arrive, and which limits its settings pass."""
         target = None
         last = last_values(settings)  # a run ends with them, and they decide
@@ -117,7 +118,7 @@ class Simulation:
             sampler["pairs"] = SampledPairs(self.game, seed=seed, **self.sampling)
         outcome.histories.append(self._solve(outcome.algorithm, self.rounds, outcome.settings | sampler))
 
-    def _solve(self, algorithm: str, rounds: int, settings: dict[str, object]) -> History:
+    def _solve(self, algorithm: str, rounds: int, settings: dict[str, Any]) -> History:
         try:
             return SOLVERS[algorithm](self.game, start=self.start, rounds=rounds, **settings)
         except ValueError as error:
@@ -156,7 +157,7 @@ class Simulation:
             return "settles elsewhere"
         return "cycles" if outcome.warnings or late.max() > 1.1 * early else "no progress"
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[dict[str, Any]]:
         """The table of results: medians over seeds."""
         return [
             {
@@ -209,7 +210,7 @@ def show_policy(game: MatrixGame, policy: np.ndarray) -> str:
     return shown if len(game) <= 6 else f"{shown}, ..."
 
 
-def last_values(settings: dict[str, object]) -> dict[str, object]:
+def last_values(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with the last entry of schedules, which is the one that repeats."""
     return {
         name: value[-1] if name in ("step_size", "beta") and isinstance(value, list) else value
