@@ -13,29 +13,22 @@ import signal
 import sys
 import time
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import trl_nash
 
 from .command import COMMAND, shown_command
 from .errors import UsageError, hide_noise, is_first_process, is_user_error, report
 from .held_out import hold_out
-from .options import ALGORITHMS, apply_config, read_config, split_options, take_option
+from .options import ALGORITHMS, LORA_LEARNING_RATE
+from .reading import read_options
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
+from .trackers import failure_of_tracker, load_trackers
 
 
-LORA_LEARNING_RATE = 1e-4
-
-
-class Arguments(NamedTuple):
-    """What the options of a training command say."""
-
-    script: Any  # trl_nash.cli.parser.NashScriptArguments
-    judge: Any  # trl_nash.cli.parser.JudgeArguments
-    training: Any  # the algorithm's config
-    model: Any  # trl.ModelConfig
-    mixture: Any  # trl.DatasetMixtureConfig
+if TYPE_CHECKING:
+    from .arguments import Arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if trainer is not None and trainer.stopped:
             return _report_stop(algorithm, trainer, str(error), signals)
+        if (failure := failure_of_tracker(error)) is not None:
+            return report(UsageError(failure), f"trl-nash {algorithm}")
         if not is_user_error(error, starting=trainer is None):
             raise
         return report(error, f"trl-nash {algorithm}")
@@ -77,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
+def read_arguments(algorithm: str, argv: list[str]) -> "Arguments":
     """
     Builds the dataclasses from the options, the file of `--config` and what this machine's hardware decides.
 
@@ -94,34 +89,25 @@ def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
         UsageError: If an option is unknown or its value cannot be read.
         ValueError: If the algorithm's config refuses a value.
     """
+    from .arguments import arguments_of
     from .hardware import hardware_options
-    from .parser import NashParser, check_arguments
-    from .processes import launch_parser
 
-    parser = NashParser(algorithm)
-    rate = parser.get_default("learning_rate")
-    parser.set_defaults(learning_rate=None)  # which says that nobody has chosen one
-    config_file, argv = take_option(argv, "config")
-    launcher = launch_parser()  # its options have had their effect
-    if config_file is not None:
-        apply_config(config_file, read_config(config_file), parser, launcher)
-    argv, _ = split_options(argv, parser, launcher)
-    arguments = parser.parse_args(argv)
-    check_arguments(arguments)
-    options, sentence = hardware_options(arguments)
-    if arguments.learning_rate is None:
-        options += ["--learning_rate", str(LORA_LEARNING_RATE if arguments.use_peft else rate)]
-        if arguments.use_peft:
-            sentence += (
-                f"\nLearning rate: {LORA_LEARNING_RATE:g}, chosen for an adapter (--learning_rate to decide yourself; "
-                f"where all weights are trained it is {rate:g})."
-            )
+    read = read_options(algorithm, argv)
+    options, sentence = hardware_options(read.arguments)
+    if "learning_rate" not in read.given and read.arguments.use_peft:
+        sentence += (
+            f"\nLearning rate: {LORA_LEARNING_RATE:g}, chosen for an adapter (--learning_rate to decide yourself; "
+            f"where all weights are trained it is {read.arguments.learning_rate:g})."
+        )
+        options += ["--learning_rate", str(LORA_LEARNING_RATE)]
     if is_first_process():
         print(sentence, flush=True)
-    return Arguments(*parser.parse_args_into_dataclasses([*argv, *options], look_for_args_file=False))
+    arguments = arguments_of(algorithm, read.parser.parse_args([*read.script_args, *options]))
+    load_trackers(arguments.training.report_to)
+    return arguments
 
 
-def build_trainer(algorithm: str, arguments: Arguments):
+def build_trainer(algorithm: str, arguments: "Arguments"):
     """
     Reads the data, prints the plan of the run and builds the trainer; after `--dry_run` there is none.
 
@@ -142,8 +128,6 @@ def build_trainer(algorithm: str, arguments: Arguments):
 
     script, training, model = arguments.script, arguments.training, arguments.model
     path = model.model_name_or_path
-    if path.startswith((".", "/")) and not os.path.isdir(path):
-        raise FileNotFoundError(f"--model_name_or_path {path}: there is no such directory.")
     adapter = adapter_config(path, model.model_revision)
     check_adapter(path, adapter, training.merge_adapter)
     peft_config = get_peft_config(model)
@@ -153,8 +137,6 @@ def build_trainer(algorithm: str, arguments: Arguments):
     tokenizer = load_tokenizer(path, model.model_revision, training.trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if arguments.mixture.datasets and script.dataset_name and is_first_process():
-        print("Note: the `datasets` section is used, so --dataset_name is ignored.", flush=True)
     holds_none = arguments.mixture.test_split_size == 0
     mixture = replace(arguments.mixture, test_split_size=None) if holds_none else arguments.mixture
     evaluate = script.dataset_test_split is not None or mixture.test_split_size is not None
@@ -194,7 +176,7 @@ def build_trainer(algorithm: str, arguments: Arguments):
     return trainer
 
 
-def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
+def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:
     """
     Trains, evaluates if there are prompts for it, saves the model with its card, and says how it went. A run that was
     asked to stop only trains.
