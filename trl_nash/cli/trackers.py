@@ -26,6 +26,7 @@ TRACKERS = {
     "wandb": ("wandb",),
 }
 _NONE = "or write --report_to none"
+_CALLBACKS = "transformers.integrations.integration_utils"
 
 
 def trackers_of(report_to: str | list[str] | None) -> list[str]:
@@ -53,36 +54,40 @@ def check_trackers(report_to: str | list[str] | None) -> None:
             raise UsageError(f"--report_to {name}: it is not installed. pip install {packages[0]}, {_NONE}.")
 
 
-def load_trackers(report_to: list[str]) -> None:
-    """
-    Imports the trackers, which is when one that is installed but broken shows, before anything is loaded.
-
-    Raises:
-        UsageError: If one fails, with its name and what it says.
-    """
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    for name in report_to:
-        try:
-            INTEGRATION_TO_CALLBACK[name]()
-        except Exception as error:
-            raise UsageError(_failed(name, error)) from error
-
-
 def failure_of_tracker(error: BaseException) -> str | None:
-    """What there is to say if a tracker has raised `error` (no key, no server), `None` if none has."""
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    traceback = error.__traceback__
-    while traceback is not None:
-        callback = traceback.tb_frame.f_locals.get("self")
-        for name, kind in INTEGRATION_TO_CALLBACK.items():
-            if type(callback) is kind:
-                return _failed(name, error)
-        traceback = traceback.tb_next
+    """
+    What there is to say if a tracker is behind `error`, `None` if none is. TRL imports those that are installed, asked
+    or not, so that a broken one breaks everything; others fail where training begins (no key, no server).
+    """
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for link in reversed(chain):
+        traceback = link.__traceback__
+        while traceback is not None:
+            if (name := _tracker_in(traceback.tb_frame)) is not None:
+                return _failed(name, link)
+            traceback = traceback.tb_next
     return None
 
 
+def _tracker_in(frame) -> str | None:
+    """The tracker to whose package, or callback, a frame belongs."""
+    module = str(frame.f_globals.get("__name__"))
+    for name, packages in TRACKERS.items():
+        if module.partition(".")[0] in packages:
+            return name
+    if module != _CALLBACKS:
+        return None
+    kind = type(frame.f_locals.get("self"))
+    return next((name for name, known in frame.f_globals["INTEGRATION_TO_CALLBACK"].items() if known is kind), None)
+
+
 def _failed(name: str, error: BaseException) -> str:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return f"the tracker of --report_to {name} failed: {said.rstrip('.')}. Mend it, leave it out, {_NONE}."
+    said = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+    if isinstance(error, ImportError):
+        return (
+            f"the tracker {name} is installed and cannot be imported: {said}. Mend it, or `pip uninstall "
+            f"{TRACKERS[name][0]}`."
+        )
+    return f"the tracker {name} failed: {said}. Mend it, leave it out of --report_to, {_NONE}."
