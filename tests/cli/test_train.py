@@ -40,7 +40,7 @@ def options(model_dir, prompts_file) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items()]
 
 
-@pytest.mark.parametrize("algorithm", ["onpo", "comal", "nash-md"])
+@pytest.mark.parametrize("algorithm", ["onpo", "comal", "nash-md", "iterative-ipo"])
 def test_trains_saves_and_says_so(tmp_path, capsys, options, algorithm):
     assert train.main([algorithm, *options, "--judge", "random", "--eval_strategy=steps", "--test_split_size=4"]) == 0
     output = capsys.readouterr().out
@@ -117,21 +117,20 @@ def test_a_mixture_of_judges_in_a_config_file(tmp_path, capsys, monkeypatch, opt
     assert "random and reward:nowhere" in capsys.readouterr().out
 
 
-def test_a_note_when_two_sources_are_named(tmp_path, capsys, options, prompts_file):
-    (tmp_path / "run.yaml").write_text(f"datasets:\n  - path: {prompts_file}\n")
-    assert train.main(["comal", *options, "--config=run.yaml", "--judge=random", "--dry_run"]) == 0
-    assert "Note: the `datasets` section is used, so --dataset_name is ignored." in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("extra", "code", "complaint"),
     [
         (["--judge=randm"], 1, "Unknown judge 'randm', did you mean 'random'?"),
         (["--judge=random", "--judge_kwargs", '{"sed": 1}'], 1, "'random' takes the arguments"),
-        (["--judge=random", "--model_name_or_path=./nowhere"], 1, "--model_name_or_path ./nowhere: there is no such"),
+        (["--judge=random", "--model_name_or_path=./nowhere"], 2, "--model_name_or_path ./nowhere: there is no such"),
+        (
+            ["--judge=random", "--model_name_or_path=smollm"],
+            1,
+            "the model smollm: there is no such folder, the hub can",
+        ),
         (["--judge=random", "--dataset_name=nowhere.jsonl"], 1, "--dataset_name nowhere.jsonl: there is no such file"),
         (["--judge=random", "--prompt_column=prmpt"], 1, "did you mean prompt?"),
-        (["--judge=random", "--num_generations=1"], 1, "`num_generations` must be at least 2, got 1."),
+        (["--judge=random", "--num_generations=1"], 2, "`num_generations` must be at least 2, got 1."),
         (["--judge=random", "--per_device_train_batch_size=32"], 1, "fewer than a round of 32"),
         (["--judge=random", "--learing_rate=1"], 2, "unknown option --learing_rate: did you mean --learning_rate?"),
         ([], 2, "give either --judge"),

@@ -24,7 +24,6 @@ from .options import ALGORITHMS, LORA_LEARNING_RATE
 from .reading import read_options
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
-from .trackers import failure_of_tracker, load_trackers
 
 
 if TYPE_CHECKING:
@@ -59,8 +58,6 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if trainer is not None and trainer.stopped:
             return _report_stop(algorithm, trainer, str(error), signals)
-        if (failure := failure_of_tracker(error)) is not None:
-            return report(UsageError(failure), f"trl-nash {algorithm}")
         if not is_user_error(error, starting=trainer is None):
             raise
         return report(error, f"trl-nash {algorithm}")
@@ -102,9 +99,7 @@ def read_arguments(algorithm: str, argv: list[str]) -> "Arguments":
         options += ["--learning_rate", str(LORA_LEARNING_RATE)]
     if is_first_process():
         print(sentence, flush=True)
-    arguments = arguments_of(algorithm, read.parser.parse_args([*read.script_args, *options]))
-    load_trackers(arguments.training.report_to)
-    return arguments
+    return arguments_of(algorithm, read.parser.parse_args([*read.script_args, *options]))
 
 
 def build_trainer(algorithm: str, arguments: "Arguments"):
