@@ -21,7 +21,13 @@ _RESULTS = {
 
 
 def plan_text(
-    algorithm: str, arguments, render, prompts, held_out: str | None = None, adapter: dict | None = None
+    algorithm: str,
+    arguments,
+    render,
+    prompts,
+    held_out: str | None = None,
+    adapter: dict | None = None,
+    costs: dict[str, str] | None = None,
 ) -> str:
     """
     The plan of a run on one screen.
@@ -39,11 +45,14 @@ def plan_text(
             Which of the prompts are held out, or why none are.
         adapter (`dict`, *optional*):
             The configuration of the adapter that the model is.
+        costs (`dict[str, str]`, *optional*):
+            What else there is to say, by headings.
 
     Returns:
         `str`
     """
     from ..data.messages import prompt_of
+    from .dry_run import rate_of
 
     training, model = arguments.training, arguments.model
     text, cut = render(prompt_of(prompts.first))
@@ -64,7 +73,10 @@ def plan_text(
         "first": f"{_shortened(text)}{f' (cut from the left to {render.limit} tokens)' if cut else ''}",
         "round": f"{training.prompts_per_round} prompts x {training.num_generations} completions of up to "
         f"{training.max_new_tokens} tokens, then {steps}",
+        "steps": _steps(training, prompts),
+        "rate": rate_of(training),
         "judge": " and ".join(arguments.judge.names) or f"reward model {training.reward_model_path}",
+        **(costs or {}),
         "output": str(training.output_dir),
     }
     title = f"Plan of this {algorithm} run" + (" (dry run: nothing is trained)" if arguments.script.dry_run else "")
@@ -105,6 +117,17 @@ def result_text(
         texts = {"prompt": answer.prompt, "start": answer.second, "aligned": answer.first}
         lines += ["", *(f"  {name:<8} {_shortened(text)}" for name, text in texts.items())]
     return "\n".join(lines)
+
+
+def _steps(training, prompts) -> str:
+    from .dry_run import steps_of
+
+    if (found := steps_of(training, prompts)) is None:
+        return "as many as the stream has prompts"
+    rounds, steps = found
+    precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32"
+    rounds = _counted(rounds, "round", "rounds")
+    return f"{rounds}, {_counted(steps, 'optimizer step', 'optimizer steps')} in {precision}"
 
 
 def _rows(dataset) -> str:

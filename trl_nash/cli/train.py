@@ -29,6 +29,8 @@ from .summary import plan_text, result_text
 if TYPE_CHECKING:
     from .arguments import Arguments
 
+_LIGHT = {"function", "random", "openai", "hf"}  # judges that load no model here
+
 
 def main(argv: list[str] | None = None) -> int:
     """
@@ -118,17 +120,22 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     from ..compat import get_peft_config, get_quantization_config
     from ..data.check import remember
     from ..generation.prompts import PromptRenderer
+    from ..trainers.checks.ahead import check_columns, check_run
+    from ..trainers.checks.arguments import check_arguments
     from ..trainers.loading import adapter_config, check_adapter, load_tokenizer
     from .data import load_prompts
+    from .dry_run import check_model_without_weights, costs
 
     script, training, model = arguments.script, arguments.training, arguments.model
     path = model.model_name_or_path
     adapter = adapter_config(path, model.model_revision)
     check_adapter(path, adapter, training.merge_adapter)
     peft_config = get_peft_config(model)
-    if adapter is not None and not training.merge_adapter:
-        _check_continued(path, adapter, model)
+    further = None if training.merge_adapter else adapter
+    if further is not None:
+        _check_continued(path, further, model)
         peft_config = None  # it is the adapter that is there
+    judge = _load_judge(arguments.judge, training.device, without_models=True)
     tokenizer = load_tokenizer(path, model.model_revision, training.trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -141,11 +148,22 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
         prompts, held_out = hold_out(prompts, training, none=holds_none)
     for dataset in (prompts.train, prompts.evaluation):
         remember(dataset, render)  # its rows were rendered while they had the numbers that the user knows
+    check_arguments(
+        training, data_collator=None, compute_metrics=None, preprocess_logits_for_metrics=None, lr_scheduler=None
+    )
+    check_run(training, arguments.judge.judge, training.reward_model_path, prompts.train, prompts.evaluation)
+    if judge is not None:
+        check_columns(judge, prompts.train, prompts.evaluation)
+    found = None
+    if script.dry_run:
+        base = path if adapter is None else adapter["base_model_name_or_path"]
+        check_model_without_weights(base, arguments, peft_config)
+        found = costs(algorithm, base, arguments, render, prompts, further)
     if is_first_process():
-        print(plan_text(algorithm, arguments, render, prompts, held_out, adapter), flush=True)
-    judge = _load_judge(arguments.judge, training.device, dry_run=script.dry_run)
+        print(plan_text(algorithm, arguments, render, prompts, held_out, adapter, found), flush=True)
     if script.dry_run:
         return None
+    judge = judge or _load_judge(arguments.judge, training.device)
 
     training.model_init_kwargs = {
         "revision": model.model_revision,
@@ -225,11 +243,11 @@ def _check_continued(path: str, adapter: dict, model) -> None:
             )
 
 
-def _load_judge(judge_args, device, *, dry_run: bool):
-    """The judge of `--judge`; a dry run leaves those that are models on the disk."""
+def _load_judge(judge_args, device, *, without_models: bool = False):
+    """The judge of `--judge`, if there is one; `without_models` only if no weights are loaded for it."""
     kwargs = dict(judge_args.judge_kwargs or {})
     keys = {name.partition(":")[0] for name in judge_args.names}
-    if not keys or (dry_run and keys & trl_nash.JUDGES.keys() - {"function"}):
+    if not keys or (without_models and keys & trl_nash.JUDGES.keys() - _LIGHT):
         return None
     return trl_nash.load_judge(judge_args.judge, kwargs.pop("device", device), **kwargs)
 

@@ -23,9 +23,9 @@ from ..rounds.batch import PairBatch, Samples
 from ..rounds.pairs import compared_pairs
 from ..rounds.schedule import Place
 from .checks import arguments
+from .checks.ahead import check_columns, check_run
 from .checks.policy import verify_policy, verify_reference
 from .checks.sampling import check_sampler
-from .checks.schedules import check_schedules
 from .config import NashConfig, PairConfig
 from .loading import load_policy, load_tokenizer
 from .run.assembly import assemble, show_rewards
@@ -119,10 +119,10 @@ class NashTrainer(EvaluationHooks):
             lr_scheduler=optimizers[1],
         )
         reward_funcs = args.reward_model_path if judge is None and reward_funcs is None else reward_funcs
-        arguments.check_judge(judge, reward_funcs, args)
-        arguments.check_datasets(train_dataset, eval_dataset, args)
-        check_schedules(args, train_dataset)
+        check_run(args, judge, reward_funcs, train_dataset, eval_dataset)
         judge = None if judge is None else load_judge(judge, device=args.device)
+        if judge is not None:
+            check_columns(judge, train_dataset, eval_dataset)
 
         if processing_class is None:
             if not model_id:
@@ -137,7 +137,7 @@ class NashTrainer(EvaluationHooks):
                 "`model_init_kwargs` and `merge_adapter` load a `model` that is a path, and this one is loaded: leave "
                 "them out."
             )
-        arguments.check_model(model, ref_model, peft_config)
+        arguments.check_model(model, ref_model, peft_config, args.max_length)
         # They give `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
         head, *reference_heads = [
             add_fused_head(module.get_base_model() if is_peft_model(module) else module, temperature=args.temperature)
@@ -191,6 +191,7 @@ class NashTrainer(EvaluationHooks):
             model_kwargs={"trust_remote_code": args.trust_remote_code},
             device=self.accelerator.device,
         )
+        check_columns(self.judge, train_dataset, eval_dataset)
         show_rewards(self, [] if judge is not None else self.judge.reward_funcs)
         self.place, self.past = Place(0, 0, 0, 0), args.past(0)
         self.batches: list[PairBatch] = []

@@ -155,7 +155,7 @@ def check_judge(judge, reward_funcs, args: NashConfig) -> None:
                 raise ValueError(f"`{name}` belongs to `reward_funcs`; with `judge` it does nothing. Leave it out.")
 
 
-def check_model(model: torch.nn.Module, ref_model, peft_config) -> None:
+def check_model(model: torch.nn.Module, ref_model, peft_config, max_length: int) -> None:
     """Refuses models that the losses are not defined for or that would be scored wrongly."""
     config = model.config
     if getattr(config, "is_encoder_decoder", False):
@@ -167,6 +167,19 @@ def check_model(model: torch.nn.Module, ref_model, peft_config) -> None:
     adapter = model.active_peft_config if is_peft_model(model) else peft_config
     if getattr(adapter, "is_prompt_learning", False):
         raise ValueError("Prompt-learning adapters shift the token positions that are scored: use LoRA or its kin.")
+    if (positions := learned_positions(model)) is not None and positions < max_length:
+        raise ValueError(
+            f"`max_length` ({max_length}) exceeds the {positions} positions that the model has: lower it."
+        )
+
+
+def learned_positions(model: torch.nn.Module) -> int | None:
+    """How many positions a model has an embedding for, `None` where it rotates or has no end."""
+    count = getattr(model.config, "max_position_embeddings", None)
+    embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    words = model.get_input_embeddings()
+    learned = any(e is not words and count is not None and 0 <= e.num_embeddings - count <= 2 for e in embeddings)
+    return count if learned else None
 
 
 def check_prepared_model(model: torch.nn.Module) -> None:
