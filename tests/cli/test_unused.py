@@ -3,6 +3,7 @@
 
 """Options that would do nothing, as they are typed."""
 
+import importlib.util
 import re
 
 import pytest
@@ -78,6 +79,15 @@ USELESS = [
         "without --gradient_checkpointing",
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def packages(monkeypatch):
+    """vLLM and Liger count as installed: only their presence is looked up."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: name if name in ("vllm", "liger_kernel") else find_spec(name)
+    )
 
 
 def read(*argv: str, algorithm: str = "onpo", base=(*MODEL, *DATA, *JUDGE)):
@@ -168,3 +178,9 @@ def test_the_tables_name_options_that_there_are():
     assert named | NEVER <= known
     assert NOTHING.keys() & REFUSED.keys() == set()
     assert "num_processes" in {option.dest for option in options_of(LAUNCHER)}
+
+
+def test_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r'^--use_vllm: vllm is not installed. pip install "trl-nash\[vllm\]"'):
+        read("--use_vllm")

@@ -4,6 +4,7 @@
 """What is wrong with the options of a training command, said before anything starts and before torch is imported."""
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Iterable
 
@@ -13,6 +14,16 @@ from ..usage import UsageError
 from .judge_arguments import JudgeArguments
 from .trackers import check_trackers
 from .unused import check_unused
+
+
+# What an option needs, and how one gets it.
+_PACKAGES = {
+    "use_peft": ("peft", '"trl-nash[peft]"'),
+    "load_in_4bit": ("bitsandbytes", '"trl-nash[quantization]"'),
+    "load_in_8bit": ("bitsandbytes", '"trl-nash[quantization]"'),
+    "use_vllm": ("vllm", '"trl-nash[vllm]"'),
+    "use_liger_kernel": ("liger_kernel", "liger-kernel"),
+}
 
 
 def check(arguments: argparse.Namespace, given: Iterable[str]) -> None:
@@ -36,6 +47,9 @@ def check(arguments: argparse.Namespace, given: Iterable[str]) -> None:
         raise UsageError(str(error)) from None
     check_unused(arguments, list(given))
     check_trackers(arguments.report_to)
+    for name, (package, install) in _PACKAGES.items():
+        if getattr(arguments, name) and importlib.util.find_spec(package) is None:
+            raise UsageError(f"--{name}: {package} is not installed. pip install {install}")
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
