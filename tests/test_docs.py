@@ -217,9 +217,12 @@ def test_metrics_page_lists_every_metric():
 
 @pytest.fixture
 def plan(monkeypatch):
-    """The command line's own reading of its options, without the launch."""
+    """The command line's own reading of its options, without the launch, where packages and folders are there."""
     from trl_nash.cli.launch import plan_launch
 
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "vllm" else find_spec(name))
+    monkeypatch.setattr("trl_nash.cli.checks.os.path.isdir", lambda path: True)
     for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):  # which the command line may set
         monkeypatch.setenv(name, "1")
     return plan_launch
@@ -251,7 +254,10 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
                 case ["benchmarks/gpu.sh", *options]:
                     driver = (ROOT / "benchmarks/gpu.py").read_text()
                     assert all(f'"{option}"' in driver for option in options if option.startswith("--"))
-                case ["trl-nash", algorithm, *options] if algorithm in ALGORITHMS and options != ["--help"]:
+                case ["trl-nash", algorithm, *options] if algorithm in ALGORITHMS and options not in (
+                    ["--help"],
+                    ["--help-all"],
+                ):
                     plan(algorithm, options)
                 case ["trl-nash", "simulate", *options]:
                     simulate.check(simulate._parse(options))

@@ -81,6 +81,7 @@ class NashParser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        self.add_argument("--help_all", "--help-all", action="help", dest="help", default=argparse.SUPPRESS)
         for option in self._options:
             option.add_to(self)
 
