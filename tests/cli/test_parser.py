@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import re
+from dataclasses import fields
 
 import pytest
 from transformers import TrainingArguments
@@ -137,7 +138,7 @@ def test_the_first_help_has_what_most_runs_need(algorithm):
     text = parser.format_help()
     found = options_in(text)
     config = getattr(trl_nash, parser.algorithm.config)
-    assert set(vars(config)["__annotations__"]) & set(config.__dataclass_fields__) <= found
+    assert set(vars(config)["__annotations__"]) & {field.name for field in fields(config)} <= found
     assert {
         "model_name_or_path",
         "dataset_name",
