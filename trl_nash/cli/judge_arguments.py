@@ -32,7 +32,7 @@ class JudgeArguments:
         metadata={
             "help": "Who compares: reward:org/model, pairwise-lm:org/model, gpm:org/model, pairrm, "
             "openai:model@http://host:port/v1, hf:org/model, ensemble, package.module:name, random; several are "
-            "a mixture (docs/judges.md)."
+            "a mixture (docs/guides/judges.md)."
         },
     )
     judge_kwargs: dict[str, Any] | str | None = field(
