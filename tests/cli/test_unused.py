@@ -182,5 +182,5 @@ def test_the_tables_name_options_that_there_are():
 
 def test_what_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r'^--use_vllm: vllm is not installed. pip install "trl-nash\[vllm\]"'):
+    with pytest.raises(UsageError, match=r"^--use_vllm: vllm is not installed: pip install .*\[vllm\]"):
         read("--use_vllm")

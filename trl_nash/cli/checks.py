@@ -8,6 +8,7 @@ import importlib.util
 import os
 from collections.abc import Iterable
 
+from ..extras import pip_install
 from ..trainers.checks.refused import check_refused
 from ..trainers.checks.values import check_values
 from ..usage import UsageError
@@ -18,11 +19,11 @@ from .unused import check_unused
 
 # What an option needs, and how one gets it.
 _PACKAGES = {
-    "use_peft": ("peft", '"trl-nash[peft]"'),
-    "load_in_4bit": ("bitsandbytes", '"trl-nash[quantization]"'),
-    "load_in_8bit": ("bitsandbytes", '"trl-nash[quantization]"'),
-    "use_vllm": ("vllm", '"trl-nash[vllm]"'),
-    "use_liger_kernel": ("liger_kernel", "liger-kernel"),
+    "use_peft": ("peft", pip_install("peft")),
+    "load_in_4bit": ("bitsandbytes", pip_install("quantization")),
+    "load_in_8bit": ("bitsandbytes", pip_install("quantization")),
+    "use_vllm": ("vllm", pip_install("vllm")),
+    "use_liger_kernel": ("liger_kernel", "pip install liger-kernel"),
 }
 
 
@@ -49,7 +50,7 @@ def check(arguments: argparse.Namespace, given: Iterable[str]) -> None:
     check_trackers(arguments.report_to)
     for name, (package, install) in _PACKAGES.items():
         if getattr(arguments, name) and importlib.util.find_spec(package) is None:
-            raise UsageError(f"--{name}: {package} is not installed. pip install {install}")
+            raise UsageError(f"--{name}: {package} is not installed: {install}")
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
