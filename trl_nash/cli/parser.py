@@ -17,6 +17,7 @@ import trl_nash
 from ..compat import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from .errors import UsageError
 from .options import ALGORITHMS, shown
+from .output_folder import check_output_folder
 
 
 @dataclass
@@ -32,6 +33,8 @@ class NashScriptArguments(ScriptArguments):
             ([`~trl_nash.data.columns.find_prompt_column`]).
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to print the plan of the run and stop before any model is loaded.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether checkpoints and model of an earlier run in `output_dir` are given up.
     """
 
     dataset_test_split: str | None = field(
@@ -52,6 +55,10 @@ class NashScriptArguments(ScriptArguments):
     dry_run: bool = field(
         default=False,
         metadata={"help": "Print the plan of the run and stop before any model is loaded."},
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Give up the checkpoints and the model that an earlier run has left in --output_dir."},
     )
 
 
@@ -203,7 +210,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             What [`NashParser`] parsed.
 
     Raises:
-        UsageError: If model, data or judge is missing, or a judge and a reward model are both given.
+        UsageError: If model, data or judge is missing, a judge and a reward model are both given, or the folder is in
+            use.
     """
     if arguments.model_name_or_path is None:
         raise UsageError("say which model to train: --model_name_or_path ORG/NAME or a directory.")
@@ -219,6 +227,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.judge_kwargs is not None and arguments.judge is None:
         raise UsageError("--judge_kwargs belongs to --judge; with --reward_model_path use the options of the config.")
     JudgeArguments(arguments.judge, arguments.judge_kwargs)
+    check_output_folder(arguments)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -21,7 +21,13 @@ _RESULTS = {
 
 
 def plan_text(
-    algorithm: str, arguments, render, prompts, held_out: str | None = None, adapter: dict | None = None
+    algorithm: str,
+    arguments,
+    render,
+    prompts,
+    held_out: str | None = None,
+    adapter: dict | None = None,
+    resumed=None,
 ) -> str:
     """
     The plan of a run on one screen.
@@ -39,6 +45,8 @@ def plan_text(
             Which of the prompts are held out, or why none are.
         adapter (`dict`, *optional*):
             The configuration of the adapter that the model is.
+        resumed ([`~trl_nash.trainers.run.checkpoint_files.Found`], *optional*):
+            The checkpoint that the run goes on from.
 
     Returns:
         `str`
@@ -65,6 +73,7 @@ def plan_text(
         "round": f"{training.prompts_per_round} prompts x {training.num_generations} completions of up to "
         f"{training.max_new_tokens} tokens, then {steps}",
         "judge": " and ".join(arguments.judge.names) or f"reward model {training.reward_model_path}",
+        "resumes": resumed and f"{resumed.checkpoint}. {resumed.others}".rstrip(),
         "output": str(training.output_dir),
     }
     title = f"Plan of this {algorithm} run" + (" (dry run: nothing is trained)" if arguments.script.dry_run else "")
@@ -72,7 +81,7 @@ def plan_text(
 
 
 def result_text(
-    state, output_dir: str, seconds: float, last: dict[str, float], answers: "Sequence[Verdict]" = ()
+    state, output_dir: str, seconds: float | None, last: dict[str, float], answers: "Sequence[Verdict]" = ()
 ) -> str:
     """
     What came out of a run.
@@ -82,8 +91,8 @@ def result_text(
             After training.
         output_dir (`str`):
             Where the model is.
-        seconds (`float`):
-            How long training took.
+        seconds (`float`, *optional*):
+            How long training took, if there was anything to train.
         last (`dict[str, float]`):
             Metrics of the last round. `log_history` has those of the last `logging_steps`, which may be another.
         answers (`Sequence[Verdict]`, *optional*):
@@ -95,7 +104,8 @@ def result_text(
     from ..trainers.run.result import result
 
     steps = _counted(state.global_step, "step", "steps")
-    lines = [f"Trained {steps} in {seconds:.0f} s. The model is in {output_dir}."]
+    done = f"Finished before, after {steps}" if seconds is None else f"Trained {steps} in {seconds:.0f} s"
+    lines = [f"{done}. The model is in {output_dir}."]
     shown = [f"{label} {last[name]:.3g}" for name, label in _RESULTS.items() if name in last]
     if shown:
         lines.append(f"  In the last round: {', '.join(shown)}.")

@@ -21,6 +21,7 @@ from .command import COMMAND, shown_command
 from .errors import UsageError, hide_noise, is_first_process, is_user_error, report
 from .held_out import hold_out
 from .options import ALGORITHMS, apply_config, read_config, split_options, take_option
+from .output_folder import give_up
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
 
@@ -138,9 +139,11 @@ def build_trainer(algorithm: str, arguments: Arguments):
     from ..data.check import remember
     from ..generation.prompts import PromptRenderer
     from ..trainers.loading import adapter_config, check_adapter, load_tokenizer
+    from ..trainers.run.checkpoint_files import find_checkpoint
     from .data import load_prompts
 
     script, training, model = arguments.script, arguments.training, arguments.model
+    resumed = find_checkpoint(training.resume_from_checkpoint, training.output_dir)
     path = model.model_name_or_path
     if path.startswith((".", "/")) and not os.path.isdir(path):
         raise FileNotFoundError(f"--model_name_or_path {path}: there is no such directory.")
@@ -165,7 +168,7 @@ def build_trainer(algorithm: str, arguments: Arguments):
     for dataset in (prompts.train, prompts.evaluation):
         remember(dataset, render)  # its rows were rendered while they had the numbers that the user knows
     if is_first_process():
-        print(plan_text(algorithm, arguments, render, prompts, held_out, adapter), flush=True)
+        print(plan_text(algorithm, arguments, render, prompts, held_out, adapter, resumed), flush=True)
     judge = _load_judge(arguments.judge, training.device, dry_run=script.dry_run)
     if script.dry_run:
         return None
@@ -210,11 +213,11 @@ def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
     from .round_lines import show_rounds
 
     start = time.monotonic()
-    resume = trainer.args.resume_from_checkpoint
-    # Typed as text: "true" means the last checkpoint, as True does in Python.
+    if arguments.script.overwrite and trainer.args.should_save:
+        give_up(trainer.args.output_dir)
     signals.trainer = trainer
     rounds = show_rounds(trainer)
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     signals.trainer = None
     if trainer.stopped:
         return
@@ -227,7 +230,7 @@ def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
     trainer.save_model(trainer.args.output_dir)
     trainer.create_model_card(dataset_name=on_hub)
     if is_first_process():
-        answers = trainer.reporter.answers
+        seconds, answers = None if trainer.was_finished else seconds, trainer.reporter.answers
         print(result_text(trainer.state, trainer.args.output_dir, seconds, rounds.last, answers), flush=True)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=on_hub)
