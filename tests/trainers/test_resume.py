@@ -93,7 +93,10 @@ def test_what_the_state_of_the_optimizer_would_override_is_refused(name, finishe
 def test_advice_is_not_given_again(finished, tmp_path, said):
     """What was said before the checkpoint, such as of rounds of two steps; unless it may have been heeded."""
     folder, _, kind = finished
-    advised = lambda: [message for message in said() if "Optimizer steps a round" in message]
+
+    def advised():
+        return [message for message in said() if "Optimizer steps a round" in message]
+
     longer = OPTIONS | kind | {"max_steps": 6}
     resumed = make_trainer("comal", tmp_path, **longer)
     resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))

@@ -22,6 +22,7 @@ from .collector import ROUND_FOLDER
 from .keeper import FOLDER, Keeper
 from .reporter import Reporter
 from .stops import Stops
+from .warned_once import warned_once
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -68,7 +69,8 @@ class TrainerHooks(OnlineDPOTrainer):
         checkpoint = self.keeper.choose(resume_from_checkpoint)
         if checkpoint is not None:
             self.keeper.check(Path(checkpoint))  # before its weights are loaded
-        output = super().train(checkpoint, *args, **kwargs)
+        with warned_once():
+            output = super().train(checkpoint, *args, **kwargs)
         if self.accelerator.is_main_process:
             shutil.rmtree(Path(self.args.output_dir) / ROUND_FOLDER, ignore_errors=True)
         if self.state.global_step == 0 and isinstance(self.train_dataset, IterableDataset):

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 _INHERITED = {f.name for f in fields(OnlineDPOConfig)} | {f.name for f in fields(TrainingArguments)}
 # Of the inherited options, those by which the same prompts make another policy. None of them can be secret.
-_DECISIVE = """beta temperature top_p top_k min_p repetition_penalty generation_kwargs max_length max_new_tokens
-    use_vllm reward_model_path reward_weights missing_eos_penalty per_device_train_batch_size gradient_accumulation_steps
-    num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args
-    weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm bf16 fp16 seed data_seed""".split()
+_DECISIVE = """
+    beta temperature top_p top_k min_p repetition_penalty generation_kwargs max_length max_new_tokens use_vllm
+    reward_model_path reward_weights missing_eos_penalty num_train_epochs max_steps per_device_train_batch_size
+    gradient_accumulation_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args
+    weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm bf16 fp16 seed data_seed
+""".split()
 _ONLY_SHOW = {"log_completions", "num_completions_to_print"}
 # Attributes of a PEFT configuration, and the options of `trl-nash` that set them.
 _ADAPTER = {
