@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from trl_nash.cli import hardware, processes
+from trl_nash.cli import hardware, processes, threads
 from trl_nash.cli.errors import UsageError
 from trl_nash.cli.processes import accelerate_config_file, complete_launch_options, launch_parser
 from trl_nash.extras import pip_install
@@ -56,9 +56,11 @@ def test_two_processes_on_the_cpu_are_two(machine, argv):
 def test_cores_are_shared_by_processes_on_the_cpu(machine, monkeypatch):
     machine(0)
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv(threads.HANDED, raising=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr(threads, "cores", lambda: 8)
     launched("--num_processes", "2")
-    assert os.environ["OMP_NUM_THREADS"] == "4"
+    assert os.environ.pop("OMP_NUM_THREADS") == os.environ.pop(threads.HANDED) == "4"
 
 
 def test_one_process_for_each_accelerator(machine):

@@ -42,6 +42,7 @@ def options(model_dir, write_rows) -> list[str]:
         "max_length": "32",
         "per_device_train_batch_size": "16",
         "per_device_eval_batch_size": "16",
+        "steps_per_generation": "1",
         "num_iterations": "4",
         "learning_rate": "0.003",
         "report_to": "none",

@@ -65,13 +65,17 @@ def plan_text(
     processes = _counted(training.world_size, "process", "processes")
     evaluation = "" if prompts.evaluation is None else f"; {_rows(prompts.evaluation)} to evaluate on"
     steps = _counted(training.optimizer_steps_per_round, "optimizer step", "optimizer steps")
+    passes = f" in {training.num_iterations} passes" if training.num_iterations > 1 else ""
+    passes += _unless(arguments, "generation_batch_size", "steps_per_generation")
     lines = {
         "model": f"{model.model_name_or_path} ({quantised}{weights}), {processes}",
         "prompts": f"{_rows(prompts.train)} of {prompts.name}, column {prompts.column}{evaluation}",
         "held out": held_out,
         "first": f"{_shortened(text)}{f' (cut from the left to {render.limit} tokens)' if cut else ''}",
         "round": f"{training.prompts_per_round} prompts x {training.num_generations} completions of up to "
-        f"{training.max_new_tokens} tokens, then {steps}",
+        f"{training.max_new_tokens} tokens, then {steps}{passes}",
+        "generate": f"{training.generation_chunk} prompts a call"
+        + _unless(arguments, "per_device_generation_batch_size"),
         "judge": " and ".join(arguments.judge.names) or f"reward model {training.reward_model_path}",
         "resumes": resumed and f"{resumed.checkpoint}. {resumed.others}".rstrip(),
         "output": str(training.output_dir),
@@ -115,6 +119,11 @@ def result_text(
         texts = {"prompt": answer.prompt, "start": answer.second, "aligned": answer.first}
         lines += ["", *(f"  {name:<8} {_shortened(text)}" for name, text in texts.items())]
     return "\n".join(lines)
+
+
+def _unless(arguments, option: str, *others: str) -> str:
+    """Behind a size that nobody has chosen: how to."""
+    return "" if arguments.chosen & {option, *others} else f" (--{option} N to decide yourself)"
 
 
 def _rows(dataset) -> str:

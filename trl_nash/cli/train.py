@@ -24,9 +24,11 @@ from .options import ALGORITHMS, apply_config, read_config, split_options, take_
 from .output_folder import give_up
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
+from .threads import choose_threads
 
 
 LORA_LEARNING_RATE = 1e-4
+SIZES = ("steps_per_generation", "generation_batch_size", "num_iterations", "per_device_generation_batch_size")
 
 
 class Arguments(NamedTuple):
@@ -37,6 +39,7 @@ class Arguments(NamedTuple):
     training: Any  # the algorithm's config
     model: Any  # trl.ModelConfig
     mixture: Any  # trl.DatasetMixtureConfig
+    chosen: frozenset[str] = frozenset()  # of `SIZES`, those that somebody has chosen
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,7 +104,8 @@ def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
 
     parser = NashParser(algorithm)
     rate = parser.get_default("learning_rate")
-    parser.set_defaults(learning_rate=None)  # which says that nobody has chosen one
+    passes = parser.get_default("num_iterations")
+    parser.set_defaults(learning_rate=None, num_iterations=None)  # which says that nobody has chosen one
     config_file, argv = take_option(argv, "config")
     launcher = launch_parser()  # its options have had their effect
     if config_file is not None:
@@ -117,9 +121,13 @@ def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
                 f"\nLearning rate: {LORA_LEARNING_RATE:g}, chosen for an adapter (--learning_rate to decide yourself; "
                 f"where all weights are trained it is {rate:g})."
             )
+    chosen = frozenset(name for name in SIZES if getattr(arguments, name) is not None)
+    if "num_iterations" not in chosen:
+        options += ["--num_iterations", str(passes)]
     if is_first_process():
         print(sentence, flush=True)
-    return Arguments(*parser.parse_args_into_dataclasses([*argv, *options], look_for_args_file=False))
+    parsed = parser.parse_args_into_dataclasses([*argv, *options], look_for_args_file=False)
+    return Arguments(*parsed, chosen=chosen)
 
 
 def build_trainer(algorithm: str, arguments: Arguments):
@@ -165,6 +173,7 @@ def build_trainer(algorithm: str, arguments: Arguments):
     with training.main_process_first(desc="reading prompts"):
         prompts = load_prompts(script, mixture, render, evaluate=evaluate, seed=training.seed)
         prompts, held_out = hold_out(prompts, training, none=holds_none)
+    choose_sizes(algorithm, arguments, prompts.train, path if adapter is None else adapter["base_model_name_or_path"])
     for dataset in (prompts.train, prompts.evaluation):
         remember(dataset, render)  # its rows were rendered while they had the numbers that the user knows
     if is_first_process():
@@ -190,11 +199,39 @@ def build_trainer(algorithm: str, arguments: Arguments):
         peft_config=peft_config,
         judge=judge,
     )
+    if training.device.type == "cpu" and is_first_process():
+        print(choose_threads(trainer.model), flush=True)
     if script.ignore_bias_buffers:
         trainer.model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in trainer.model.named_buffers() if not buffer.is_floating_point()
         ]
     return trainer
+
+
+def choose_sizes(algorithm: str, arguments: Arguments, prompts, path: str) -> None:
+    """
+    Sets the sizes that nobody has chosen: see [`trl_nash.cli.sizes`].
+
+    Args:
+        algorithm (`str`):
+            A key of `ALGORITHMS`.
+        arguments ([`Arguments`]):
+            What [`read_arguments`] returned. Its `training` is changed.
+        prompts ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            To train on.
+        path (`str`):
+            The model.
+    """
+    from .sizes import device_memory, fitted_round, generation_batch, planned
+
+    training, chosen = arguments.training, arguments.chosen
+    fits = getattr(trl_nash, ALGORITHMS[algorithm].trainer).assumes_fitted_rounds
+    if fits and not chosen & {"steps_per_generation", "generation_batch_size"}:
+        count = len(prompts) if hasattr(prompts, "__len__") else None
+        passes = training.num_iterations if "num_iterations" in chosen else None
+        training.steps_per_generation, training.num_iterations = fitted_round(training, count, passes)
+    if "per_device_generation_batch_size" not in chosen and (plan := planned(algorithm, arguments, path)) is not None:
+        training.per_device_generation_batch_size = generation_batch(*plan, device_memory(training))
 
 
 def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
