@@ -107,7 +107,7 @@ def test_the_same_prompts_are_held_out_again(options, capsys, monkeypatch):
         (["--test_split_size=0"], "none, as you set it"),
         (["--dataset_name=few.jsonl"], "none, as there are only 40 prompts"),
         (["--dataset_name=few.jsonl"], "--dataset_test_split NAME"),
-        (["--generation_batch_size=192"], "none, as there are only 192 prompts"),
+        (["--steps_per_generation=12"], "none, as there are only 192 prompts"),
     ],
 )
 def test_where_nothing_is_held_out_it_is_said(options, write_rows, capsys, more, said):
