@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-def chosen(algorithm: str, folder: str, prompts: int | None = 1000, *options: str):
+def chosen(algorithm: str, folder: str, prompts: int | None = 2000, *options: str):
     """The arguments of a command, after the sizes that it does not name are set."""
     argv = [
         "--model_name_or_path=model",
@@ -42,7 +42,7 @@ def chosen(algorithm: str, folder: str, prompts: int | None = 1000, *options: st
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("prompts", [None, 1000, 16])
+@pytest.mark.parametrize("prompts", [None, 2000, 16])
 def test_a_round_is_fitted_where_the_method_fits_rounds(algorithm, prompts, folder):
     training = chosen(algorithm, folder, prompts).training
     steps = training.steps_per_generation * training.num_iterations // training.gradient_accumulation_steps
@@ -67,8 +67,27 @@ def test_a_round_is_fitted_where_the_method_fits_rounds(algorithm, prompts, fold
     ids=str,
 )
 def test_what_is_chosen_stays(options, expected, folder):
-    training = chosen("comal", folder, 1000, *options).training
+    training = chosen("comal", folder, 8000, *options).training
     assert (training.steps_per_generation, training.num_iterations, training.generation_chunk) == expected
+
+
+@pytest.mark.parametrize(
+    "steps, expected",
+    [
+        (1, (1, 10)),
+        (4, (4, 3)),
+        (9, (9, 2)),
+        (10, (10, 1)),
+        (26, (13, 1)),
+        (31, (31, 1)),
+        (40, (20, 1)),
+        (999, (16, 1)),
+    ],
+)
+def test_few_prompts_are_left_out_of_an_epoch(steps, expected):
+    """Of so many optimizer steps in an epoch: the length of a round, and its passes."""
+    training = SimpleNamespace(gradient_accumulation_steps=1, per_device_train_batch_size=4, world_size=2)
+    assert sizes.fitted_round(training, 8 * steps + 7) == expected
 
 
 def test_too_few_prompts_for_a_step_are_refused_as_ever(folder):
@@ -126,7 +145,7 @@ def test_printed_commands_follow_the_advice(command, folder):
     _, algorithm, *argv = shlex.split(command)
     assert "--output_dir" in argv
     arguments = train.read_arguments(algorithm, [*argv, "--use_cpu"])
-    train.choose_sizes(algorithm, arguments, Dataset.from_dict({"prompt": ["a"] * 1000}), folder)
+    train.choose_sizes(algorithm, arguments, Dataset.from_dict({"prompt": ["a"] * 2000}), folder)
     training = arguments.training
     assert training.optimizer_steps_per_round >= sizes.FITTED
     assert training.generation_chunk == 128 > training.per_device_train_batch_size

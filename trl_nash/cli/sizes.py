@@ -18,6 +18,7 @@ from .plan_time import machine_memory
 
 
 STEPS = 16  # optimizer steps in a pass over a round, where there are prompts for them
+MANY = 10 * STEPS  # in an epoch, from which on a part of a round that is left out is little
 FITTED = 10  # optimizer steps from which on a round counts as fitted, as trainers advise
 MOST = 128  # prompts in a generation call: beyond, a call gains little, and waits for its longest answer
 ROOM = 0.85  # of a device's memory, for what is counted
@@ -27,7 +28,8 @@ UNKNOWN_JUDGE = 8_000_000_000  # weights
 
 def fitted_round(training, prompts: int | None, passes: int | None = None) -> tuple[int, int]:
     """
-    A round of `STEPS` optimizer steps, or of what there is: then with as many passes as make `FITTED` steps.
+    A round of `STEPS` optimizer steps; of few prompts the number near it that leaves fewest of an epoch out, and of
+    still fewer all, with as many passes as make `FITTED` steps.
 
     Args:
         training ([`NashConfig`]): its batch sizes.
@@ -39,7 +41,10 @@ def fitted_round(training, prompts: int | None, passes: int | None = None) -> tu
     """
     accumulation = training.gradient_accumulation_steps
     a_step = training.per_device_train_batch_size * training.world_size * accumulation
-    steps = STEPS if prompts is None else min(max(prompts // a_step, 1), STEPS)
+    there = MANY if prompts is None else max(prompts // a_step, 1)  # optimizer steps in an epoch
+    steps = STEPS if there >= MANY else there
+    if FITTED <= there < MANY:
+        steps = min(range(FITTED, 2 * STEPS), key=lambda steps: (there % steps, abs(steps - STEPS)))
     return steps * accumulation, passes or math.ceil(FITTED / steps)
 
 

@@ -26,7 +26,8 @@ _DECISIVE = """
     gradient_accumulation_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args
     weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm bf16 fp16 seed data_seed
 """.split()
-_ONLY_SHOW = {"log_completions", "num_completions_to_print"}
+# Of the own ones, those that do not, or say what another one says.
+_OTHERS = {"log_completions", "num_completions_to_print", "generation_batch_size"}
 # Attributes of a PEFT configuration, and the options of `trl-nash` that set them.
 _ADAPTER = {
     "peft_type": "adapter",
@@ -48,7 +49,7 @@ def settings_of(trainer: "NashTrainer") -> dict[str, str]:
     Of the judge it is the description, as arguments may be secret, and of a model on the disk the folder's name.
     """
     args, start = trainer.args, trainer.started_from
-    own = [f.name for f in fields(args) if f.name not in _INHERITED | _ONLY_SHOW]
+    own = [f.name for f in fields(args) if f.name not in _INHERITED | _OTHERS]
     values: dict[str, Any] = {
         "model": Path(start).name if os.path.isdir(start) else start or None,
         "judge": trainer.judge.description,
