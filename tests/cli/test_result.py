@@ -42,6 +42,7 @@ def options(model_dir, write_rows) -> list[str]:
         "max_length": "32",
         "per_device_train_batch_size": "16",
         "per_device_eval_batch_size": "16",
+        "steps_per_generation": "1",
         "num_iterations": "4",
         "learning_rate": "0.003",
         "report_to": "none",
@@ -106,7 +107,7 @@ def test_the_same_prompts_are_held_out_again(options, capsys, monkeypatch):
         (["--test_split_size=0"], "none, as you set it"),
         (["--dataset_name=few.jsonl"], "none, as there are only 40 prompts"),
         (["--dataset_name=few.jsonl"], "--dataset_test_split NAME"),
-        (["--generation_batch_size=192"], "none, as there are only 192 prompts"),
+        (["--steps_per_generation=12"], "none, as there are only 192 prompts"),
     ],
 )
 def test_where_nothing_is_held_out_it_is_said(options, write_rows, capsys, more, said):

@@ -235,7 +235,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(where, number, code, name, capsys
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(COMALTrainer, method, signalled)
-    rounds = ["--steps_per_generation", "2", "--max_steps", "5"]
+    rounds = ["--steps_per_generation=2", "--per_device_generation_batch_size=2", "--max_steps=5"]
     assert train.main(["comal", *options, *rounds, "--judge=random"]) == code
     error = capsys.readouterr().err
     assert f"{name}: stopping at the next step, with a checkpoint." in error

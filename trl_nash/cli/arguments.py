@@ -27,6 +27,8 @@ class NashScriptArguments(ScriptArguments):
             ([`~trl_nash.data.columns.find_prompt_column`]).
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to print the plan of the run and stop before any model is loaded.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether checkpoints and model of an earlier run in `output_dir` are given up.
     """
 
     dataset_test_split: str | None = field(
@@ -48,6 +50,10 @@ class NashScriptArguments(ScriptArguments):
         default=False,
         metadata={"help": "Print the plan of the run and stop before any model is loaded."},
     )
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Give up the checkpoints and the model that an earlier run has left in --output_dir."},
+    )
 
 
 class Arguments(NamedTuple):
@@ -58,6 +64,7 @@ class Arguments(NamedTuple):
     training: Any  # the algorithm's config
     model: ModelConfig
     mixture: DatasetMixtureConfig
+    chosen: frozenset[str] = frozenset()  # the options that somebody has chosen
 
 
 def dataclasses_of(algorithm: str) -> list[type]:
@@ -66,15 +73,16 @@ def dataclasses_of(algorithm: str) -> list[type]:
     return [NashScriptArguments, JudgeArguments, config, ModelConfig, DatasetMixtureConfig]
 
 
-def arguments_of(algorithm: str, options: argparse.Namespace) -> Arguments:
+def arguments_of(algorithm: str, options: argparse.Namespace, chosen: frozenset[str] = frozenset()) -> Arguments:
     """
     The dataclasses, filled.
 
     Args:
         algorithm (`str`): a key of `ALGORITHMS`.
         options (`argparse.Namespace`): what [`~trl_nash.cli.parser.NashParser`] parsed.
+        chosen (`frozenset[str]`, *optional*): those of them that the user gave.
 
     Raises:
         ValueError: If one of them refuses a value.
     """
-    return Arguments(*TrlParser(dataclasses_of(algorithm)).parse_dict(vars(options)))
+    return Arguments(*TrlParser(dataclasses_of(algorithm)).parse_dict(vars(options)), chosen=chosen)

@@ -13,6 +13,7 @@ from ..trainers.checks.refused import check_refused
 from ..trainers.checks.values import check_values
 from ..usage import UsageError
 from .judge_arguments import JudgeArguments
+from .output_folder import check_output_folder
 from .trackers import check_trackers
 from .unused import check_unused
 
@@ -48,6 +49,7 @@ def check(arguments: argparse.Namespace, given: Iterable[str]) -> None:
         raise UsageError(str(error)) from None
     check_unused(arguments, list(given))
     check_trackers(arguments.report_to)
+    check_output_folder(arguments)
     for name, (package, install) in _PACKAGES.items():
         if getattr(arguments, name) and importlib.util.find_spec(package) is None:
             raise UsageError(f"--{name}: {package} is not installed: {install}")

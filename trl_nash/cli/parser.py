@@ -17,7 +17,7 @@ from .unused import NEVER
 _COMMON = """
 model_name_or_path dataset_name judge reward_model_path output_dir num_generations max_new_tokens max_length
 generation_batch_size num_iterations per_device_train_batch_size per_device_generation_batch_size learning_rate
-num_train_epochs max_steps use_peft dtype use_vllm report_to resume_from_checkpoint dry_run
+num_train_epochs max_steps use_peft dtype use_vllm report_to resume_from_checkpoint overwrite dry_run
 """.split()
 # Where another text than TRL's or transformers' says more.
 _HELP = {
@@ -35,7 +35,7 @@ _HELP = {
     "dtype": "Type of the weights.",
     "use_vllm": "Sample with vLLM (--vllm_mode colocate or server).",
     "report_to": "Trackers, such as wandb or tensorboard; several are written one after the other.",
-    "resume_from_checkpoint": "Go on from this checkpoint.",
+    "resume_from_checkpoint": "Go on from a checkpoint: latest, the folder of a run, or one of its checkpoints.",
 }
 _TITLES = {
     "JudgeArguments": "judge: either --judge or --reward_model_path",

@@ -21,9 +21,11 @@ from .command import COMMAND, shown_command
 from .errors import UsageError, hide_noise, is_first_process, is_user_error, report
 from .held_out import hold_out
 from .options import ALGORITHMS, LORA_LEARNING_RATE
+from .output_folder import give_up
 from .reading import read_options
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
+from .threads import choose_threads
 
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def read_arguments(algorithm: str, argv: list[str]) -> "Arguments":
         options += ["--learning_rate", str(LORA_LEARNING_RATE)]
     if is_first_process():
         print(sentence, flush=True)
-    return arguments_of(algorithm, read.parser.parse_args([*read.script_args, *options]))
+    return arguments_of(algorithm, read.parser.parse_args([*read.script_args, *options]), read.given)
 
 
 def build_trainer(algorithm: str, arguments: "Arguments"):
@@ -123,10 +125,12 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     from ..trainers.checks.ahead import check_columns, check_run
     from ..trainers.checks.arguments import check_arguments
     from ..trainers.loading import adapter_config, check_adapter, load_tokenizer
+    from ..trainers.run.checkpoint_files import find_checkpoint
     from .data import load_prompts
     from .dry_run import check_model_without_weights, costs
 
     script, training, model = arguments.script, arguments.training, arguments.model
+    resumed = find_checkpoint(training.resume_from_checkpoint, training.output_dir)
     path = model.model_name_or_path
     adapter = adapter_config(path, model.model_revision)
     check_adapter(path, adapter, training.merge_adapter)
@@ -146,6 +150,7 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     with training.main_process_first(desc="reading prompts"):
         prompts = load_prompts(script, mixture, render, evaluate=evaluate, seed=training.seed)
         prompts, held_out = hold_out(prompts, training, none=holds_none)
+    choose_sizes(algorithm, arguments, prompts.train, path if adapter is None else adapter["base_model_name_or_path"])
     for dataset in (prompts.train, prompts.evaluation):
         remember(dataset, render)  # its rows were rendered while they had the numbers that the user knows
     check_arguments(
@@ -160,7 +165,7 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
         check_model_without_weights(base, arguments, peft_config)
         found = costs(algorithm, base, arguments, render, prompts, further)
     if is_first_process():
-        print(plan_text(algorithm, arguments, render, prompts, held_out, adapter, found), flush=True)
+        print(plan_text(algorithm, arguments, render, prompts, held_out, adapter, found, resumed), flush=True)
     if script.dry_run:
         return None
     judge = judge or _load_judge(arguments.judge, training.device)
@@ -182,11 +187,39 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
         peft_config=peft_config,
         judge=judge,
     )
+    if training.device.type == "cpu" and is_first_process():
+        print(choose_threads(trainer.model), flush=True)
     if script.ignore_bias_buffers:
         trainer.model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in trainer.model.named_buffers() if not buffer.is_floating_point()
         ]
     return trainer
+
+
+def choose_sizes(algorithm: str, arguments: "Arguments", prompts, path: str) -> None:
+    """
+    Sets the sizes that nobody has chosen: see [`trl_nash.cli.sizes`].
+
+    Args:
+        algorithm (`str`):
+            A key of `ALGORITHMS`.
+        arguments ([`Arguments`]):
+            What [`read_arguments`] returned. Its `training` is changed.
+        prompts ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            To train on.
+        path (`str`):
+            The model.
+    """
+    from .sizes import device_memory, fitted_round, generation_batch, planned
+
+    training, chosen = arguments.training, arguments.chosen
+    fits = getattr(trl_nash, ALGORITHMS[algorithm].trainer).assumes_fitted_rounds
+    if fits and not chosen & {"steps_per_generation", "generation_batch_size"}:
+        count = len(prompts) if hasattr(prompts, "__len__") else None
+        passes = training.num_iterations if "num_iterations" in chosen else None
+        training.steps_per_generation, training.num_iterations = fitted_round(training, count, passes)
+    if "per_device_generation_batch_size" not in chosen and (plan := planned(algorithm, arguments, path)) is not None:
+        training.per_device_generation_batch_size = generation_batch(*plan, device_memory(training))
 
 
 def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:
@@ -205,11 +238,11 @@ def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:
     from .round_lines import show_rounds
 
     start = time.monotonic()
-    resume = trainer.args.resume_from_checkpoint
-    # Typed as text: "true" means the last checkpoint, as True does in Python.
+    if arguments.script.overwrite and trainer.args.should_save:
+        give_up(trainer.args.output_dir)
     signals.trainer = trainer
     rounds = show_rounds(trainer)
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     signals.trainer = None
     if trainer.stopped:
         return
@@ -222,7 +255,7 @@ def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:
     trainer.save_model(trainer.args.output_dir)
     trainer.create_model_card(dataset_name=on_hub)
     if is_first_process():
-        answers = trainer.reporter.answers
+        seconds, answers = None if trainer.was_finished else seconds, trainer.reporter.answers
         print(result_text(trainer.state, trainer.args.output_dir, seconds, rounds.last, answers), flush=True)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=on_hub)

@@ -8,15 +8,19 @@ An algorithm is a config that says what a round fits (`trl_nash.algorithms`), an
 from pairs and least squares, if anything is: who samples (`sample_pairs`), what is minimised (`objective`).
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import is_peft_model, set_seed
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 
 from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
-from ..compat import base_construction
+from ..compat import OnlineDPOConfig, base_construction
 from ..generation.sampler import generation_config
-from ..judges import RewardJudge, load_judge
+from ..judges import PairwiseJudge, RewardJudge, load_judge
 from ..kernels.fused_head import add_fused_head
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..rounds.batch import PairBatch, Samples
@@ -25,12 +29,20 @@ from ..rounds.schedule import Place
 from .checks import arguments
 from .checks.ahead import check_columns, check_run
 from .checks.policy import verify_policy, verify_reference
+from .checks.renamed import renamed
 from .checks.sampling import check_sampler
 from .config import NashConfig, PairConfig
 from .loading import load_policy, load_tokenizer
 from .run.assembly import assemble, show_rewards
 from .run.checkpoint_files import how_to_go_on
 from .run.evaluation import EvaluationHooks
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+Rows = Dataset | IterableDataset
+RewardFunc = str | PreTrainedModel | Callable[..., list[float | None]]
 
 
 class NashTrainer(EvaluationHooks):
@@ -89,24 +101,27 @@ class NashTrainer(EvaluationHooks):
     # Whether the method's theory assumes that a round is fitted, not just stepped on.
     assumes_fitted_rounds = False
 
+    @renamed(
+        reward_model="reward_funcs", tokenizer="processing_class", reward_processing_class="reward_processing_classes"
+    )
     def __init__(
         self,
-        model,
-        ref_model=None,
-        reward_funcs=None,
-        args=None,
-        data_collator=None,
-        train_dataset=None,
-        eval_dataset=None,
-        processing_class=None,
-        reward_processing_classes=None,
-        peft_config=None,
-        compute_metrics=None,
-        callbacks=None,
-        optimizers=(None, None),
-        preprocess_logits_for_metrics=None,
-        judge=None,
-    ):
+        model: "str | PreTrainedModel | PeftModel",
+        ref_model: PreTrainedModel | None = None,
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        args: OnlineDPOConfig | None = None,
+        data_collator: None = None,
+        train_dataset: Rows | None = None,
+        eval_dataset: Rows | dict[str, Rows] | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase | None] | None = None,
+        peft_config: "PeftConfig | None" = None,
+        compute_metrics: None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
+        preprocess_logits_for_metrics: None = None,
+        judge: PairwiseJudge | Callable[..., list[float]] | str | None = None,
+    ) -> None:
         model_id = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
         self.started_from = model_id  # a path, a hub id, or nothing
         output_dir = f"{Path(model_id).name or 'model'}-{self._tag_names[-1]}"

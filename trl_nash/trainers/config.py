@@ -11,6 +11,7 @@ from ..algorithms import Fit, Past, iterative_ipo
 from ..compat import OnlineDPOConfig
 from ..rounds.pairs import PAIR_SELECTIONS
 from ..rounds.schedule import Schedule
+from .checks.precision import best_precision
 from .checks.values import as_list, check_choice, check_range, check_values, collapse, scheduled
 
 
@@ -72,6 +73,8 @@ class NashConfig(OnlineDPOConfig):
             Rows of that table.
         logging_nan_inf_filter (`bool`, *optional*, defaults to `False`):
             Whether losses that are not finite are left out of the log: a run stops at the first one anyway.
+        bf16, fp16 (`bool`, *optional*):
+            Without either the hardware decides: bf16 on accelerators that have it, fp16 on older GPUs, fp32 elsewhere.
     """
 
     _VALID_DICT_FIELDS = OnlineDPOConfig._VALID_DICT_FIELDS + [
@@ -161,9 +164,14 @@ class NashConfig(OnlineDPOConfig):
         watched = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
         if watched or self.load_best_model_at_end or self.save_strategy == "best":
             self._resolve_metric()
+        if self.bf16 is None and not self.fp16:  # where TRL would take bf16, which is an error without the hardware
+            chosen = best_precision(self.use_cpu)
+            self.bf16, self.fp16 = chosen == "bf16", chosen == "fp16"
         with warnings.catch_warnings():
             # Prompts are cut before generation here, so they cannot vanish in the forward pass as TRL warns.
             warnings.filterwarnings("ignore", message="The configuration has .max_new_tokens.")
+            # It is TRL's default, under the name that TRL knows.
+            warnings.filterwarnings("ignore", ".gradient_checkpointing. is deprecated", FutureWarning)
             super().__post_init__()
         if watched:  # by a scheduler, which cannot know in which direction a metric is better
             mode = "max" if self.greater_is_better else "min"

@@ -14,7 +14,6 @@ from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from packaging.version import Version
 from transformers.trainer_utils import has_length
-from transformers.utils import is_torch_bf16_gpu_available
 
 from ...compat import OnlineDPOConfig
 from ...data.check import check_rows
@@ -41,8 +40,7 @@ def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> Nas
     the algorithm's defaults, and so is a loss as the metric of the best model; everything else is kept.
     """
     if args is None:
-        # TRL's default is bf16 everywhere, which is an error where the hardware has none.
-        return config_class(output_dir=output_dir, bf16=is_torch_bf16_gpu_available())
+        return config_class(output_dir=output_dir)
     if isinstance(args, config_class):
         return args
     # NashConfig means the same as PairConfig; another algorithm's config would lose that algorithm's defaults.
