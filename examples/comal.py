@@ -14,7 +14,7 @@ Trains a model with COMAL.
         --max_length 1024 \
         --output_dir Qwen2.5-0.5B-COMAL
 
-On a machine without bf16 add `--bf16 False`. `trl-nash comal` takes the same options, and more.
+`trl-nash comal` takes the same options, and more.
 """
 
 from dataclasses import dataclass, field

@@ -14,7 +14,7 @@ Trains a model with Nash-MD against a reward model, as the example script did th
         --use_peft \
         --output_dir Qwen2.5-0.5B-NashMD
 
-On a machine without bf16 add `--bf16 False`. `trl-nash nash-md` takes the same options, and more.
+`trl-nash nash-md` takes the same options, and more.
 """
 
 from datasets import load_dataset

@@ -16,7 +16,7 @@ Trains a LoRA adapter with ONPO, in rounds that are fitted: a small step, a hund
         --learning_rate 1e-5 \
         --output_dir Qwen2.5-0.5B-ONPO
 
-On a machine without bf16 add `--bf16 False`. `trl-nash onpo` takes the same options, and more.
+`trl-nash onpo` takes the same options, and more.
 """
 
 from dataclasses import dataclass, field

@@ -35,7 +35,7 @@ from transformers import (
 
 from trl_nash import NashMDConfig, NashTrainer, PairConfig, compat
 from trl_nash.compat import OnlineDPOConfig, OnlineDPOTrainer
-from trl_nash.trainers.checks.options import _UNUSED_OPTIONS
+from trl_nash.trainers.checks.refused import REFUSED
 
 
 pytestmark = pytest.mark.contract
@@ -173,7 +173,7 @@ def test_config_field(name):
     assert name in OnlineDPOConfig.__dataclass_fields__
 
 
-@pytest.mark.parametrize("name, off", [(name, off) for name, off, _ in _UNUSED_OPTIONS])
+@pytest.mark.parametrize("name, off", [(name, off) for name, (off, _) in REFUSED.items()])
 def test_options_that_we_refuse_are_off_by_default(name, off, tmp_path):
     """A config that nobody touched passes: TRL's default of each refused option is the value that we call off."""
     assert getattr(OnlineDPOConfig(output_dir=str(tmp_path), **CPU), name) == off
@@ -222,12 +222,17 @@ def test_defaults_that_trl_gives_its_trainers(tmp_path):
     assert "lr_scheduler_kwargs" in compat.BaseConfig._VALID_DICT_FIELDS
 
 
-def test_parser_takes_defaults_from_a_file():
-    """`set_defaults_with_config` sets what the parser knows, and returns the rest as typed."""
-    parser = compat.TrlParser([compat.ScriptArguments, compat.DatasetMixtureConfig, compat.ModelConfig])
-    rest = parser.set_defaults_with_config(dataset_name="d", model_name_or_path="m", unknown=1)
-    script, mixture, model = parser.parse_args_into_dataclasses([])
-    assert (script.dataset_name, model.model_name_or_path, rest) == ("d", "m", ["--unknown", "1"])
+def test_parser_reads_fields_and_fills_them():
+    """Its actions are the fields, and `parse_dict` fills the dataclasses."""
+    parser = compat.TrlParser(
+        [compat.ScriptArguments, compat.DatasetMixtureConfig, compat.ModelConfig], add_help=False
+    )
+    actions = {action.dest: action for action in parser._actions}
+    assert (
+        actions["datasets"].type.__name__ == "DatasetConfig" and actions["use_peft"].type.__name__ == "string_to_bool"
+    )
+    script, mixture, model = parser.parse_dict({"dataset_name": "d", "model_name_or_path": "m"})
+    assert (script.dataset_name, model.model_name_or_path) == ("d", "m")
     assert (script.dataset_train_split, script.dataset_test_split) == ("train", "test")
     assert (script.dataset_config, script.dataset_streaming) == (None, False)
     assert (mixture.datasets, mixture.test_split_size) == ([], None)

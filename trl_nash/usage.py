@@ -17,6 +17,7 @@ _OTHER_NAMES = {
     "model": "model_name_or_path",
     "nproc_per_node": "num_processes",
     "num_gpus": "num_processes",
+    "overwrite_output_dir": "overwrite",
     "reward_model": "reward_model_path",
     "tau": "beta",
 }

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
+import logging
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import PartialState
+from accelerate.logging import get_logger
 
 from trl_nash import __version__, compat
 from trl_nash.cli import env, errors, launch
@@ -175,6 +178,33 @@ def test_noise_of_libraries_is_left_out_and_other_warnings_are_not():
         warnings.warn("`gradient_checkpointing` is deprecated and will be removed in v6.", FutureWarning)
         warnings.warn("Something else is deprecated.", FutureWarning)
     assert [str(w.message) for w in caught_warnings] == ["Something else is deprecated."]
+
+
+@pytest.mark.parametrize("processes, said", [(None, "Careful.\n"), ("1", "Careful.\n"), ("2", "[RANK 0] Careful.\n")])
+def test_one_process_is_not_numbered(processes, said, capsys, monkeypatch):
+    """accelerate's loggers, which are ours, begin with the number of the process."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setattr("logging.lastResort", type(logging.lastResort)(logging.WARNING))
+    errors.hide_noise()
+    PartialState()
+    message, _ = get_logger("trl_nash").process("Careful.", {})
+    logging.lastResort.handle(logging.makeLogRecord({"msg": message, "levelno": logging.WARNING}))
+    assert capsys.readouterr().err == said
+
+
+def test_deepspeed_does_not_speak_of_its_device(caplog):
+    """It has a logger of its own, which it makes when it is imported."""
+    errors.hide_noise()
+    logger = logging.getLogger("DeepSpeed")
+    logger.addHandler(caplog.handler)
+    try:
+        for file in ("real_accelerator.py", "engine.py"):
+            logger.handle(logging.makeLogRecord({"filename": file, "msg": file, "levelno": logging.WARNING}))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert set(caplog.messages) == {"engine.py"}
 
 
 def test_the_first_process_speaks_at_once_and_the_others_wait(capsys, monkeypatch):

@@ -68,6 +68,33 @@ def test_read_config_sets_the_environment(tmp_path, monkeypatch):
     assert os.environ["TRL_NASH_TEST_VARIABLE"] == "3"
 
 
+def test_numbers_inside_are_numbers(tmp_path):
+    """As in JSON. What is outside is read as its option is, and what is in quotes is text."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "lr_scheduler_kwargs: {min_lr: 1e-7, scale: .5e+3, name: x1e-7}\n"
+        "judge: [{judge: random, seed: 3, rate: 1E2, key: '1e-7'}]\n"
+        "datasets:\n- {path: a, fraction: 5e-1}\n"
+        "learning_rate: 1e-5\nrun_name: 1e5\n"
+    )
+    assert read_config(str(path)) == {
+        "lr_scheduler_kwargs": {"min_lr": 1e-7, "scale": 500.0, "name": "x1e-7"},
+        "judge": [{"judge": "random", "seed": 3, "rate": 100.0, "key": "1e-7"}],
+        "datasets": [{"path": "a", "fraction": 0.5}],
+        "learning_rate": "1e-5",
+        "run_name": "1e5",
+    }
+
+
+def test_the_old_name_of_an_option(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("torch_dtype: bfloat16\n")
+    assert read_config(str(path)) == {"dtype": "bfloat16"}
+    path.write_text("torch_dtype: bfloat16\ndtype: auto\n")
+    with pytest.raises(UsageError, match="run.yaml has dtype, and torch_dtype, which is its old name"):
+        read_config(str(path))
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -1,12 +1,19 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
+import re
+from dataclasses import fields
+
 import pytest
 from transformers import TrainingArguments
 
+import trl_nash
+from trl_nash.cli.checks import check_arguments
 from trl_nash.cli.errors import UsageError
+from trl_nash.cli.judge_arguments import JudgeArguments
 from trl_nash.cli.options import ALGORITHMS
-from trl_nash.cli.parser import JudgeArguments, NashParser, check_arguments
+from trl_nash.cli.parser import NashParser
+from trl_nash.cli.unused import NEVER
 from trl_nash.judges import load_judge
 
 
@@ -45,12 +52,14 @@ def test_lists_on_the_command_line(argv):
         ("run_name", 7, "7"),
         ("model_init_kwargs", {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
         ("report_to", ["wandb", "tensorboard"], ["wandb", "tensorboard"]),
+        ("report_to", "wandb", ["wandb"]),
         ("min_p", None, None),
+        ("temperature", None, 1.0),  # which takes no null
     ],
 )
 def test_values_of_a_config_file(name, value, expected):
     parser = NashParser("comal")
-    assert parser.set_defaults_with_config(**{name: value}) == []
+    parser.set_defaults_with_config(**{name: value})
     assert getattr(parser.parse_args([]), name) == expected
 
 
@@ -100,14 +109,18 @@ def test_dictionaries_are_json_on_the_command_line():
     assert JudgeArguments(arguments.judge, arguments.judge_kwargs).judge_kwargs == {"seed": 1}
 
 
-def test_every_option_is_in_the_help_and_the_algorithms_come_first(algorithm):
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"^  --(\w+)", text, re.MULTILINE))
+
+
+def test_every_option_is_in_the_help_of_all_and_the_algorithms_come_first(algorithm):
+    """But for those that are always refused."""
     parser = NashParser(algorithm)
-    text = parser.format_help()
-    for action in parser._actions:
-        if action.dest != "help":
-            assert f"  {action.option_strings[0]}" in text
+    text = parser.format_help(everything=True)
+    known = {action.option_strings[0][2:] for action in parser._actions if action.dest not in {"help", *NEVER}}
+    assert options_in(text) == known | {"config", "accelerate_config", "num_processes"}
     order = [
-        f"\n{parser.config_class.__name__.removesuffix('Config')}:",
+        f"\n{parser.algorithm.name}:",
         "--num_generations",
         "--judge_kwargs",
         "--prompt_column",
@@ -118,6 +131,35 @@ def test_every_option_is_in_the_help_and_the_algorithms_come_first(algorithm):
     ]
     positions = [text.index(part) for part in order]
     assert positions == sorted(positions)
+
+
+def test_the_first_help_has_what_most_runs_need(algorithm):
+    parser = NashParser(algorithm)
+    text = parser.format_help()
+    found = options_in(text)
+    config = getattr(trl_nash, parser.algorithm.config)
+    assert set(vars(config)["__annotations__"]) & {field.name for field in fields(config)} <= found
+    assert {
+        "model_name_or_path",
+        "dataset_name",
+        "judge",
+        "output_dir",
+        "learning_rate",
+        "use_peft",
+        "config",
+    } <= found
+    assert len(found) <= 32 and found < options_in(parser.format_help(everything=True))
+    assert "of an adapter (--use_peft) 0.0001 by default" in " ".join(text.split())
+    assert f"`trl-nash {algorithm} --help-all` lists all" in text
+
+
+def test_old_name_of_dtype():
+    for argv in (["--torch_dtype", "bfloat16"], ["--torch-dtype=bfloat16"]):
+        assert NashParser("onpo").parse_args(argv).dtype == "bfloat16"
+
+
+def test_several_trackers_on_the_command_line():
+    assert NashParser("onpo").parse_args(["--report_to", "wandb", "tensorboard"]).report_to == ["wandb", "tensorboard"]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import re
 
 import pytest
 
-from trl_nash.cli import hardware, processes
+from trl_nash.cli import hardware, processes, threads
 from trl_nash.cli.errors import UsageError
 from trl_nash.cli.processes import accelerate_config_file, complete_launch_options, launch_parser
 from trl_nash.extras import pip_install
+from trl_nash.trainers.checks import precision
 
 
 SHIPPED = ("cpu", "single_gpu", "multi_gpu", "multi_node", "zero1", "zero2", "zero3", "fsdp2")
@@ -55,9 +56,11 @@ def test_two_processes_on_the_cpu_are_two(machine, argv):
 def test_cores_are_shared_by_processes_on_the_cpu(machine, monkeypatch):
     machine(0)
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv(threads.HANDED, raising=False)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr(threads, "cores", lambda: 8)
     launched("--num_processes", "2")
-    assert os.environ["OMP_NUM_THREADS"] == "4"
+    assert os.environ.pop("OMP_NUM_THREADS") == os.environ.pop(threads.HANDED) == "4"
 
 
 def test_one_process_for_each_accelerator(machine):
@@ -173,7 +176,7 @@ def test_precision_follows_the_hardware_unless_set(machine, monkeypatch, devices
     from trl_nash.cli.parser import NashParser
 
     machine(devices)
-    monkeypatch.setattr(hardware, "_best_precision", lambda: best)
+    monkeypatch.setattr(precision, "best_precision", lambda use_cpu: "fp32" if use_cpu else best)
     monkeypatch.setattr(hardware, "_device_name", lambda: "an accelerator")
     options, sentence = hardware.hardware_options(NashParser("comal").parse_args(argv))
     assert options == expected
@@ -195,8 +198,10 @@ def test_best_precision(monkeypatch, cuda, supports_bf16, mps, transformers_bf16
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: supports_bf16)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
-    monkeypatch.setattr("transformers.utils.is_torch_bf16_gpu_available", lambda: transformers_bf16)
-    assert hardware._best_precision() == expected
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: cuda or mps or transformers_bf16)
+    monkeypatch.setattr(precision, "is_torch_bf16_gpu_available", lambda: transformers_bf16)
+    assert precision.best_precision() == expected
+    assert precision.best_precision(use_cpu=True) == "fp32"
 
 
 @pytest.mark.parametrize(("available", "expected"), [(True, 4), (False, 0)])

@@ -42,6 +42,7 @@ def options(model_dir, write_rows) -> list[str]:
         "max_length": "32",
         "per_device_train_batch_size": "16",
         "per_device_eval_batch_size": "16",
+        "steps_per_generation": "1",
         "num_iterations": "4",
         "learning_rate": "0.003",
         "report_to": "none",
@@ -106,7 +107,7 @@ def test_the_same_prompts_are_held_out_again(options, capsys, monkeypatch):
         (["--test_split_size=0"], "none, as you set it"),
         (["--dataset_name=few.jsonl"], "none, as there are only 40 prompts"),
         (["--dataset_name=few.jsonl"], "--dataset_test_split NAME"),
-        (["--generation_batch_size=192"], "none, as there are only 192 prompts"),
+        (["--steps_per_generation=12"], "none, as there are only 192 prompts"),
     ],
 )
 def test_where_nothing_is_held_out_it_is_said(options, write_rows, capsys, more, said):
@@ -195,7 +196,7 @@ def test_the_numbers_of_a_line():
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_the_card_says_what_came_of_what(options, tmp_path, lora):
     """In the output folder and in a checkpoint: base model, library, judge, command, result and answers."""
-    kwargs = ["--judge_kwargs", '{"secret": "abc123"}', "--hub_token=hf_12345", "--num_generations", "4"]
+    kwargs = ["--judge_kwargs", '{"secret": "abc123"}', "--num_generations", "4"]
     saved = ["--save_strategy=steps", "--save_steps=12", "--eval_strategy=steps", "--eval_steps=12"]
     run(options, *kwargs, *saved, *(["--use_peft", "--lora_r=2"] if lora else []))
     for folder in ("out", "out/checkpoint-12"):
@@ -209,7 +210,7 @@ def test_the_card_says_what_came_of_what(options, tmp_path, lora):
         assert card.text.count("This model:\n") == 3
         command = card.text.split("### Command")[1]
         assert "trl-nash comal --model_name_or_path=" in command and "--num_generations 4" in command
-        assert "abc123" not in card.text and "hf_12345" not in card.text
+        assert "abc123" not in card.text
 
 
 def test_a_base_model_of_the_hub_is_in_the_metadata(tmp_path, options, monkeypatch):

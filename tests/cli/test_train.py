@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import os
+import re
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from trl_nash.cli import stop_signals, train
 from trl_nash.cli.stop_signals import StopSignals
@@ -40,7 +43,7 @@ def options(model_dir, prompts_file) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items()]
 
 
-@pytest.mark.parametrize("algorithm", ["onpo", "comal", "nash-md"])
+@pytest.mark.parametrize("algorithm", ["onpo", "comal", "nash-md", "iterative-ipo"])
 def test_trains_saves_and_says_so(tmp_path, capsys, options, algorithm):
     assert train.main([algorithm, *options, "--judge", "random", "--eval_strategy=steps", "--test_split_size=4"]) == 0
     output = capsys.readouterr().out
@@ -84,10 +87,65 @@ def test_dry_run_prints_the_plan_and_builds_nothing(tmp_path, capsys, monkeypatc
         '"<|im_start|>user a <eos> <|im_start|>assistant "',
         "8 prompts x 3 completions of up to 4 tokens, then 2 optimizer steps",
         "reward:nowhere",
+        "1 round, 2 optimizer steps in fp32",
+        "5e-07, linear",
+        "96 generated",
+        "24 calls of the judge",
+        "of each device: it fits",
+        "if cpu and its use are as `trl-nash plan` assumes",
         "nothing is trained",
     ):
         assert part in output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dry", [["--dry_run"], []], ids=["dry", "real"])
+@pytest.mark.parametrize(
+    "judge, extra, complaint",
+    [
+        ("def judge(prompts, first, second, topic):\n    return []\n", [], "asks for the column 'topic', which"),
+        ("def judge(prompts, first):\n    return []\n", [], "'my_judge:judge'"),
+        (None, ["--per_device_train_batch_size=32"], "fewer than a round of 32"),
+        (None, ["--model_name_or_path=gpt2", "--max_length=65"], "exceeds the 64 positions that the model has"),
+        (None, ["--generation_kwargs", '{"num_beams": 2}'], "Pairs are sampled"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(judge, extra, complaint, dry, tmp_path, capsys, monkeypatch, options):
+    """With the same sentence."""
+    monkeypatch.syspath_prepend(tmp_path)
+    if judge is not None:
+        sys.modules.pop("my_judge", None)
+        (tmp_path / "my_judge.py").write_text(judge)
+    if "--max_length=65" in extra:
+        tokenizer = AutoTokenizer.from_pretrained(options[0].partition("=")[2])
+        model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, n_positions=64, vocab_size=len(tokenizer)))
+        model.save_pretrained("gpt2")
+        tokenizer.save_pretrained("gpt2")
+    named = "--judge=random" if judge is None else "--judge=my_judge:judge"
+    assert train.main(["comal", *options, named, *extra, *dry]) == 1
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_dry_run_counts_what_the_run_does(tmp_path, capsys, monkeypatch, options):
+    """Rounds, steps and judge calls, of a run whose number of steps is not given."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "counting_judge.py").write_text(
+        "asked = []\n\ndef judge(prompts, first, second):\n    asked.extend(prompts)\n    return [0.5] * len(first)\n"
+    )
+    options = [option for option in options if not option.startswith("--max_steps")]
+    options += ["--steps_per_generation=2", "--num_train_epochs=2", "--num_generations=3", "--max_new_tokens=16"]
+    assert train.main(["comal", *options, "--judge=counting_judge:judge", "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    trainer = train.build_trainer("comal", train.read_arguments("comal", [*options, "--judge=counting_judge:judge"]))
+    trainer.train()
+    rounds = max(entry.get("round", 0) for entry in trainer.state.log_history)
+    assert f"8 rounds, {trainer.state.global_step} optimizer steps in fp32" in said
+    assert trainer.state.global_step == 16 and rounds == 8
+    import counting_judge
+
+    calls = int(re.search(r"judged +([\d,]+) calls", said)[1].replace(",", ""))
+    assert calls == 8 * 4 * 3 * 2  # rounds, prompts, pairs, orders
+    assert 0.9 * calls <= len(counting_judge.asked) <= calls  # equal answers are not asked
 
 
 def test_options_of_a_config_file(tmp_path, capsys, options):
@@ -111,16 +169,10 @@ def test_a_mixture_of_judges_in_a_config_file(tmp_path, capsys, monkeypatch, opt
     assert train.main(["comal", *options, "--config=run.yaml", "--dry_run"]) == 0
     assert "judge    random and half_judge:judge" in capsys.readouterr().out
     arguments = train.read_arguments("comal", [*options, "--config", "run.yaml"])
-    judge = train._load_judge(arguments.judge, "cpu", dry_run=False)
+    judge = train._load_judge(arguments.judge, "cpu")
     assert type(judge).__name__ == "EnsembleJudge" and list(judge.weights) == [0.25, 0.75]
     assert train.main(["comal", *options, "--judge", "random", "reward:nowhere", "--dry_run"]) == 0
     assert "random and reward:nowhere" in capsys.readouterr().out
-
-
-def test_a_note_when_two_sources_are_named(tmp_path, capsys, options, prompts_file):
-    (tmp_path / "run.yaml").write_text(f"datasets:\n  - path: {prompts_file}\n")
-    assert train.main(["comal", *options, "--config=run.yaml", "--judge=random", "--dry_run"]) == 0
-    assert "Note: the `datasets` section is used, so --dataset_name is ignored." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -128,10 +180,15 @@ def test_a_note_when_two_sources_are_named(tmp_path, capsys, options, prompts_fi
     [
         (["--judge=randm"], 1, "Unknown judge 'randm', did you mean 'random'?"),
         (["--judge=random", "--judge_kwargs", '{"sed": 1}'], 1, "'random' takes the arguments"),
-        (["--judge=random", "--model_name_or_path=./nowhere"], 1, "--model_name_or_path ./nowhere: there is no such"),
+        (["--judge=random", "--model_name_or_path=./nowhere"], 2, "--model_name_or_path ./nowhere: there is no such"),
+        (
+            ["--judge=random", "--model_name_or_path=smollm"],
+            1,
+            "the model smollm: there is no such folder, the hub can",
+        ),
         (["--judge=random", "--dataset_name=nowhere.jsonl"], 1, "--dataset_name nowhere.jsonl: there is no such file"),
         (["--judge=random", "--prompt_column=prmpt"], 1, "did you mean prompt?"),
-        (["--judge=random", "--num_generations=1"], 1, "`num_generations` must be at least 2, got 1."),
+        (["--judge=random", "--num_generations=1"], 2, "`num_generations` must be at least 2, got 1."),
         (["--judge=random", "--per_device_train_batch_size=32"], 1, "fewer than a round of 32"),
         (["--judge=random", "--learing_rate=1"], 2, "unknown option --learing_rate: did you mean --learning_rate?"),
         ([], 2, "give either --judge"),
@@ -178,7 +235,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(where, number, code, name, capsys
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(COMALTrainer, method, signalled)
-    rounds = ["--steps_per_generation", "2", "--max_steps", "5"]
+    rounds = ["--steps_per_generation=2", "--per_device_generation_batch_size=2", "--max_steps=5"]
     assert train.main(["comal", *options, *rounds, "--judge=random"]) == code
     error = capsys.readouterr().err
     assert f"{name}: stopping at the next step, with a checkpoint." in error

@@ -69,6 +69,28 @@ def test_constructor_has_the_arguments_of_online_dpo_and_then_judge(trainer_clas
     assert all(ours[name].default == parameter.default for name, parameter in theirs.items())
 
 
+@pytest.mark.parametrize("trainer_class", TRAINERS)
+def test_constructor_is_typed(trainer_class):
+    parameters = list(inspect.signature(trainer_class).parameters.values())
+    assert [parameter.name for parameter in parameters if parameter.annotation is inspect.Parameter.empty] == []
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("tokenizer", "processing_class"),
+        ("reward_model", "reward_funcs"),
+        ("reward_processing_class", "reward_processing_classes"),
+    ],
+)
+def test_names_of_older_scripts_say_what_they_are_called_now(old, new, tmp_path):
+    args = make_config("comal", tmp_path)
+    with pytest.raises(TypeError, match=f"`{old}=` is called `{new}=` now"):
+        COMALTrainer("model", args=args, train_dataset=prompt_dataset(), **{old: build_tokenizer()})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tokeniser'"):
+        COMALTrainer("model", tokeniser=None)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_positional_arguments(algorithm, tmp_path):
     """Called by position, every argument lands where OnlineDPOTrainer has it."""

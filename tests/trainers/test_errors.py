@@ -747,3 +747,15 @@ def test_a_scheduler_of_ones_own_cannot_be_restarted(tmp_path):
         make_trainer(
             "comal", tmp_path, model=model, extra={"optimizers": (optimizer, scheduler)}, restart_each_round=True
         )
+
+
+def test_a_judge_whose_column_is_missing_is_refused_before_the_model_is_loaded(tmp_path):
+    def judge(prompts, first, second, topic):
+        return [0.5] * len(first)
+
+    with pytest.raises(ValueError, match="^The judge judge asks for the column 'topic', which `train_dataset` lacks"):
+        build_unloaded(tmp_path, judge=judge)
+    with pytest.raises(OSError):  # of the model, which is looked for after that
+        build_unloaded(
+            tmp_path, judge=judge, train_dataset=prompt_dataset().add_column("topic", ["t"] * len(prompt_dataset()))
+        )

@@ -10,8 +10,8 @@ import torch
 from helpers import equal, lora_config, make_config, make_trainer, prompt_dataset, weights
 from tiny import build_model, build_tokenizer
 
-from trl_nash import NashTrainer, PairConfig
-from trl_nash.trainers.checks.precision import movable_share, precision_of
+from trl_nash import COMALConfig, NashConfig, NashTrainer, PairConfig
+from trl_nash.trainers.checks.precision import best_precision, movable_share, precision_of
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +129,22 @@ def test_precision_of_an_adapter(tmp_path):
     assert precision_of(trainer.model, "bf16") == (
         "trainable weights in float32, frozen ones in bfloat16, computed with in bf16"
     )
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"), [("bf16", (True, False)), ("fp16", (False, True)), ("fp32", (False,) * 2)]
+)
+def test_without_a_choice_the_hardware_decides(best, expected, monkeypatch, tmp_path):
+    """As on the command line, whose test names the hardware; an upgraded OnlineDPOConfig keeps what it has."""
+    monkeypatch.setattr("trl_nash.trainers.config.best_precision", lambda use_cpu: best)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    for config_class in (NashConfig, COMALConfig):
+        args = config_class(output_dir=str(tmp_path))
+        assert (args.bf16, args.fp16) == expected
+    assert COMALConfig(output_dir=str(tmp_path), bf16=False).bf16 is False
+    assert not COMALConfig(output_dir=str(tmp_path), use_cpu=True, fp16=True).bf16
+
+
+def test_this_machine_takes_the_defaults(tmp_path):
+    args = COMALConfig(output_dir=str(tmp_path))
+    assert args.bf16 == (best_precision() == "bf16") and args.fp16 == (best_precision() == "fp16")

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
+import warnings
 from collections import Counter
 
 import pytest
@@ -9,6 +10,7 @@ from accelerate import Accelerator
 from helpers import make_trainer, prompt_dataset
 
 import trl_nash.trainers.run.reporter as reporter_module
+from trl_nash import NashTrainer
 from trl_nash.judges.tally import Tally
 from trl_nash.rounds.rows import Filler
 from trl_nash.trainers.run.judging import Asked, Judged
@@ -45,6 +47,30 @@ def test_progress_moves_within_a_generation_call(algorithm, lora, tmp_path, monk
         bar = "".join(part for part in shown.replace("\n", "\r").split("\r") if what in part)
         assert "sampling, token 1]" in bar and "sampling, token 3]" in bar
         assert f"sampling, token {trainer.args.max_new_tokens + 1}]" not in bar
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_library_warns_once_of_what_will_change(lora, tmp_path):
+    """Here in every generation call and evaluation, after somebody has changed the filters, as PEFT's merging does."""
+
+    class Sampled(NashTrainer):
+        def sample_pairs(self, prompts):
+            with warnings.catch_warnings():
+                pass
+            warnings.warn(f"`{tmp_path}` is deprecated", FutureWarning)
+            warnings.warn(f"`{tmp_path}` is odd", UserWarning)
+            return super().sample_pairs(prompts)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        extra = {"eval_dataset": prompt_dataset()}
+        trainer = make_trainer("ipo", tmp_path, trainer_class=Sampled, lora=lora, max_steps=3, extra=extra)
+        trainer.train()
+        trainer.evaluate()
+    messages = [str(warning.message) for warning in caught if str(tmp_path) in str(warning.message)]
+    assert messages.count(f"`{tmp_path}` is deprecated") == 1 and messages.count(f"`{tmp_path}` is odd") > 3
+    future = [str(warning.message) for warning in caught if issubclass(warning.category, FutureWarning)]
+    assert len(future) == len(set(future))
 
 
 def test_what_is_over_soon_shows_no_bar(tmp_path, monkeypatch, capsys):

@@ -293,5 +293,6 @@ def next_commands(output_dir: str) -> dict[str, str]:
         f"--dataset_name {Path(output_dir) / 'prompts.jsonl'} --judge {JUDGE} --output_dir {output_dir}-2",
         "Train others on a game with a known equilibrium": "trl-nash demo --game comal-cycle",
         "Next, a real model": "trl-nash comal --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct "
-        "--dataset_name trl-lib/ultrafeedback-prompt --judge reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B",
+        "--dataset_name trl-lib/ultrafeedback-prompt --judge reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B "
+        "--output_dir Qwen2.5-0.5B-COMAL",
     }

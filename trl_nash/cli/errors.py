@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 from ..usage import UsageError
+from .trackers import failure_of_tracker
 
 
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep
@@ -36,6 +37,8 @@ def is_user_error(error: BaseException, *, starting: bool) -> bool:
     """
     if os.environ.get("TRL_NASH_TRACEBACK") == "1":
         return False
+    if failure_of_tracker(error) is not None:
+        return True
     if _raised_by_package(error):
         return isinstance(error, (*_USER_ERRORS, RuntimeError))  # a run that stops itself raises RuntimeError
     return starting and isinstance(error, _USER_ERRORS)
@@ -54,14 +57,28 @@ def report(error: BaseException, program: str = "trl-nash") -> int:
         time.sleep(_OTHER_RANKS_WAIT)
         program = f"{program} (process {rank})"
     hint = "" if _raised_by_package(error) else "\n(TRL_NASH_TRACEBACK=1 shows where it was raised.)"
-    print(f"{program}: {error}{hint}", file=sys.stderr, flush=True)
+    print(f"{program}: {failure_of_tracker(error) or error}{hint}", file=sys.stderr, flush=True)
     return 2 if isinstance(error, UsageError) else 1
 
 
 def hide_noise() -> None:
     """Leaves out what libraries say to one another, and a user can do nothing about."""
+    # DeepSpeed, where it is installed, says which device it has found, of which we speak ourselves.
+    logging.getLogger("DeepSpeed").addFilter(_is_not_of_deepspeeds_device)
+    if logging.lastResort is not None and os.environ.get("WORLD_SIZE", "1") == "1":
+        logging.lastResort.addFilter(_without_rank)
     warnings.filterwarnings("ignore", message=r".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a kernel that it can do without
+
+
+def _is_not_of_deepspeeds_device(record: logging.LogRecord) -> bool:
+    return record.filename != "real_accelerator.py"
+
+
+def _without_rank(record: logging.LogRecord) -> bool:
+    """accelerate's loggers name the process, even where there is one."""
+    record.msg = str(record.msg).removeprefix("[RANK 0] ")
+    return True
 
 
 def is_first_process() -> bool:

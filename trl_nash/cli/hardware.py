@@ -30,20 +30,11 @@ def hardware_options(arguments: argparse.Namespace) -> tuple[list[str], str]:
     if arguments.bf16 is not None or arguments.fp16:
         chosen = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
         return options, f"Precision: {chosen} on {where}, as you set it."
-    chosen = "fp32" if on_cpu else _best_precision()
+    from ..trainers.checks.precision import best_precision
+
+    chosen = best_precision(on_cpu)
     options += ["--bf16", str(chosen == "bf16"), "--fp16", str(chosen == "fp16")]
     return options, f"Precision: {chosen}, chosen for {where} (--bf16 or --fp16, True or False, to decide yourself)."
-
-
-def _best_precision() -> str:
-    import torch
-    from transformers.utils import is_torch_bf16_gpu_available
-
-    if torch.cuda.is_available():
-        # Cards before Ampere emulate bf16: slower than fp32, and fp16 is what they have units for.
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    mps = torch.backends.mps.is_available()
-    return "bf16" if not mps and is_torch_bf16_gpu_available() else "fp32"
 
 
 def _device_name() -> str:

@@ -16,8 +16,8 @@ from typing import Any
 
 from .command import COMMAND, shown_command
 from .errors import is_user_error, report
-from .options import apply_config, read_config, split_options, take_option
-from .processes import TRAINING_MODULE, accelerate_config_file, complete_launch_options, launch_parser
+from .options import take_option
+from .reading import read_options
 
 
 def run(algorithm: str, argv: list[str]) -> int:
@@ -36,10 +36,10 @@ def run(algorithm: str, argv: list[str]) -> int:
     Raises:
         UsageError: If an option is unknown, misses its value or has one of the wrong kind.
     """
-    if "-h" in argv or "--help" in argv:
+    if asked := {"-h", "--help", "--help-all", "--help_all"} & set(argv):
         from .parser import NashParser
 
-        NashParser(algorithm).print_help()
+        print(NashParser(algorithm).format_help(everything=not asked <= {"-h", "--help"}), end="")
         return 0
     launch_args, script_args = plan_launch(algorithm, argv)
     os.environ[COMMAND] = shown_command(algorithm, argv)
@@ -62,25 +62,15 @@ def plan_launch(algorithm: str, argv: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         UsageError: If anything in them cannot be run.
     """
-    config_file, argv = take_option(argv, "config")
-    config = {} if config_file is None else read_config(config_file)  # sets its `env` before anything is imported
+    options = read_options(algorithm, argv)
+    from .processes import accelerate_config_file, complete_launch_options
 
-    from .parser import NashParser, check_arguments
-
-    parser, launcher = NashParser(algorithm), launch_parser()
-    accelerate_config, argv = take_option(argv, "accelerate_config")
-    script_args, launch_args = split_options(argv, parser, launcher)
-    # What is typed comes after what the file says, so that it counts.
-    launch_args = [*apply_config(config_file, config, parser, launcher), *launch_args]
-    configured, launch_args = take_option(launch_args, "accelerate_config")
-    arguments = parser.parse_args(script_args)
-    check_arguments(arguments)
-
-    if accelerate_config or configured:
-        launch_args = ["--config_file", accelerate_config_file(accelerate_config or configured), *launch_args]
-    launch_args, implied = complete_launch_options(launch_args, use_cpu=arguments.use_cpu)
-    config_args = [] if config_file is None else ["--config", config_file]
-    return launch_args, [*config_args, *script_args, *implied]
+    accelerate_config, launch_args = take_option(options.launch_args, "accelerate_config")
+    if accelerate_config is not None:
+        launch_args = ["--config_file", accelerate_config_file(accelerate_config), *launch_args]
+    launch_args, implied = complete_launch_options(launch_args, use_cpu=options.arguments.use_cpu)
+    config_args = [] if options.config_file is None else ["--config", options.config_file]
+    return launch_args, [*config_args, *options.script_args, *implied]
 
 
 def launch(launch_args: list[str], script_args: list[str]) -> int:
@@ -99,6 +89,8 @@ def launch(launch_args: list[str], script_args: list[str]) -> int:
     from accelerate.commands.launch import launch_command
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    from .processes import TRAINING_MODULE, launch_parser
 
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         # Their account of a process that ended says less than the process itself, and buries it.

@@ -5,38 +5,49 @@
 
 import argparse
 import os
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..usage import UsageError, did_you_mean
 
 
+LORA_LEARNING_RATE = 1e-4  # where nobody has chosen one
+ALIASES = {"torch_dtype": "dtype"}  # what an option was called before
+
+_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+")
+
+
 class Algorithm(NamedTuple):
     config: str  # a name that `trl_nash` exports
     trainer: str
-    summary: str
+    name: str
+    what: str
+
+    @property
+    def summary(self) -> str:
+        return f"train with {self.name}: {self.what}"
 
 
 ALGORITHMS = {
-    "onpo": Algorithm("ONPOConfig", "ONPOTrainer", "train with ONPO: optimistic mirror descent in self-play"),
-    "comal": Algorithm(
-        "COMALConfig", "COMALTrainer", "train with COMAL: its last iterate converges to the equilibrium"
-    ),
-    "nash-md": Algorithm("NashMDConfig", "NashMDTrainer", "train with Nash-MD: play against a mixture with the start"),
-    "inpo": Algorithm("INPOConfig", "INPOTrainer", "train with INPO: mirror descent around a reference that stays"),
-    "egpo": Algorithm("EGPOConfig", "EGPOTrainer", "train with EGPO: a half step, and the same against its policy"),
-    "mnpo": Algorithm("MNPOConfig", "MNPOTrainer", "train with MNPO: mirror descent around several past policies"),
-    "mpo": Algorithm("MPOConfig", "MPOTrainer", "train with MPO: mirror descent drawn to a magnet, which moves"),
+    "onpo": Algorithm("ONPOConfig", "ONPOTrainer", "ONPO", "optimistic mirror descent in self-play"),
+    "comal": Algorithm("COMALConfig", "COMALTrainer", "COMAL", "its last iterate converges to the equilibrium"),
+    "nash-md": Algorithm("NashMDConfig", "NashMDTrainer", "Nash-MD", "play against a mixture with the start"),
+    "inpo": Algorithm("INPOConfig", "INPOTrainer", "INPO", "mirror descent around a reference that stays"),
+    "egpo": Algorithm("EGPOConfig", "EGPOTrainer", "EGPO", "a half step, and the same against its policy"),
+    "mnpo": Algorithm("MNPOConfig", "MNPOTrainer", "MNPO", "mirror descent around several past policies"),
+    "mpo": Algorithm("MPOConfig", "MPOTrainer", "MPO", "mirror descent drawn to a magnet, which moves"),
     "nash-mp": Algorithm(
-        "NashMirrorProxConfig", "NashMirrorProxTrainer", "train with Nash mirror prox: EGPO with proximal steps"
+        "NashMirrorProxConfig", "NashMirrorProxTrainer", "Nash mirror prox", "EGPO with proximal steps"
     ),
-    "nash-prox": Algorithm(
-        "NashProxConfig", "NashProxTrainer", "train with Nash Prox: policy gradient towards a slow target"
-    ),
+    "nash-prox": Algorithm("NashProxConfig", "NashProxTrainer", "Nash Prox", "policy gradient towards a slow target"),
     "online-ipo": Algorithm(
-        "OnlineIPOConfig", "OnlineIPOTrainer", "train with online IPO or IPO-MD: gradient steps around the start"
+        "OnlineIPOConfig", "OnlineIPOTrainer", "online IPO or IPO-MD", "gradient steps around the start"
     ),
-    "sppo": Algorithm("SPPOConfig", "SPPOTrainer", "train with SPPO: regress win rates; spirals out on cycles"),
+    "iterative-ipo": Algorithm(
+        "PairConfig", "NashTrainer", "iterative IPO", "plain mirror descent, the baseline; spirals out on cycles"
+    ),
+    "sppo": Algorithm("SPPOConfig", "SPPOTrainer", "SPPO", "regress win rates; spirals out on cycles"),
 }
 
 
@@ -116,6 +127,7 @@ def read_config(path: str) -> dict[str, Any]:
             # Before merge keys (`<<`) are filled in: what they bring may be overridden.
             pairs = node.value if isinstance(node, yaml.MappingNode) else []
             names = [key.value for key, _ in pairs if isinstance(key.value, str)]
+            _read_floats(node, inside=False)
             values = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}.") from None
@@ -132,9 +144,30 @@ def read_config(path: str) -> dict[str, Any]:
         raise UsageError(f"{path} must hold options as `name: value` lines, not a {type(values).__name__}.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"{path} has {twice[0]} twice: remove one of them.")
+    for old, name in ALIASES.items():
+        if old in values and name in values:
+            raise UsageError(f"{path} has {name}, and {old}, which is its old name: remove one of them.")
+    values = {ALIASES.get(name, name): value for name, value in values.items()}
     environment = values.pop("env", None)
     _set_environment(path, {} if environment is None else environment)
     return values
+
+
+def _read_floats(node: Any, *, inside: bool) -> None:
+    """
+    Has `1e-7` read as a number within dictionaries and lists, as JSON and YAML 1.2 do, and PyYAML does not. What is
+    outside is read as its option is.
+    """
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        for _, value in node.value:
+            _read_floats(value, inside=inside or isinstance(value, yaml.CollectionNode))
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _read_floats(value, inside=inside)
+    elif inside and isinstance(node, yaml.ScalarNode) and node.style is None and _FLOAT.fullmatch(node.value):
+        node.tag = "tag:yaml.org,2002:float"
 
 
 def _set_environment(path: str, environment: Any) -> None:

@@ -4,130 +4,63 @@
 """The options of a training command, as one parser that the launcher and every launched process share."""
 
 import argparse
-import dataclasses
-import json
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import TrainingArguments
-
-import trl_nash
-
-from ..compat import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
-from .errors import UsageError
-from .options import ALGORITHMS, shown
+from ..usage import UsageError
+from .option_table import LAUNCHER, Option, options_of
+from .options import ALGORITHMS, ALIASES, LORA_LEARNING_RATE, shown
+from .unused import NEVER
 
 
-@dataclass
-class NashScriptArguments(ScriptArguments):
+# What the first of the two helps shows, beside the algorithm's own options.
+_COMMON = """
+model_name_or_path dataset_name judge reward_model_path output_dir num_generations max_new_tokens max_length
+generation_batch_size num_iterations per_device_train_batch_size per_device_generation_batch_size learning_rate
+num_train_epochs max_steps use_peft dtype use_vllm report_to resume_from_checkpoint overwrite dry_run
+""".split()
+# Where another text than TRL's or transformers' says more.
+_HELP = {
+    "model_name_or_path": "The model to train: a folder, or ORG/NAME on the hub.",
+    "dataset_name": "The prompts: a .jsonl, .parquet, .csv, .tsv or .txt file, a folder, or ORG/NAME on the hub.",
+    "reward_model_path": "A reward model in place of --judge: a folder, or ORG/NAME on the hub.",
+    "output_dir": "Folder for the model and its checkpoints.",
+    "max_new_tokens": "Longest completion, in tokens.",
+    "max_length": "Longest prompt with its completion, in tokens; longer prompts are cut from the left.",
+    "per_device_train_batch_size": "Prompts in a micro-step on each device.",
+    "learning_rate": f"Learning rate at the start; of an adapter (--use_peft) {LORA_LEARNING_RATE:g} by default.",
+    "num_train_epochs": "Passes over the prompts.",
+    "max_steps": "Optimizer steps of the run; goes before --num_train_epochs.",
+    "use_peft": "Train a LoRA adapter, not all weights (--lora_r, --lora_alpha, --lora_target_modules).",
+    "dtype": "Type of the weights.",
+    "use_vllm": "Sample with vLLM (--vllm_mode colocate or server).",
+    "report_to": "Trackers, such as wandb or tensorboard; several are written one after the other.",
+    "resume_from_checkpoint": "Go on from a checkpoint: latest, the folder of a run, or one of its checkpoints.",
+}
+_TITLES = {
+    "JudgeArguments": "judge: either --judge or --reward_model_path",
+    "data": "data",
+    "ModelConfig": "model",
+    LAUNCHER: "launching (any option of `accelerate launch` works as well)",
+    "OnlineDPOConfig": "generation and online training (TRL)",
+    "training": "training (transformers.TrainingArguments)",
+}
+_SECTION_OF = {
+    "NashScriptArguments": "data",
+    "ScriptArguments": "data",
+    "DatasetMixtureConfig": "data",
+    "JudgeArguments": "JudgeArguments",
+    "ModelConfig": "ModelConfig",
+    "OnlineDPOConfig": "OnlineDPOConfig",
+    "_BaseConfig": "training",
+    "TrainingArguments": "training",
+}
+_JUDGING = ("reward_model_path", "reward_weights", "missing_eos_penalty")
+
+
+class NashParser(argparse.ArgumentParser):
     """
-    Arguments of the training commands that are not the algorithm's.
-
-    Args:
-        dataset_test_split (`str`, *optional*):
-            Split of the prompts that are evaluated on. If `None`, some of those to train on are held out.
-        prompt_column (`str`, *optional*):
-            Column of the dataset that holds the prompts. If `None`, what the rows hold decides
-            ([`~trl_nash.data.columns.find_prompt_column`]).
-        dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to print the plan of the run and stop before any model is loaded.
-    """
-
-    dataset_test_split: str | None = field(
-        default=None,
-        metadata={
-            "help": "Split of the prompts on which the policy plays its start at the end. By default 5 %% of the "
-            "prompts to train on are held out for it (--test_split_size 0: none)."
-        },
-    )
-    prompt_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column of the dataset that holds the prompts. By default the first that holds some of prompt, "
-            "messages (or conversations), chosen with rejected where these are dialogues, instruction (with input), "
-            "question and input."
-        },
-    )
-    dry_run: bool = field(
-        default=False,
-        metadata={"help": "Print the plan of the run and stop before any model is loaded."},
-    )
-
-
-@dataclass
-class JudgeArguments:
-    """
-    Who compares the completions.
-
-    Args:
-        judge (`list[str | dict[str, Any]]`, *optional*):
-            A key of `trl_nash.JUDGES`, `key:target` (`reward:org/model`, `function:package.module:name`) or a dotted
-            path `package.module:name`. Several are a mixture. In YAML each may have arguments of its own:
-            `judge: [pairrm, {judge: "openai:model@http://host:port/v1", order: random}]`. Exclusive with
-            `reward_model_path`. A list of one becomes that one.
-        judge_kwargs (`dict[str, Any]` or `str`, *optional*):
-            Keyword arguments of the judge, on the command line as JSON. Those of a mixture are `weights` and `rule`.
-    """
-
-    judge: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Who compares: reward:org/model, pairwise-lm:org/model, gpm:org/model, pairrm, "
-            "openai:model@http://host:port/v1, hf:org/model, ensemble, package.module:name, random; several are "
-            "a mixture (docs/guides/judges.md)."
-        },
-    )
-    judge_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Keyword arguments of the judge, as JSON: '{\"temperature\": 0.5}'; of several judges, those of "
-            "their mixture: '{\"weights\": [1, 3]}'."
-        },
-    )
-
-    def __post_init__(self):
-        if self.judge == []:
-            raise UsageError("judge is an empty list: name at least one judge.")
-        if isinstance(self.judge, list) and len(self.judge) == 1:
-            self.judge = self.judge[0]
-        for name, judge in zip(self.names, self._judges, strict=True):
-            if not isinstance(name, str):
-                known = dict.fromkeys(judge, "...") if isinstance(judge, dict) else judge  # arguments may be secret
-                raise UsageError(
-                    f"judge: {shown(known)} names no judge; write a name, or {{judge: NAME, ...}} with its arguments."
-                )
-            if re.search(r"://([^/]*@|.*\?)", name):
-                raise UsageError(
-                    f"judge: the URL in {name.partition('://')[0]}://... holds a password or a query, which would be "
-                    "printed; put it into the environment variable of the judge's key, such as OPENAI_API_KEY."
-                )
-        if isinstance(self.judge_kwargs, str):
-            try:
-                self.judge_kwargs = json.loads(self.judge_kwargs)
-            except (ValueError, RecursionError) as error:  # says where, and not what, which may be secret
-                raise UsageError(f"--judge_kwargs must be JSON such as '{{\"temperature\": 0.5}}': {error}.") from None
-        if self.judge_kwargs is not None and not isinstance(self.judge_kwargs, dict):
-            raise UsageError(
-                "--judge_kwargs must be a JSON object such as '{\"temperature\": 0.5}', got a "
-                f"{type(self.judge_kwargs).__name__}."
-            )
-
-    @property
-    def names(self) -> list[str]:
-        """The name of each judge, without its arguments."""
-        return [judge.get("judge") if isinstance(judge, dict) else judge for judge in self._judges]
-
-    @property
-    def _judges(self) -> list[Any]:
-        if self.judge is None:
-            return []
-        return self.judge if isinstance(self.judge, list) else [self.judge]
-
-
-class NashParser(TrlParser):
-    """
-    TRL's parser over the dataclasses of one algorithm, with errors of one sentence and a help of few screens' order.
+    The options of one algorithm, with errors of one sentence and two helps: what one needs, and everything.
 
     Args:
         algorithm (`str`):
@@ -139,94 +72,97 @@ class NashParser(TrlParser):
 
     def __init__(self, algorithm: str):
         self.algorithm = ALGORITHMS[algorithm]
-        self.config_class = getattr(trl_nash, self.algorithm.config)
+        self._options = [_adapted(option) for option in options_of(algorithm)]
         summary = self.algorithm.summary
         super().__init__(
-            [NashScriptArguments, JudgeArguments, self.config_class, ModelConfig, DatasetMixtureConfig],
             prog=f"trl-nash {algorithm}",
             usage="%(prog)s --model_name_or_path MODEL --dataset_name DATA --judge JUDGE [options]",
             description=f"{summary[0].upper()}{summary[1:]}.",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
-        for action in self._actions:
-            kind = getattr(action.type, "__name__", None)
-            if kind == "dict":  # argparse would call dict() on the typed text
-                action.type = _json
-            elif kind == "string_to_bool" and action.nargs is None:  # `--bf16` alone, as other switches
-                action.nargs, action.const = "?", True
+        self.add_argument("--help_all", "--help-all", action="help", dest="help", default=argparse.SUPPRESS)
+        for option in self._options:
+            option.add_to(self)
 
     def error(self, message: str):
         raise UsageError(re.sub(r"^argument (--\w+)[^:]*:", r"\1:", message) + ".")
 
-    def set_defaults_with_config(self, **values) -> list[str]:
+    def set_defaults_with_config(self, **values) -> None:
+        """
+        Makes the values of a YAML file the defaults, as the command line would have read them. A null that the option
+        does not take is as if it were not there.
+        """
         actions = {action.dest: action for action in reversed(self._actions)}  # `--x` comes before its `--no_x`
-        values = {name: _convert(actions[name], v) if name in actions else v for name, v in values.items()}
-        return super().set_defaults_with_config(**values)
+        nullable = {option.dest for option in self._options if option.takes_none}
+        self.set_defaults(
+            **{
+                name: _convert(actions[name], value)
+                for name, value in values.items()
+                if value is not None or name in nullable
+            }
+        )
 
-    def format_help(self) -> str:
+    def format_help(self, everything: bool = False) -> str:
+        """
+        The help.
+
+        Args:
+            everything (`bool`, *optional*, defaults to `False`):
+                Whether all options are in it, or those that most runs need. Those that are always refused are in none.
+        """
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, [])
         formatter.add_text(self.description)
-        for title, actions in self._sections().items():
+        for title, actions in self._sections(everything).items():
             formatter.start_section(title)
             formatter.add_arguments(actions)
             formatter.end_section()
+        if not everything:
+            formatter.add_text(
+                f"`{self.prog} --help-all` lists all {len({option.dest for option in self._options} - NEVER)} options."
+            )
         return formatter.format_help()
 
-    def _sections(self) -> dict[str, list[argparse.Action]]:
+    def _sections(self, everything: bool) -> dict[str, list[argparse.Action]]:
         """The options under headings: what is this algorithm's first, what every Trainer has last."""
-        own, training = _own_fields(self.config_class), _fields(TrainingArguments)
-        judging = [*_fields(JudgeArguments), "reward_model_path", "reward_weights", "missing_eos_penalty"]
-        generation = [name for name in _fields(self.config_class) if name not in (*own, *training, *judging)]
+        own = self.algorithm.name
+        sections = {title: [] for title in (own, *_TITLES.values())}
+        actions = {action.option_strings[0]: action for action in self._actions}
+        for option in self._options:
+            if option.dest in NEVER or not (everything or option.is_own or option.dest in _COMMON):
+                continue
+            section = "JudgeArguments" if option.dest in _JUDGING else _SECTION_OF.get(option.owner)
+            sections[_TITLES.get(section, own)].append(actions[option.names[0]])
+        sections[own].sort(key=lambda action: not self._is_own[action.dest])
+        sections[_TITLES[LAUNCHER]] = _launch_options()
+        return sections
 
-        def options(names: list[str]) -> list[argparse.Action]:
-            return [action for name in names for action in self._actions if action.dest == name]
-
-        return {
-            self.config_class.__name__.removesuffix("Config"): options(own),
-            "judge: either --judge or --reward_model_path": options(judging),
-            "data": options([*_fields(NashScriptArguments), *_fields(DatasetMixtureConfig)]),
-            "model": options(_fields(ModelConfig)),
-            "launching (any option of `accelerate launch` works as well)": _launch_options(),
-            "generation and online training (TRL)": options(generation),
-            "training (transformers.TrainingArguments)": options([name for name in training if name not in own]),
-        }
+    @property
+    def _is_own(self) -> dict[str, bool]:
+        return {option.dest: option.is_own for option in self._options}
 
 
-def check_arguments(arguments: argparse.Namespace) -> None:
-    """
-    Checks what can be checked before any configuration class is built.
-
-    Args:
-        arguments (`argparse.Namespace`):
-            What [`NashParser`] parsed.
-
-    Raises:
-        UsageError: If model, data or judge is missing, or a judge and a reward model are both given.
-    """
-    if arguments.model_name_or_path is None:
-        raise UsageError("say which model to train: --model_name_or_path ORG/NAME or a directory.")
-    if arguments.dataset_name is None and not arguments.datasets:
-        raise UsageError(
-            "say which prompts to train on: --dataset_name ORG/NAME or a .jsonl, .parquet, .csv or .txt file."
-        )
-    if (arguments.judge is None) == (arguments.reward_model_path is None):
-        found = "neither was" if arguments.judge is None else "both were"
-        raise UsageError(
-            f"give either --judge (reward:org/model, package.module:name, ...) or --reward_model_path, {found} given."
-        )
-    if arguments.judge_kwargs is not None and arguments.judge is None:
-        raise UsageError("--judge_kwargs belongs to --judge; with --reward_model_path use the options of the config.")
-    JudgeArguments(arguments.judge, arguments.judge_kwargs)
+def _adapted(option: Option) -> Option:
+    """Where we say more, or take more, than the dataclass."""
+    aliases = [alias for alias, name in ALIASES.items() if name == option.dest]
+    names = option.names + [f"--{spelling}" for alias in aliases for spelling in (alias, alias.replace("_", "-"))]
+    several = option.dest == "report_to"  # which the dataclass has as one or a list
+    return option._replace(
+        names=names, help=_HELP.get(option.dest, option.help), nargs="+" if several else option.nargs
+    )
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows one spelling of an option. Each also exists with dashes for underscores."""
+    """Shows one spelling of an option, which also exists with dashes, and defaults that say something."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         metavar = self._get_default_metavar_for_optional(action)
         return f"{action.option_strings[0]} {self._format_args(action, metavar)}".rstrip()
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        silent = action.default in (None, []) or (action.nargs in (0, "?") and action.default is False)
+        return action.help if silent else super()._get_help_string(action)
 
 
 def _convert(action: argparse.Action, value: Any) -> Any:
@@ -251,24 +187,6 @@ def _convert_one(action: argparse.Action, value: Any) -> Any:
         choices = ", ".join(map(str, action.choices))
         raise UsageError(f"{action.dest}: invalid choice: {shown(value)} (choose from {choices}).")
     return converted
-
-
-def _json(text: str) -> Any:
-    return json.loads(text)
-
-
-_json.__name__ = "JSON"  # as argparse calls it in errors
-
-
-def _fields(config: type) -> list[str]:
-    return [item.name for item in dataclasses.fields(config)]
-
-
-def _own_fields(config: type) -> list[str]:
-    """The fields that this package defines or whose default it changes."""
-    own = [base for base in config.__mro__ if issubclass(base, trl_nash.NashConfig)]
-    names = [name for base in own for name in base.__dict__.get("__annotations__", {})]
-    return list(dict.fromkeys(name for name in names if name in _fields(config)))
 
 
 def _launch_options() -> list[argparse.Action]:

@@ -13,6 +13,7 @@ from ..extras import pip_install
 from .errors import UsageError
 from .hardware import visible_devices
 from .options import read_config
+from .threads import share_cores
 
 
 TRAINING_MODULE = "trl_nash.cli.train"
@@ -111,7 +112,7 @@ def complete_launch_options(launch_args: list[str], *, use_cpu: bool = False) ->
     if processes == 1 and devices > 1:
         added += ["--gpu_ids", os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]]  # or Trainer takes them all
     if devices == 0:
-        _share_cores(max(processes // machines, 1))
+        share_cores(max(processes // machines, 1))
 
     script_args = ["--use_cpu=True"] if use_cpu else []
     if given.mixed_precision is not None:
@@ -122,10 +123,3 @@ def complete_launch_options(launch_args: list[str], *, use_cpu: bool = False) ->
 def _devices(gpu_ids: str | None) -> int:
     visible = visible_devices()
     return min(visible, len(gpu_ids.split(","))) if gpu_ids not in (None, "all") else visible
-
-
-def _share_cores(processes: int) -> None:
-    """Launchers give a process one thread, which on the CPU leaves the other cores idle."""
-    import torch
-
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // processes)))

@@ -21,7 +21,14 @@ _RESULTS = {
 
 
 def plan_text(
-    algorithm: str, arguments, render, prompts, held_out: str | None = None, adapter: dict | None = None
+    algorithm: str,
+    arguments,
+    render,
+    prompts,
+    held_out: str | None = None,
+    adapter: dict | None = None,
+    costs: dict[str, str] | None = None,
+    resumed=None,
 ) -> str:
     """
     The plan of a run on one screen.
@@ -39,11 +46,16 @@ def plan_text(
             Which of the prompts are held out, or why none are.
         adapter (`dict`, *optional*):
             The configuration of the adapter that the model is.
+        costs (`dict[str, str]`, *optional*):
+            What else there is to say, by headings.
+        resumed ([`~trl_nash.trainers.run.checkpoint_files.Found`], *optional*):
+            The checkpoint that the run goes on from.
 
     Returns:
         `str`
     """
     from ..data.messages import prompt_of
+    from .dry_run import rate_of
 
     training, model = arguments.training, arguments.model
     text, cut = render(prompt_of(prompts.first))
@@ -57,14 +69,22 @@ def plan_text(
     processes = _counted(training.world_size, "process", "processes")
     evaluation = "" if prompts.evaluation is None else f"; {_rows(prompts.evaluation)} to evaluate on"
     steps = _counted(training.optimizer_steps_per_round, "optimizer step", "optimizer steps")
+    passes = f" in {training.num_iterations} passes" if training.num_iterations > 1 else ""
+    passes += _unless(arguments, "generation_batch_size", "steps_per_generation")
     lines = {
         "model": f"{model.model_name_or_path} ({quantised}{weights}), {processes}",
         "prompts": f"{_rows(prompts.train)} of {prompts.name}, column {prompts.column}{evaluation}",
         "held out": held_out,
         "first": f"{_shortened(text)}{f' (cut from the left to {render.limit} tokens)' if cut else ''}",
         "round": f"{training.prompts_per_round} prompts x {training.num_generations} completions of up to "
-        f"{training.max_new_tokens} tokens, then {steps}",
+        f"{training.max_new_tokens} tokens, then {steps}{passes}",
+        "generate": f"{training.generation_chunk} prompts a call"
+        + _unless(arguments, "per_device_generation_batch_size"),
+        "steps": _steps(training, prompts),
+        "rate": rate_of(training),
         "judge": " and ".join(arguments.judge.names) or f"reward model {training.reward_model_path}",
+        **(costs or {}),
+        "resumes": resumed and f"{resumed.checkpoint}. {resumed.others}".rstrip(),
         "output": str(training.output_dir),
     }
     title = f"Plan of this {algorithm} run" + (" (dry run: nothing is trained)" if arguments.script.dry_run else "")
@@ -72,7 +92,7 @@ def plan_text(
 
 
 def result_text(
-    state, output_dir: str, seconds: float, last: dict[str, float], answers: "Sequence[Verdict]" = ()
+    state, output_dir: str, seconds: float | None, last: dict[str, float], answers: "Sequence[Verdict]" = ()
 ) -> str:
     """
     What came out of a run.
@@ -82,8 +102,8 @@ def result_text(
             After training.
         output_dir (`str`):
             Where the model is.
-        seconds (`float`):
-            How long training took.
+        seconds (`float`, *optional*):
+            How long training took, if there was anything to train.
         last (`dict[str, float]`):
             Metrics of the last round. `log_history` has those of the last `logging_steps`, which may be another.
         answers (`Sequence[Verdict]`, *optional*):
@@ -95,7 +115,8 @@ def result_text(
     from ..trainers.run.result import result
 
     steps = _counted(state.global_step, "step", "steps")
-    lines = [f"Trained {steps} in {seconds:.0f} s. The model is in {output_dir}."]
+    done = f"Finished before, after {steps}" if seconds is None else f"Trained {steps} in {seconds:.0f} s"
+    lines = [f"{done}. The model is in {output_dir}."]
     shown = [f"{label} {last[name]:.3g}" for name, label in _RESULTS.items() if name in last]
     if shown:
         lines.append(f"  In the last round: {', '.join(shown)}.")
@@ -105,6 +126,22 @@ def result_text(
         texts = {"prompt": answer.prompt, "start": answer.second, "aligned": answer.first}
         lines += ["", *(f"  {name:<8} {_shortened(text)}" for name, text in texts.items())]
     return "\n".join(lines)
+
+
+def _steps(training, prompts) -> str:
+    from .dry_run import steps_of
+
+    if (found := steps_of(training, prompts)) is None:
+        return "as many as the stream has prompts"
+    rounds, steps = found
+    precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32"
+    rounds = _counted(rounds, "round", "rounds")
+    return f"{rounds}, {_counted(steps, 'optimizer step', 'optimizer steps')} in {precision}"
+
+
+def _unless(arguments, option: str, *others: str) -> str:
+    """Behind a size that nobody has chosen: how to."""
+    return "" if arguments.chosen & {option, *others} else f" (--{option} N to decide yourself)"
 
 
 def _rows(dataset) -> str:

@@ -13,29 +13,25 @@ import signal
 import sys
 import time
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import trl_nash
 
 from .command import COMMAND, shown_command
 from .errors import UsageError, hide_noise, is_first_process, is_user_error, report
 from .held_out import hold_out
-from .options import ALGORITHMS, apply_config, read_config, split_options, take_option
+from .options import ALGORITHMS, LORA_LEARNING_RATE
+from .output_folder import give_up
+from .reading import read_options
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
+from .threads import choose_threads
 
 
-LORA_LEARNING_RATE = 1e-4
+if TYPE_CHECKING:
+    from .arguments import Arguments
 
-
-class Arguments(NamedTuple):
-    """What the options of a training command say."""
-
-    script: Any  # trl_nash.cli.parser.NashScriptArguments
-    judge: Any  # trl_nash.cli.parser.JudgeArguments
-    training: Any  # the algorithm's config
-    model: Any  # trl.ModelConfig
-    mixture: Any  # trl.DatasetMixtureConfig
+_LIGHT = {"function", "random", "openai", "hf"}  # judges that load no model here
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
+def read_arguments(algorithm: str, argv: list[str]) -> "Arguments":
     """
     Builds the dataclasses from the options, the file of `--config` and what this machine's hardware decides.
 
@@ -94,34 +90,23 @@ def read_arguments(algorithm: str, argv: list[str]) -> Arguments:
         UsageError: If an option is unknown or its value cannot be read.
         ValueError: If the algorithm's config refuses a value.
     """
+    from .arguments import arguments_of
     from .hardware import hardware_options
-    from .parser import NashParser, check_arguments
-    from .processes import launch_parser
 
-    parser = NashParser(algorithm)
-    rate = parser.get_default("learning_rate")
-    parser.set_defaults(learning_rate=None)  # which says that nobody has chosen one
-    config_file, argv = take_option(argv, "config")
-    launcher = launch_parser()  # its options have had their effect
-    if config_file is not None:
-        apply_config(config_file, read_config(config_file), parser, launcher)
-    argv, _ = split_options(argv, parser, launcher)
-    arguments = parser.parse_args(argv)
-    check_arguments(arguments)
-    options, sentence = hardware_options(arguments)
-    if arguments.learning_rate is None:
-        options += ["--learning_rate", str(LORA_LEARNING_RATE if arguments.use_peft else rate)]
-        if arguments.use_peft:
-            sentence += (
-                f"\nLearning rate: {LORA_LEARNING_RATE:g}, chosen for an adapter (--learning_rate to decide yourself; "
-                f"where all weights are trained it is {rate:g})."
-            )
+    read = read_options(algorithm, argv)
+    options, sentence = hardware_options(read.arguments)
+    if "learning_rate" not in read.given and read.arguments.use_peft:
+        sentence += (
+            f"\nLearning rate: {LORA_LEARNING_RATE:g}, chosen for an adapter (--learning_rate to decide yourself; "
+            f"where all weights are trained it is {read.arguments.learning_rate:g})."
+        )
+        options += ["--learning_rate", str(LORA_LEARNING_RATE)]
     if is_first_process():
         print(sentence, flush=True)
-    return Arguments(*parser.parse_args_into_dataclasses([*argv, *options], look_for_args_file=False))
+    return arguments_of(algorithm, read.parser.parse_args([*read.script_args, *options]), read.given)
 
 
-def build_trainer(algorithm: str, arguments: Arguments):
+def build_trainer(algorithm: str, arguments: "Arguments"):
     """
     Reads the data, prints the plan of the run and builds the trainer; after `--dry_run` there is none.
 
@@ -137,24 +122,27 @@ def build_trainer(algorithm: str, arguments: Arguments):
     from ..compat import get_peft_config, get_quantization_config
     from ..data.check import remember
     from ..generation.prompts import PromptRenderer
+    from ..trainers.checks.ahead import check_columns, check_run
+    from ..trainers.checks.arguments import check_arguments
     from ..trainers.loading import adapter_config, check_adapter, load_tokenizer
+    from ..trainers.run.checkpoint_files import find_checkpoint
     from .data import load_prompts
+    from .dry_run import check_model_without_weights, costs
 
     script, training, model = arguments.script, arguments.training, arguments.model
+    resumed = find_checkpoint(training.resume_from_checkpoint, training.output_dir)
     path = model.model_name_or_path
-    if path.startswith((".", "/")) and not os.path.isdir(path):
-        raise FileNotFoundError(f"--model_name_or_path {path}: there is no such directory.")
     adapter = adapter_config(path, model.model_revision)
     check_adapter(path, adapter, training.merge_adapter)
     peft_config = get_peft_config(model)
-    if adapter is not None and not training.merge_adapter:
-        _check_continued(path, adapter, model)
+    further = None if training.merge_adapter else adapter
+    if further is not None:
+        _check_continued(path, further, model)
         peft_config = None  # it is the adapter that is there
+    judge = _load_judge(arguments.judge, training.device, without_models=True)
     tokenizer = load_tokenizer(path, model.model_revision, training.trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if arguments.mixture.datasets and script.dataset_name and is_first_process():
-        print("Note: the `datasets` section is used, so --dataset_name is ignored.", flush=True)
     holds_none = arguments.mixture.test_split_size == 0
     mixture = replace(arguments.mixture, test_split_size=None) if holds_none else arguments.mixture
     evaluate = script.dataset_test_split is not None or mixture.test_split_size is not None
@@ -162,13 +150,25 @@ def build_trainer(algorithm: str, arguments: Arguments):
     with training.main_process_first(desc="reading prompts"):
         prompts = load_prompts(script, mixture, render, evaluate=evaluate, seed=training.seed)
         prompts, held_out = hold_out(prompts, training, none=holds_none)
+    choose_sizes(algorithm, arguments, prompts.train, path if adapter is None else adapter["base_model_name_or_path"])
     for dataset in (prompts.train, prompts.evaluation):
         remember(dataset, render)  # its rows were rendered while they had the numbers that the user knows
+    check_arguments(
+        training, data_collator=None, compute_metrics=None, preprocess_logits_for_metrics=None, lr_scheduler=None
+    )
+    check_run(training, arguments.judge.judge, training.reward_model_path, prompts.train, prompts.evaluation)
+    if judge is not None:
+        check_columns(judge, prompts.train, prompts.evaluation)
+    found = None
+    if script.dry_run:
+        base = path if adapter is None else adapter["base_model_name_or_path"]
+        check_model_without_weights(base, arguments, peft_config)
+        found = costs(algorithm, base, arguments, render, prompts, further)
     if is_first_process():
-        print(plan_text(algorithm, arguments, render, prompts, held_out, adapter), flush=True)
-    judge = _load_judge(arguments.judge, training.device, dry_run=script.dry_run)
+        print(plan_text(algorithm, arguments, render, prompts, held_out, adapter, found, resumed), flush=True)
     if script.dry_run:
         return None
+    judge = judge or _load_judge(arguments.judge, training.device)
 
     training.model_init_kwargs = {
         "revision": model.model_revision,
@@ -187,6 +187,8 @@ def build_trainer(algorithm: str, arguments: Arguments):
         peft_config=peft_config,
         judge=judge,
     )
+    if training.device.type == "cpu" and is_first_process():
+        print(choose_threads(trainer.model), flush=True)
     if script.ignore_bias_buffers:
         trainer.model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in trainer.model.named_buffers() if not buffer.is_floating_point()
@@ -194,7 +196,33 @@ def build_trainer(algorithm: str, arguments: Arguments):
     return trainer
 
 
-def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
+def choose_sizes(algorithm: str, arguments: "Arguments", prompts, path: str) -> None:
+    """
+    Sets the sizes that nobody has chosen: see [`trl_nash.cli.sizes`].
+
+    Args:
+        algorithm (`str`):
+            A key of `ALGORITHMS`.
+        arguments ([`Arguments`]):
+            What [`read_arguments`] returned. Its `training` is changed.
+        prompts ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            To train on.
+        path (`str`):
+            The model.
+    """
+    from .sizes import device_memory, fitted_round, generation_batch, planned
+
+    training, chosen = arguments.training, arguments.chosen
+    fits = getattr(trl_nash, ALGORITHMS[algorithm].trainer).assumes_fitted_rounds
+    if fits and not chosen & {"steps_per_generation", "generation_batch_size"}:
+        count = len(prompts) if hasattr(prompts, "__len__") else None
+        passes = training.num_iterations if "num_iterations" in chosen else None
+        training.steps_per_generation, training.num_iterations = fitted_round(training, count, passes)
+    if "per_device_generation_batch_size" not in chosen and (plan := planned(algorithm, arguments, path)) is not None:
+        training.per_device_generation_batch_size = generation_batch(*plan, device_memory(training))
+
+
+def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:
     """
     Trains, evaluates if there are prompts for it, saves the model with its card, and says how it went. A run that was
     asked to stop only trains.
@@ -210,11 +238,11 @@ def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
     from .round_lines import show_rounds
 
     start = time.monotonic()
-    resume = trainer.args.resume_from_checkpoint
-    # Typed as text: "true" means the last checkpoint, as True does in Python.
+    if arguments.script.overwrite and trainer.args.should_save:
+        give_up(trainer.args.output_dir)
     signals.trainer = trainer
     rounds = show_rounds(trainer)
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     signals.trainer = None
     if trainer.stopped:
         return
@@ -227,7 +255,7 @@ def train(trainer, arguments: Arguments, signals: StopSignals) -> None:
     trainer.save_model(trainer.args.output_dir)
     trainer.create_model_card(dataset_name=on_hub)
     if is_first_process():
-        answers = trainer.reporter.answers
+        seconds, answers = None if trainer.was_finished else seconds, trainer.reporter.answers
         print(result_text(trainer.state, trainer.args.output_dir, seconds, rounds.last, answers), flush=True)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=on_hub)
@@ -248,11 +276,11 @@ def _check_continued(path: str, adapter: dict, model) -> None:
             )
 
 
-def _load_judge(judge_args, device, *, dry_run: bool):
-    """The judge of `--judge`; a dry run leaves those that are models on the disk."""
+def _load_judge(judge_args, device, *, without_models: bool = False):
+    """The judge of `--judge`, if there is one; `without_models` only if no weights are loaded for it."""
     kwargs = dict(judge_args.judge_kwargs or {})
     keys = {name.partition(":")[0] for name in judge_args.names}
-    if not keys or (dry_run and keys & trl_nash.JUDGES.keys() - {"function"}):
+    if not keys or (without_models and keys & trl_nash.JUDGES.keys() - _LIGHT):
         return None
     return trl_nash.load_judge(judge_args.judge, kwargs.pop("device", device), **kwargs)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .calls import accepted, as_floats, joined
+from .calls import accepted, as_floats, joined, required
 from .store import JudgementStore, judgement_key
 from .tally import Abstained, Tally
 
@@ -100,6 +100,11 @@ class PairwiseJudge(ABC):
     def identity(self) -> str | None:
         """All that an answer depends on beside the question, as JSON, without secrets. `None` cannot be cached."""
         return None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The dataset's columns, beside the prompt, that it cannot judge without."""
+        return required(self.judge, positional=3)
 
     @functools.cached_property
     def tally(self) -> Tally:

@@ -26,6 +26,18 @@ def accepted(function: Callable, keywords: dict[str, Any], positional: int) -> d
     return {name: value for name, value in keywords.items() if kinds.get(name) in named}
 
 
+def required(function: Callable, positional: int) -> frozenset[str]:
+    """The arguments without a default that `function` takes beside its first `positional` ones."""
+    signature = inspect.signature(function)
+    taken = signature.bind_partial(*[None] * positional).arguments
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return frozenset(
+        name
+        for name, parameter in signature.parameters.items()
+        if name not in taken and parameter.kind not in variable and parameter.default is parameter.empty
+    )
+
+
 def joined(prompt: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
     """
     A prompt in which contents that come in parts are one text each.

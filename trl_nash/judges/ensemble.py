@@ -88,6 +88,10 @@ class EnsembleJudge(PairwiseJudge):
             return None
         return json.dumps({"judge": "ensemble", "rule": self.rule, "weights": self.weights.tolist(), "of": members})
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(judge.needs for judge in self.judges))
+
     def __call__(self, prompts, first, second, **columns):
         self._check_lengths(prompts, first=first, second=second, **columns)
         return self.judge(prompts, first, second, **columns)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .base import PairwiseJudge
-from .calls import accepted
+from .calls import accepted, required
 
 
 class CallableJudge(PairwiseJudge):
@@ -63,6 +63,10 @@ class CallableJudge(PairwiseJudge):
     def description(self) -> str:
         called = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         return f"{called.__module__}:{called.__qualname__}"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return required(self.function, positional=3)
 
     def __call__(self, prompts, first, second, **columns):
         # Columns that the function does not see must not make two questions different.

@@ -68,6 +68,10 @@ class LengthDebiasedJudge(PairwiseJudge):
         inner = self.inner.identity
         return inner and json.dumps({"judge": "length", "coefficient": self.coefficient, "of": inner})
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.inner.needs
+
     def __call__(self, prompts, first, second, **columns):
         self._check_lengths(prompts, first=first, second=second, **columns)
         return self.judge(prompts, first, second, **columns)

@@ -151,6 +151,10 @@ class OpenAIJudge(RemoteJudge):
             sort_keys=True,
         )
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(self.prompt.columns)
+
     def __call__(self, prompts, first, second, **columns):
         if missing := [name for name in self.prompt.columns if name not in columns]:
             raise ValueError(f"The prompt of {self.name} uses the column {missing[0]!r}, which the dataset lacks.")

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .base import Abstained, PairwiseJudge, Prompt, accepted, as_floats, joined
+from .calls import required
 from .reward_model import RewardModel
 from .store import as_store
 
@@ -139,6 +140,11 @@ class RewardJudge(PairwiseJudge):
         if None in models or self.missing_eos_penalty is not None:
             return None
         return json.dumps(["reward", models, self.reward_weights.tolist(), self.temperature])
+
+    @property
+    def needs(self) -> frozenset[str]:
+        named = frozenset().union(*(required(func, positional=0) for func in self.reward_funcs))
+        return named - {"prompts", "completions", "completion_ids", "trainer_state"}
 
     def __call__(self, prompts, first, second, **columns):
         # Columns that no reward function takes must not make two questions different.

@@ -8,29 +8,41 @@ An algorithm is a config that says what a round fits (`trl_nash.algorithms`), an
 from pairs and least squares, if anything is: who samples (`sample_pairs`), what is minimised (`objective`).
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import is_peft_model, set_seed
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 
 from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
-from ..compat import base_construction
+from ..compat import OnlineDPOConfig, base_construction
 from ..generation.sampler import generation_config
-from ..judges import RewardJudge, load_judge
+from ..judges import PairwiseJudge, RewardJudge, load_judge
 from ..kernels.fused_head import add_fused_head
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..rounds.batch import PairBatch, Samples
 from ..rounds.pairs import compared_pairs
 from ..rounds.schedule import Place
 from .checks import arguments
+from .checks.ahead import check_columns, check_run
 from .checks.policy import verify_policy, verify_reference
+from .checks.renamed import renamed
 from .checks.sampling import check_sampler
-from .checks.schedules import check_schedules
 from .config import NashConfig, PairConfig
 from .loading import load_policy, load_tokenizer
 from .run.assembly import assemble, show_rewards
 from .run.checkpoint_files import how_to_go_on
 from .run.evaluation import EvaluationHooks
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+Rows = Dataset | IterableDataset
+RewardFunc = str | PreTrainedModel | Callable[..., list[float | None]]
 
 
 class NashTrainer(EvaluationHooks):
@@ -89,24 +101,27 @@ class NashTrainer(EvaluationHooks):
     # Whether the method's theory assumes that a round is fitted, not just stepped on.
     assumes_fitted_rounds = False
 
+    @renamed(
+        reward_model="reward_funcs", tokenizer="processing_class", reward_processing_class="reward_processing_classes"
+    )
     def __init__(
         self,
-        model,
-        ref_model=None,
-        reward_funcs=None,
-        args=None,
-        data_collator=None,
-        train_dataset=None,
-        eval_dataset=None,
-        processing_class=None,
-        reward_processing_classes=None,
-        peft_config=None,
-        compute_metrics=None,
-        callbacks=None,
-        optimizers=(None, None),
-        preprocess_logits_for_metrics=None,
-        judge=None,
-    ):
+        model: "str | PreTrainedModel | PeftModel",
+        ref_model: PreTrainedModel | None = None,
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        args: OnlineDPOConfig | None = None,
+        data_collator: None = None,
+        train_dataset: Rows | None = None,
+        eval_dataset: Rows | dict[str, Rows] | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase | None] | None = None,
+        peft_config: "PeftConfig | None" = None,
+        compute_metrics: None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
+        preprocess_logits_for_metrics: None = None,
+        judge: PairwiseJudge | Callable[..., list[float]] | str | None = None,
+    ) -> None:
         model_id = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
         self.started_from = model_id  # a path, a hub id, or nothing
         output_dir = f"{Path(model_id).name or 'model'}-{self._tag_names[-1]}"
@@ -119,10 +134,10 @@ class NashTrainer(EvaluationHooks):
             lr_scheduler=optimizers[1],
         )
         reward_funcs = args.reward_model_path if judge is None and reward_funcs is None else reward_funcs
-        arguments.check_judge(judge, reward_funcs, args)
-        arguments.check_datasets(train_dataset, eval_dataset, args)
-        check_schedules(args, train_dataset)
+        check_run(args, judge, reward_funcs, train_dataset, eval_dataset)
         judge = None if judge is None else load_judge(judge, device=args.device)
+        if judge is not None:
+            check_columns(judge, train_dataset, eval_dataset)
 
         if processing_class is None:
             if not model_id:
@@ -137,7 +152,7 @@ class NashTrainer(EvaluationHooks):
                 "`model_init_kwargs` and `merge_adapter` load a `model` that is a path, and this one is loaded: leave "
                 "them out."
             )
-        arguments.check_model(model, ref_model, peft_config)
+        arguments.check_model(model, ref_model, peft_config, args.max_length)
         # They give `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
         head, *reference_heads = [
             add_fused_head(module.get_base_model() if is_peft_model(module) else module, temperature=args.temperature)
@@ -191,6 +206,7 @@ class NashTrainer(EvaluationHooks):
             model_kwargs={"trust_remote_code": args.trust_remote_code},
             device=self.accelerator.device,
         )
+        check_columns(self.judge, train_dataset, eval_dataset)
         show_rewards(self, [] if judge is not None else self.judge.reward_funcs)
         self.place, self.past = Place(0, 0, 0, 0), args.past(0)
         self.batches: list[PairBatch] = []

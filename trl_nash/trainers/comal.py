@@ -10,7 +10,7 @@ from accelerate.logging import get_logger
 from ..algorithms import Fit, Past, inpo
 from ..algorithms.stability import minimum_reference_rounds
 from .base import NashTrainer
-from .checks.values import check_range, scheduled
+from .checks.values import scheduled
 from .config import PairConfig
 
 
@@ -55,7 +55,6 @@ class COMALConfig(PairConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("reference_rounds", self.reference_rounds, 1)
         rho = scheduled(self.step_size, 10**9) * scheduled(self.beta, 10**9)
         if rho > 0 and self.reference_rounds < (needed := minimum_reference_rounds(rho)):
             logger.warning(

@@ -11,7 +11,8 @@ from ..algorithms import Fit, Past, iterative_ipo
 from ..compat import OnlineDPOConfig
 from ..rounds.pairs import PAIR_SELECTIONS
 from ..rounds.schedule import Schedule
-from .checks.values import as_list, check_choice, check_range, collapse, scheduled
+from .checks.precision import best_precision
+from .checks.values import as_list, check_choice, check_range, check_values, collapse, scheduled
 
 
 WIN_RATE = "policy/win_rate_reference"  # of the policy against the start of the run, in an evaluation
@@ -72,6 +73,8 @@ class NashConfig(OnlineDPOConfig):
             Rows of that table.
         logging_nan_inf_filter (`bool`, *optional*, defaults to `False`):
             Whether losses that are not finite are left out of the log: a run stops at the first one anyway.
+        bf16, fp16 (`bool`, *optional*):
+            Without either the hardware decides: bf16 on accelerators that have it, fp16 on older GPUs, fp32 elsewhere.
     """
 
     _VALID_DICT_FIELDS = OnlineDPOConfig._VALID_DICT_FIELDS + [
@@ -161,32 +164,26 @@ class NashConfig(OnlineDPOConfig):
         watched = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
         if watched or self.load_best_model_at_end or self.save_strategy == "best":
             self._resolve_metric()
+        if self.bf16 is None and not self.fp16:  # where TRL would take bf16, which is an error without the hardware
+            chosen = best_precision(self.use_cpu)
+            self.bf16, self.fp16 = chosen == "bf16", chosen == "fp16"
         with warnings.catch_warnings():
             # Prompts are cut before generation here, so they cannot vanish in the forward pass as TRL warns.
             warnings.filterwarnings("ignore", message="The configuration has .max_new_tokens.")
+            # It is TRL's default, under the name that TRL knows.
+            warnings.filterwarnings("ignore", ".gradient_checkpointing. is deprecated", FutureWarning)
             super().__post_init__()
         if watched:  # by a scheduler, which cannot know in which direction a metric is better
             mode = "max" if self.greater_is_better else "min"
             self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
         self._resolve_dtype()
         self.beta = collapse(self.beta)
-        check_range("beta", self.beta, 0.0)
+        check_values(self)
         if not self.regularized and any(as_list(self.beta)):
             raise ValueError(
                 f"`beta={self.beta}` has no meaning in {type(self).__name__}: the method has no KL coefficient. Leave "
                 "it out; COMALConfig and NashMDConfig have one."
             )
-        if self.max_new_tokens >= self.max_length:
-            raise ValueError(
-                f"`max_length` ({self.max_length}) counts prompt and completion: it must exceed `max_new_tokens` "
-                f"({self.max_new_tokens}), or no prompt is left."
-            )
-        check_range("num_generations", self.num_generations, 2)
-        check_range("num_iterations", self.num_iterations, 1)
-        check_range("max_nan_rate", self.max_nan_rate, 0.0, 1.0)
-        for name in ("temperature", "reward_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         self._resolve_round()
 
     def _resolve_metric(self) -> None:
@@ -315,13 +312,8 @@ class PairConfig(NashConfig):
     def __post_init__(self):
         super().__post_init__()
         self.step_size = collapse(self.step_size)
-        check_range("step_size", self.step_size, 0.0)
         check_choice("preference_label", self.preference_label, ["soft", "sampled", "argmax"])
         check_choice("pair_selection", self.pair_selection, PAIR_SELECTIONS)
-        if self.pair_selection == "tournament" and self.num_generations < 3:
-            raise ValueError(
-                f"`pair_selection='tournament'` needs `num_generations` of at least 3, got {self.num_generations}."
-            )
         # One goes by round, the other by epoch: what meets in between is known with the dataset (`check_schedules`).
         for index in (0, -1):
             self.check_step(as_list(self.step_size)[index], as_list(self.beta)[index])

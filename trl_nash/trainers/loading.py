@@ -3,9 +3,12 @@
 
 """A policy and its tokenizer from a path or hub id: a model, or an adapter with the model that it belongs to."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -40,7 +43,8 @@ def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bo
     adapter = adapter_config(path, revision)
     if adapter is not None and _file(path, "tokenizer_config.json", revision) is None:
         path, revision = adapter["base_model_name_or_path"], adapter.get("revision")
-    return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    with _named(path):
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def load_policy(path: str, args, peft_config=None) -> torch.nn.Module:
@@ -63,11 +67,13 @@ def load_policy(path: str, args, peft_config=None) -> torch.nn.Module:
     adapter = adapter_config(path, revision)
     check_adapter(path, adapter, args.merge_adapter, peft_config)
     if adapter is None:
-        return create_model_from_path(path, AutoModelForCausalLM, **kwargs)
+        with _named(path):
+            return create_model_from_path(path, AutoModelForCausalLM, **kwargs)
     from peft import PeftModel
 
     base = adapter["base_model_name_or_path"]
-    model = create_model_from_path(base, AutoModelForCausalLM, **kwargs | {"revision": adapter.get("revision")})
+    with _named(base):
+        model = create_model_from_path(base, AutoModelForCausalLM, **kwargs | {"revision": adapter.get("revision")})
     model = PeftModel.from_pretrained(model, path, revision=revision, is_trainable=not args.merge_adapter)
     if not args.merge_adapter:
         return model
@@ -86,6 +92,20 @@ def check_adapter(path: str, adapter: dict | None, merge: bool, peft_config=None
             f"{path} is an adapter, which is trained further: leave `peft_config` out. Or set `merge_adapter=True`: "
             "then it becomes part of its model, and the new adapter is trained."
         )
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Names the model that is neither here nor can be asked for: transformers says that it was not reached."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise
+        raise FileNotFoundError(
+            f"the model {path}: there is no such folder, the hub cannot be asked (offline), and no such model was "
+            "loaded from it before. Check the name."
+        ) from error
 
 
 def _file(path: str, name: str, revision: str | None) -> str | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, mnpo
 from .base import NashTrainer
-from .checks.values import check_range
 from .config import PairConfig
 
 
@@ -48,7 +47,6 @@ class MNPOConfig(PairConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("history_weights", self.history_weights, 0.0, 1.0)
         if not isinstance(self.history_weights, (list, tuple)) or abs(sum(self.history_weights) - 1) > 1e-6:
             raise ValueError(f"`history_weights` must be a list that adds up to 1, got {self.history_weights}.")
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, mpo
 from .base import NashTrainer
-from .checks.values import check_range
 from .config import PairConfig
 
 
@@ -43,7 +42,6 @@ class MPOConfig(PairConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("reference_rounds", self.reference_rounds, 1)
 
     def fits_of(self, past: Past) -> list[Fit]:
         return mpo(past, **self.step_and_beta(past))

@@ -12,7 +12,7 @@ from ..algorithms import Fit, Past, average_response, regularized_response
 from ..objectives import leave_one_out_advantage, policy_gradient_loss
 from ..rounds.batch import PairBatch, Samples
 from .base import NashTrainer
-from .checks.values import check_choice, check_on_policy, check_one_policy, check_range, collapse, scheduled
+from .checks.values import check_choice, check_on_policy, check_one_policy, collapse, scheduled
 from .policy_gradient import PolicyGradientConfig
 
 
@@ -49,8 +49,6 @@ class NashMDConfig(PolicyGradientConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("mixture_coef", self.mixture_coef, 0.0, 1.0)
-        check_range("ema_decay", self.ema_decay, 0.0, 1.0)
         check_choice("opponent", self.opponent, ["mixture", "ema"])
         self.mixture_coef = collapse(self.mixture_coef)
         check_on_policy(self)

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, regularized_response
-from .checks.values import check_on_policy, check_range
+from .checks.values import check_on_policy
 from .nash_md import NashMDTrainer
 from .policy_gradient import PolicyGradientConfig
 
@@ -35,7 +35,6 @@ class NashProxConfig(PolicyGradientConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("reference_rounds", self.reference_rounds, 1)
         check_on_policy(self)
 
     def fits_of(self, past: Past) -> list[Fit]:

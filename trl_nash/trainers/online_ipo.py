@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, regularized_response
 from .base import NashTrainer
-from .checks.values import check_one_policy, check_range, collapse, scheduled
+from .checks.values import check_one_policy, collapse, scheduled
 from .config import PairConfig
 
 
@@ -37,7 +37,6 @@ class OnlineIPOConfig(PairConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("mixture_coef", self.mixture_coef, 0.0, 1.0)
         self.mixture_coef = collapse(self.mixture_coef)
         check_one_policy(self)
 

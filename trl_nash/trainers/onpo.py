@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, onpo, onpo_two_fits
 from .base import NashTrainer
-from .checks.values import check_choice, check_range
+from .checks.values import check_choice
 from .config import PairConfig
 
 
@@ -37,7 +37,6 @@ class ONPOConfig(PairConfig):
     def __post_init__(self):
         super().__post_init__()
         check_choice("fits", self.fits, ["one", "two"])
-        check_range("anchor_history", self.anchor_history, 2)
 
     def fits_of(self, past: Past) -> list[Fit]:
         if self.fits == "two":

@@ -14,7 +14,6 @@ from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from packaging.version import Version
 from transformers.trainer_utils import has_length
-from transformers.utils import is_torch_bf16_gpu_available
 
 from ...compat import OnlineDPOConfig
 from ...data.check import check_rows
@@ -41,8 +40,7 @@ def upgrade_config(args, config_class: type[NashConfig], output_dir: str) -> Nas
     the algorithm's defaults, and so is a loss as the metric of the best model; everything else is kept.
     """
     if args is None:
-        # TRL's default is bf16 everywhere, which is an error where the hardware has none.
-        return config_class(output_dir=output_dir, bf16=is_torch_bf16_gpu_available())
+        return config_class(output_dir=output_dir)
     if isinstance(args, config_class):
         return args
     # NashConfig means the same as PairConfig; another algorithm's config would lose that algorithm's defaults.
@@ -155,7 +153,7 @@ def check_judge(judge, reward_funcs, args: NashConfig) -> None:
                 raise ValueError(f"`{name}` belongs to `reward_funcs`; with `judge` it does nothing. Leave it out.")
 
 
-def check_model(model: torch.nn.Module, ref_model, peft_config) -> None:
+def check_model(model: torch.nn.Module, ref_model, peft_config, max_length: int) -> None:
     """Refuses models that the losses are not defined for or that would be scored wrongly."""
     config = model.config
     if getattr(config, "is_encoder_decoder", False):
@@ -167,6 +165,19 @@ def check_model(model: torch.nn.Module, ref_model, peft_config) -> None:
     adapter = model.active_peft_config if is_peft_model(model) else peft_config
     if getattr(adapter, "is_prompt_learning", False):
         raise ValueError("Prompt-learning adapters shift the token positions that are scored: use LoRA or its kin.")
+    if (positions := learned_positions(model)) is not None and positions < max_length:
+        raise ValueError(
+            f"`max_length` ({max_length}) exceeds the {positions} positions that the model has: lower it."
+        )
+
+
+def learned_positions(model: torch.nn.Module) -> int | None:
+    """How many positions a model has an embedding for, `None` where it rotates or has no end."""
+    count = getattr(model.config, "max_position_embeddings", None)
+    embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    words = model.get_input_embeddings()
+    learned = any(e is not words and count is not None and 0 <= e.num_embeddings - count <= 2 for e in embeddings)
+    return count if learned else None
 
 
 def check_prepared_model(model: torch.nn.Module) -> None:

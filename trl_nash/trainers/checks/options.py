@@ -11,46 +11,15 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 
 from ..config import WIN_RATE, NashConfig
+from .refused import check_refused
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
 
-_NO_PREDICTIONS = "evaluation samples, and keeps no logits and labels"
-_CAST = "evaluation would cast the policy for good, and it would no longer be the one that is trained"
-# (option, the value at which it is off, what to do instead)
-_UNUSED_OPTIONS = [
-    ("loss_type", "sigmoid", "the loss is the algorithm: choose another trainer class"),
-    ("remove_unused_columns", False, "prompts are columns that the model does not take"),
-    ("neftune_noise_alpha", None, "noise in the policy breaks its comparison with the frozen policies"),
-    ("label_smoothing_factor", 0.0, "soft labels come from the judge"),
-    ("auto_find_batch_size", False, "a round fixes its micro-batches: set `per_device_train_batch_size`"),
-    ("disable_dropout", True, "dropout makes the policy differ from the frozen policies it is compared with"),
-    (
-        "train_sampling_strategy",
-        "random",
-        "rounds are drawn at random; an iterable dataset keeps its order",
-    ),
-    ("length_column_name", "length", "rows are not grouped by length"),
-    ("label_names", None, "labels are the sampled completions"),
-    ("include_for_metrics", [], _NO_PREDICTIONS),
-    ("batch_eval_metrics", False, _NO_PREDICTIONS),
-    ("eval_use_gather_object", False, _NO_PREDICTIONS),
-    ("bf16_full_eval", False, _CAST),
-    ("fp16_full_eval", False, _CAST),
-    (
-        "enable_jit_checkpoint",
-        False,
-        "it saves in the middle of a step: `trainer.request_stop` ends a run with a checkpoint, as `trl-nash` does at "
-        "SIGTERM",
-    ),
-]
-
 
 def check_options(args: NashConfig) -> None:
     """Refuses inherited options that a Nash trainer cannot honour, and warns of one that biases the step."""
-    for name, off, instead in _UNUSED_OPTIONS:
-        if getattr(args, name) != off:
-            raise ValueError(f"`{name}={getattr(args, name)!r}` cannot apply here: {instead}. Leave it at {off!r}.")
+    check_refused(args)
     if args.optim_target_modules is not None and not any(kind in args.optim for kind in ("galore", "apollo")):
         raise ValueError(
             f"`optim_target_modules` belongs to GaLore and APOLLO; with `optim={args.optim.value!r}` it does nothing. "

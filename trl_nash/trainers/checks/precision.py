@@ -5,9 +5,25 @@
 
 import torch
 from torch.distributed.tensor import DTensor
+from transformers.utils import is_torch_bf16_gpu_available
 
 
 SAMPLE = 65536  # weights of a tensor that are looked at
+
+
+def best_precision(use_cpu: bool = False) -> str:
+    """
+    What to compute in on this machine: `"bf16"`, `"fp16"` or `"fp32"`.
+
+    Args:
+        use_cpu (`bool`, *optional*, defaults to `False`): whether its accelerators are left alone.
+    """
+    if use_cpu or not torch.accelerator.is_available() or torch.backends.mps.is_available():
+        return "fp32"
+    if torch.cuda.is_available():
+        # Cards before Ampere emulate bf16: slower than fp32, and fp16 is what they have units for.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if is_torch_bf16_gpu_available() else "fp32"
 
 
 def precision_of(model: torch.nn.Module, computed: str) -> str:

@@ -1,9 +1,53 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Values of options: schedules, ranges, choices."""
+"""Values of options: schedules, ranges, choices. The command line asks before it imports torch."""
 
 from collections.abc import Sequence
+from typing import Any
+
+
+# Least and largest value of numbers, and of each number of schedules.
+RANGES = {
+    "beta": (0.0,),
+    "step_size": (0.0,),
+    "num_generations": (2,),
+    "num_iterations": (1,),
+    "steps_per_generation": (1,),
+    "reference_rounds": (1,),
+    "anchor_history": (2,),
+    "mixture_coef": (0.0, 1.0),
+    "ema_decay": (0.0, 1.0),
+    "history_weights": (0.0, 1.0),
+    "max_nan_rate": (0.0, 1.0),
+}
+
+
+def check_values(options: Any) -> None:
+    """
+    Refuses numbers out of their range, and those that do not go together whatever the rest is.
+
+    Args:
+        options ([`NashConfig`] or `argparse.Namespace`): where the options are attributes.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, limits in RANGES.items():
+        if (value := getattr(options, name, None)) is not None:
+            check_range(name, value, *limits)
+    for name in ("temperature", "reward_temperature"):
+        if getattr(options, name) <= 0:
+            raise ValueError(f"`{name}` must be positive, got {getattr(options, name)}.")
+    if options.max_new_tokens >= options.max_length:
+        raise ValueError(
+            f"`max_length` ({options.max_length}) counts prompt and completion: it must exceed `max_new_tokens` "
+            f"({options.max_new_tokens}), or no prompt is left."
+        )
+    if getattr(options, "pair_selection", "all") == "tournament" and options.num_generations < 3:
+        raise ValueError(
+            f"`pair_selection='tournament'` needs `num_generations` of at least 3, got {options.num_generations}."
+        )
 
 
 def scheduled(values: float | list[float], index: int) -> float:

@@ -91,15 +91,18 @@ ADVICE = [
 
 
 class Adviser:
-    """Says each piece of advice when a round first calls for it."""
+    """
+    Gives advice when a round calls for it.
 
-    def __init__(self, say: Callable[[str], None]):
+    Args:
+        say (`Callable[[str, str], None]`): says a sentence, the first time that it is given one of this name.
+    """
+
+    def __init__(self, say: Callable[[str, str], None]):
         self._say = say
-        self._said: set[str] = set()
 
     def __call__(self, facts: dict[str, float]) -> None:
         facts = Facts(facts)
         for advice in ADVICE:
-            if advice.name not in self._said and advice.holds(facts):
-                self._said.add(advice.name)
-                self._say(advice.sentence.format_map(facts))
+            if advice.holds(facts):
+                self._say(advice.sentence.format_map(facts), advice.name)

@@ -19,6 +19,7 @@ from .keeper import Keeper
 from .reporter import Reporter
 from .round_end import RoundEnd
 from .scorer import Scorer
+from .settings import settings_of
 from .stops import Stops
 
 
@@ -66,7 +67,9 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
         device,
         trainer.reporter,
     )
-    trainer.keeper = Keeper(args, accelerator, trainer.policies, trainer._name, trainer.reporter.say_once)
+    trainer.keeper = Keeper(
+        args, accelerator, trainer.policies, trainer._name, trainer.reporter, settings=lambda: settings_of(trainer)
+    )
     trainer.epochs = EpochCounter()
     trainer.add_callback(trainer.epochs)
     trainer.add_callback(trainer.stops)

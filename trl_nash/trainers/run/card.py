@@ -6,18 +6,15 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelerate.utils import is_peft_model
 from huggingface_hub import ModelCard
-from transformers import TrainingArguments
 
-from ...compat import OnlineDPOConfig
-from ..config import NashConfig
 from .completions import Verdict, printable
 from .result import result
+from .settings import settings_of
 
 
 if TYPE_CHECKING:
@@ -25,15 +22,12 @@ if TYPE_CHECKING:
 
 
 CARD = "README.md"
-_ALSO_SHOWN = ["learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "gradient_accumulation_steps"]
-_ALSO_SHOWN += ["num_train_epochs", "max_steps", "max_length", "max_new_tokens", "seed"]
-_INHERITED = {f.name for f in fields(OnlineDPOConfig)} | {f.name for f in fields(TrainingArguments)}
 _LONGEST_TEXT = 800  # characters of a prompt or an answer
 _VERSIONS = "### Framework versions\n\n"
 
 
 def complete_card(trainer: "NashTrainer") -> None:
-    """Completes the card that TRL has written. Of the judge it has the description: arguments may be secret."""
+    """Completes the card that TRL has written."""
     from ... import __version__
 
     args, base, adapter = trainer.args, trainer.started_from, is_peft_model(trainer.model)
@@ -56,7 +50,7 @@ def complete_card(trainer: "NashTrainer") -> None:
         "It has been trained using", f"{'An adapter was' if adapter else 'All weights were'} trained, using", 1
     )
     came_of_it = _result(result(trainer.state.log_history), trainer.reporter.answers)
-    parts = [came_of_it, _settings(args, trainer.judge.description), _command(trainer.command)]
+    parts = [came_of_it, _settings(settings_of(trainer)), _command(trainer.command)]
     added = "".join(f"{part}\n\n" for part in parts if part)
     card.text = text.replace(_VERSIONS, f"{added}{_VERSIONS}- trl-nash: {__version__}\n", 1)
     card.save(file)
@@ -72,10 +66,8 @@ def _result(said: str | None, answers: Sequence[Verdict]) -> str:
     return "\n\n".join(parts)
 
 
-def _settings(args: NashConfig, judge: str) -> str:
-    own = [f.name for f in fields(args) if f.name not in _INHERITED or f.name in ("beta", "temperature")]
-    values = {"judge": judge} | {name: getattr(args, name) for name in own + _ALSO_SHOWN}
-    rows = "\n".join(f"| `{name}` | {getattr(value, 'value', value)} |" for name, value in values.items())
+def _settings(settings: dict[str, str]) -> str:
+    rows = "\n".join(f"| `{name}` | {value} |" for name, value in settings.items())
     return f"### Settings\n\n| | |\n|---|---|\n{rows}"
 
 

@@ -5,7 +5,9 @@
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
@@ -64,3 +66,69 @@ def complete_checkpoints(folder: str | Path) -> tuple[list[Path], dict[Path, str
     found = sorted((path for path in found if path.name.rpartition("-")[2].isdecimal()), key=step_of)
     faults = {path: fault for path in found if (fault := fault_of(path) or _lack_of(path)) is not None}
     return [path for path in found if path not in faults], faults
+
+
+class Found(NamedTuple):
+    """The checkpoint to resume from, what else is in its folder, oldest first, and what is wrong with the rest."""
+
+    checkpoint: Path
+    complete: list[Path]
+    faults: dict[Path, str]
+
+    @property
+    def others(self) -> str:
+        """A sentence that names the other complete checkpoints, or nothing."""
+        names = [path.name for path in self.complete if path.name != self.checkpoint.name]
+        return f"{self.checkpoint.parent} has {', '.join(names)}, too." if names else ""
+
+
+def folder_of_run(resume: str | bool, output_dir: str | Path) -> Path | None:
+    """The folder whose last checkpoint is asked for; `None` where a checkpoint itself is."""
+    if resume is True or str(resume).lower() in ("true", "latest"):
+        return Path(output_dir)
+    folder = Path(resume)
+    is_checkpoint = (folder / TRAINER_STATE_NAME).exists() or folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+    return folder if folder.is_dir() and not is_checkpoint else None
+
+
+def find_checkpoint(
+    resume: str | bool | None,
+    output_dir: str | Path,
+    usable: Callable[[set[str]], set[str]] = lambda names: names,
+) -> Found | None:
+    """
+    The checkpoint that a run is to go on from.
+
+    Args:
+        resume (`str` or `bool`, *optional*):
+            A checkpoint, the folder of a run, or `True`, `"true"` or `"latest"` for the last one in `output_dir`;
+            `None`, `False` or `"false"` for none.
+        output_dir (`str` or `Path`):
+            Of the run.
+        usable (`Callable[[set[str]], set[str]]`, *optional*):
+            Of the names of complete checkpoints, those that all processes find complete.
+
+    Raises:
+        `ValueError`: if there is none, or the given one is not complete.
+    """
+    if not resume or str(resume).lower() == "false":
+        return None
+    folder = folder_of_run(resume, output_dir)
+    complete, faults = complete_checkpoints(folder or Path(resume).parent)
+    if folder is None:
+        checkpoint = Path(resume)
+        if (fault := fault_of(checkpoint)) is not None:
+            names = ", ".join(path.name for path in complete)
+            raise ValueError(
+                f"`resume_from_checkpoint={str(resume)!r}` is not a complete checkpoint: {fault}. "
+                + (f"Complete are {names}: resume from {complete[-1]}." if complete else "Start a new run without it.")
+            )
+        return Found(checkpoint, complete, {})
+    common = usable({path.name for path in complete})
+    complete = [path for path in complete if path.name in common]
+    if not complete:
+        why = "".join(f" {path} is not complete: {fault}." for path, fault in faults.items())
+        raise ValueError(
+            f"`resume_from_checkpoint={resume!r}` finds no complete checkpoint in {folder}.{why} Start without it."
+        )
+    return Found(complete[-1], complete, faults)

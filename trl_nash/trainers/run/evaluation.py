@@ -14,6 +14,7 @@ from ...rounds.schedule import Place
 from ..config import WIN_RATE
 from .hooks import TrainerHooks
 from .scorer import count_first
+from .warned_once import warned_once
 
 
 class EvaluationHooks(TrainerHooks):
@@ -79,7 +80,8 @@ class EvaluationHooks(TrainerHooks):
         return super()._determine_best_metric(metrics, trial)
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with warned_once():
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in self.reporter.flush_evaluation().items()})
         self.reporter.show_answers(f"{metric_key_prefix}_completions", self.state.global_step)
         return output

@@ -22,6 +22,7 @@ from .collector import ROUND_FOLDER
 from .keeper import FOLDER, Keeper
 from .reporter import Reporter
 from .stops import Stops
+from .warned_once import warned_once
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -55,6 +56,7 @@ class TrainerHooks(OnlineDPOTrainer):
     reporter: Reporter
     stops: Stops
     command: str | None = None  # that started the run, for the model card
+    was_finished: bool = False  # whether the last `train` was to go on from a run that had nothing left to train
     _saved: Path | None = None  # the last checkpoint of this run
 
     # Losses are means over a micro-batch; `Trainer.training_step` divides them by the accumulation steps.
@@ -64,7 +66,11 @@ class TrainerHooks(OnlineDPOTrainer):
     # ---- Start and stop ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        output = super().train(self.keeper.choose(resume_from_checkpoint), *args, **kwargs)
+        checkpoint = self.keeper.choose(resume_from_checkpoint)
+        if checkpoint is not None:
+            self.keeper.check(Path(checkpoint))  # before its weights are loaded
+        with warned_once():
+            output = super().train(checkpoint, *args, **kwargs)
         if self.accelerator.is_main_process:
             shutil.rmtree(Path(self.args.output_dir) / ROUND_FOLDER, ignore_errors=True)
         if self.state.global_step == 0 and isinstance(self.train_dataset, IterableDataset):
@@ -89,8 +95,6 @@ class TrainerHooks(OnlineDPOTrainer):
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         self._saved = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
-        if self._saved is not None:
-            self.keeper.check(self._saved)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         self.start_run(self._saved)
         return prepared
@@ -106,6 +110,17 @@ class TrainerHooks(OnlineDPOTrainer):
             epochs = int(saved.epoch)
             steps = round((saved.epoch - epochs) * saved.max_steps)
             batches = 0 if self.args.ignore_data_skip else steps * self.args.gradient_accumulation_steps
+        self.was_finished = checkpoint is not None and self.state.global_step >= max_steps
+        if self.was_finished:  # transformers would make one more step
+            logger.warning(
+                "The run in %s is finished: %s is of step %d, and it has %d. Nothing is trained; raise `max_steps` or "
+                "`num_train_epochs` to train further.",
+                Path(checkpoint).parent,
+                Path(checkpoint).name,
+                self.state.global_step,
+                max_steps,
+            )
+            return num_train_epochs, 0
         return epochs, batches
 
     def start_run(self, checkpoint: Path | None) -> None:

@@ -16,7 +16,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ...algorithms import Policy
 from ...policies import FrozenPolicies
 from ...rounds.batch import PairBatch, load_batches, save_batches
-from .checkpoint_files import complete_checkpoints, fault_of, step_of
+from .checkpoint_files import find_checkpoint, step_of
+from .reporter import Reporter
+from .settings import LENGTHS, OF_OPTIMIZER, SHAPE_OF_ADAPTER, changes
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -34,7 +36,8 @@ class Keeper:
         accelerator ([`~accelerate.Accelerator`]): whose ranks save together.
         policies ([`FrozenPolicies`]): the frozen policies.
         algorithm (`str`): its name: another algorithm's checkpoints are refused.
-        say_once (`Callable[[str], None]`): says what the user should know.
+        reporter ([`Reporter`]): says what the user should know, and knows what it has said.
+        settings (`Callable[[], dict[str, str]]`): what makes the run what it is.
     """
 
     def __init__(
@@ -43,49 +46,35 @@ class Keeper:
         accelerator: Accelerator,
         policies: FrozenPolicies,
         algorithm: str,
-        say_once: Callable[[str], None],
+        reporter: Reporter,
+        settings: Callable[[], dict[str, str]],
     ):
         self._args = args
         self._accelerator = accelerator
         self._policies = policies
         self._algorithm = algorithm
-        self._say_once = say_once
+        self._reporter = reporter
+        self._settings = settings
 
     def choose(self, resume_from_checkpoint: str | bool | None) -> str | None:
         """
-        The checkpoint to resume from, complete.
+        The checkpoint to resume from, complete on all ranks: see [`find_checkpoint`].
 
         Raises:
             `ValueError`: if there is none, or the given one is not complete.
         """
-        if resume_from_checkpoint is True:
-            return self._last()
-        if not resume_from_checkpoint:
+        found = find_checkpoint(resume_from_checkpoint, self._args.output_dir, self._on_all_ranks)
+        if found is None:
             return None
-        checkpoint = Path(resume_from_checkpoint)
-        if (fault := fault_of(checkpoint)) is not None:
-            complete, _ = complete_checkpoints(checkpoint.parent)
-            raise ValueError(
-                f"`resume_from_checkpoint={str(checkpoint)!r}` is not a complete checkpoint: {fault}. "
-                + (f"Resume from {complete[-1]}." if complete else "Start a new run without it.")
-            )
-        return str(checkpoint)
+        last = found.checkpoint
+        if later := [f"{path} ({fault})" for path, fault in found.faults.items() if step_of(path) > step_of(last)]:
+            logger.warning("Resuming from %s. Not complete, and left alone: %s.", last, ", ".join(later))
+        else:
+            logger.info("Resuming from %s. %s", last, found.others)
+        return str(last)
 
-    def _last(self) -> str:
-        """The last checkpoint that is complete on all ranks. Later ones are left alone, and named."""
-        complete, faults = complete_checkpoints(self._args.output_dir)
-        common = set.intersection(*map(set, gather_object([[path.name for path in complete]])))
-        complete = [path for path in complete if path.name in common]
-        why = "".join(f" {path} is not complete: {fault}." for path, fault in faults.items())
-        if not complete:
-            raise ValueError(
-                f"`resume_from_checkpoint=True` finds no complete checkpoint in {self._args.output_dir}.{why} Start "
-                "without it."
-            )
-        later = [f"{path} ({fault})" for path, fault in faults.items() if step_of(path) > step_of(complete[-1])]
-        if later:
-            logger.warning("Resuming from %s. Not complete, and left alone: %s.", complete[-1], ", ".join(later))
-        return str(complete[-1])
+    def _on_all_ranks(self, names: set[str]) -> set[str]:
+        return set.intersection(*map(set, gather_object([sorted(names)])))
 
     def check(self, checkpoint: Path) -> None:
         """Raises a `ValueError` if these processes, with these options, cannot go on from a checkpoint."""
@@ -101,6 +90,7 @@ class Keeper:
                 "model to start a new run from it."
             )
         self._check_round(checkpoint, state["round"])
+        self._check_settings(checkpoint, changes(state["settings"], self._settings()))
         self._check_processes(checkpoint, state["processes"])
 
     def _check_round(self, checkpoint: Path, saved: dict[str, int]) -> None:
@@ -112,6 +102,18 @@ class Keeper:
                 f"{checkpoint} was saved with rounds of {then}, and these are of {these}: resume with the rounds that "
                 "it was saved with, or give its path as the model to start a new run from it."
             )
+
+    def _check_settings(self, checkpoint: Path, changed: dict[str, str]) -> None:
+        for names, what in ((SHAPE_OF_ADAPTER, "adapter"), (OF_OPTIMIZER, "optimizer")):
+            if changed.keys() & names:
+                said = "; ".join(f"{name}: {values}" for name, values in changed.items() if name in names)
+                raise ValueError(
+                    f"{checkpoint} has its own {what}, which goes on as it is ({said}): resume with the settings that "
+                    "it was saved with, or give its path as the model to start a new run from it."
+                )
+        if changed:
+            said = "; ".join(f"{name}: {values}" for name, values in changed.items())
+            logger.warning("The run goes on from %s with other settings. %s.", checkpoint, said)
 
     def _check_processes(self, checkpoint: Path, saved: int) -> None:
         now = self._args.world_size
@@ -129,7 +131,7 @@ class Keeper:
                 f"among {now}: resume with {saved}, or from a checkpoint between rounds, whose step is a multiple of "
                 f"{steps}."
             )
-        self._say_once(
+        self._reporter.say_once(
             f"{checkpoint} was saved by {saved} processes and is resumed by {now}: random numbers will not be those "
             "of the run that was stopped."
         )
@@ -156,6 +158,8 @@ class Keeper:
         policies = [Policy(*policy) for policy in state["policies"]]
         self._policies.load(folder / "policies", rank, policies, self._args.world_size)
         self._policies.averaged = state["averaged"]
+        if not changes(state["settings"], self._settings()).keys() - LENGTHS:  # else advice may have been heeded
+            self._reporter.said |= set(state["said"])
         if not within_round:
             return [], state["epoch"]
         file = folder / f"round-{rank:05d}.safetensors"
@@ -178,6 +182,8 @@ class Keeper:
                 "policies": list(self._policies),
                 "processes": self._args.world_size,
                 "round": self._round,
+                "said": sorted(self._reporter.said),
+                "settings": self._settings(),
             }
             (folder / "round.json").write_text(json.dumps(state))
 

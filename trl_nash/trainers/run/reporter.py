@@ -3,7 +3,6 @@
 
 """What a run says of itself: metrics of rounds and fits, progress, the table of completions, sentences."""
 
-import logging
 import math
 from collections.abc import Callable
 from itertools import combinations
@@ -51,6 +50,7 @@ class Reporter:
 
     Attributes:
         answers (`list[Verdict]`): of the last evaluation, on the main process: the policy's first and the start's.
+        said (`set[str]`): what this run, before it was resumed too, has said once.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Reporter:
         ending: Callable[[], bool] = lambda: False,
     ):
         self.answers: list[Verdict] = []
+        self.said: set[str] = set()
         self._args = args
         self._eos_token_ids = eos_token_ids
         self._accelerator = accelerator
@@ -73,7 +74,6 @@ class Reporter:
         self._verdicts: list[Verdict] = []
         self._played: list[Verdict] = []
         self._bar: tqdm | None = None  # the last one, which may be closed
-        self._said: set[str] = set()
         self._flushed_at = 0
 
     @property
@@ -103,11 +103,11 @@ class Reporter:
         if self._bar is not None:
             self._bar.set_postfix_str(f"sampling, token {count}")
 
-    def say_once(self, message: str, level: int = logging.WARNING) -> None:
-        """Says something about this run, once."""
-        if message not in self._said:
-            self._said.add(message)
-            logger.log(level, message)
+    def say_once(self, message: str, name: str | None = None) -> None:
+        """Says something about this run, once. What has a name is the same whatever numbers are in it."""
+        if (name or message) not in self.said:
+            self.said.add(name or message)
+            logger.warning(message)
 
     def record_judged(self, judged: Judged) -> None:
         """Counts verdicts and lengths; keeps pairs to show."""

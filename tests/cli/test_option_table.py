@@ -1,0 +1,123 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The options are those of the dataclasses, whatever is in the cache."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from trl_nash.cli import option_table
+from trl_nash.cli.arguments import arguments_of, dataclasses_of
+from trl_nash.cli.option_table import options_of
+from trl_nash.cli.options import ALGORITHMS
+from trl_nash.cli.parser import NashParser
+
+
+@pytest.fixture(scope="module")
+def built():
+    return option_table._build()
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path, built):
+    """An empty cache, and what is built where it has nothing, which counts."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    counted = []
+    monkeypatch.setattr(option_table, "_build", lambda: counted.append(1) or built)
+    option_table._table.cache_clear()
+    yield counted
+    option_table._table.cache_clear()
+
+
+def test_it_has_every_field_and_its_default(built):
+    table, _ = built
+    for algorithm in ALGORITHMS:
+        classes = dataclasses_of(algorithm)
+        assert {option.dest for option in table[algorithm]} == {
+            f.name for cls in classes for f in fields(cls) if f.init
+        }
+        # What a user who gives nothing gets is what the dataclasses have.
+        options = NashParser(algorithm).parse_args(["--use_cpu", "--bf16=False"])
+        config = arguments_of(algorithm, options).training
+        assert config == classes[2](use_cpu=True, bf16=False)
+
+
+def test_it_is_kept(cache, built):
+    for _ in range(3):
+        assert options_of("comal") == built[0]["comal"]
+        option_table._table.cache_clear()
+    assert cache == [1]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    ["nothing", "cut", "another", "not JSON", "a folder", "older sources", "no such sources"],
+)
+def test_a_harmed_file_is_made_again(cache, built, harm):
+    options_of("comal")
+    file = option_table._cache_file()
+    text = file.read_text()
+    kept = json.loads(text.partition("\n")[2])
+    if harm == "a folder":
+        file.unlink()
+        file.mkdir()
+    elif harm in ("older sources", "no such sources"):
+        source = "nowhere.py" if harm == "no such sources" else next(iter(kept["sources"]))
+        body = json.dumps(kept | {"sources": kept["sources"] | {source: [1, 1]}})
+        file.write_text(f"{option_table._digest(body)}\n{body}")
+    else:
+        harmed = {"nothing": "", "cut": text[:-9], "another": text.replace("beta", "gamma"), "not JSON": "{]\n{]"}
+        file.write_text(harmed[harm])
+    option_table._table.cache_clear()
+    assert options_of("comal") == built[0]["comal"]
+    assert cache == [1, 1]
+    if harm != "a folder":
+        assert file.read_text() == text
+
+
+def test_a_place_that_cannot_be_written_does_not_matter(cache, built, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert options_of("comal") == built[0]["comal"]
+
+
+@pytest.mark.parametrize(
+    "argv, code, said",
+    [
+        (["--help"], 0, "--help-all` lists all"),
+        (["--help-all"], 0, "--weight_decay"),
+        (
+            ["--model_name_or_path=m", "--dataset_name=d", "--judge=random", "--num_generations=1"],
+            2,
+            "at least 2, got 1",
+        ),
+        (["--model_name_or_path=m", "--dataset_name=d", "--judge=random", "--lora_r=8"], 2, "add --use_peft"),
+        (["--model_name_or_path=m", "--dataset_name=d", "--judge=random", "--report_to=wandbb"], 2, "mean wandb?"),
+        (["--num_proceses=2"], 2, "did you mean --num_processes?"),
+    ],
+)
+def test_answers_without_torch(argv, code, said, tmp_path, built):
+    """Once the options are kept, a fresh process helps, and says what is wrong, before anything starts."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        option_table._write(option_table._cache_file(), *built)
+    code_of_it = (
+        "import sys; from trl_nash.cli.main import main; code = main(sys.argv[1:]); "
+        "found = {'torch', 'transformers', 'trl', 'accelerate', 'datasets'} & set(sys.modules)\n"
+        "assert not found, found\nsys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code_of_it, "comal", *argv],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr

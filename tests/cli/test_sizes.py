@@ -1,0 +1,208 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sizes that nobody has chosen, and the commands that the tool itself prints: both follow its own advice."""
+
+import os
+import shlex
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import build_model, build_tokenizer
+
+import trl_nash
+from trl_nash.cli import demo, main, sizes, threads, train
+from trl_nash.cli.options import ALGORITHMS
+from trl_nash.cli.plan_memory import memory
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    build_model(build_tokenizer()).save_pretrained(folder)
+    return str(folder)
+
+
+def chosen(algorithm: str, folder: str, prompts: int | None = 2000, *options: str):
+    """The arguments of a command, after the sizes that it does not name are set."""
+    argv = [
+        "--model_name_or_path=model",
+        "--dataset_name=data",
+        "--judge=random",
+        "--use_cpu",
+        "--output_dir=/nowhere",
+    ]
+    arguments = train.read_arguments(algorithm, [*argv, *options])
+    rows = object() if prompts is None else Dataset.from_dict({"prompt": ["a"] * prompts})
+    train.choose_sizes(algorithm, arguments, rows, folder)
+    return arguments
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("prompts", [None, 2000, 16])
+def test_a_round_is_fitted_where_the_method_fits_rounds(algorithm, prompts, folder):
+    training = chosen(algorithm, folder, prompts).training
+    steps = training.steps_per_generation * training.num_iterations // training.gradient_accumulation_steps
+    if getattr(trl_nash, ALGORITHMS[algorithm].trainer).assumes_fitted_rounds:
+        assert steps >= sizes.FITTED and training.prompts_per_round <= (prompts or 128)
+        assert training.num_iterations == (1 if prompts != 16 else 5)
+    else:
+        assert steps == 1 and training.prompts_per_round == training.per_device_train_batch_size
+    assert training.generation_chunk == training.prompts_per_round
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--gradient_accumulation_steps=4"], (64, 1, 128)),
+        (["--steps_per_generation=2"], (2, 1, 16)),
+        (["--generation_batch_size=512"], (64, 1, 128)),
+        (["--num_iterations=3"], (16, 3, 128)),
+        (["--per_device_generation_batch_size=4"], (16, 1, 4)),
+        (["--judge=openai:model@http://localhost:1/v1"], (16, 1, 32)),  # the next call, while it is asked
+    ],
+    ids=str,
+)
+def test_what_is_chosen_stays(options, expected, folder):
+    training = chosen("comal", folder, 8000, *options).training
+    assert (training.steps_per_generation, training.num_iterations, training.generation_chunk) == expected
+
+
+@pytest.mark.parametrize(
+    "steps, expected",
+    [
+        (1, (1, 10)),
+        (4, (4, 3)),
+        (9, (9, 2)),
+        (10, (10, 1)),
+        (26, (13, 1)),
+        (31, (31, 1)),
+        (40, (20, 1)),
+        (999, (16, 1)),
+    ],
+)
+def test_few_prompts_are_left_out_of_an_epoch(steps, expected):
+    """Of so many optimizer steps in an epoch: the length of a round, and its passes."""
+    training = SimpleNamespace(gradient_accumulation_steps=1, per_device_train_batch_size=4, world_size=2)
+    assert sizes.fitted_round(training, 8 * steps + 7) == expected
+
+
+def test_too_few_prompts_for_a_step_are_refused_as_ever(folder):
+    assert chosen("comal", folder, 3).training.prompts_per_round == 8
+
+
+def test_the_largest_generation_batch_that_fits(folder):
+    """By the plan's own figures: the next larger one would not."""
+    model, run = sizes.planned("comal", chosen("comal", folder), folder)
+
+    def sampling(count: int) -> float:
+        return sum(memory(model, replace(run, per_device_generation_batch_size=count)).sampling.values())
+
+    for count in (128, 64, 16):
+        limit = sampling(count) / sizes.ROOM
+        assert sizes.generation_batch(model, run, limit + 1) == count
+        assert sizes.generation_batch(model, run, limit * 0.99) == count // 2
+    assert sizes.generation_batch(model, run, 1) == run.per_device_train_batch_size
+
+
+def test_judges_and_adapters_are_counted(folder):
+    """A judge whose sizes nobody knows counts as one of 8 billion weights."""
+    options = [f"--reward_model_path={folder}", "--use_peft", "--lora_r=2", "--lora_target_modules=q_proj"]
+    argv = ["--model_name_or_path=model", "--dataset_name=data", "--use_cpu", "--output_dir=/nowhere"]
+    arguments = train.read_arguments("comal", [*argv, *options])
+    model, run = sizes.planned("comal", arguments, folder)
+    assert run.judge_parameters == model.parameters and run.use_peft and run.lora_target_modules == ("q_proj",)
+    _, run = sizes.planned("onpo", chosen("onpo", folder, 10, "--judge", "reward:no/where", "pairrm"), folder)
+    assert run.judge_parameters == 2 * sizes.UNKNOWN_JUDGE
+
+
+def test_a_model_of_unknown_sizes_generates_as_it_trains():
+    assert chosen("comal", "no/where").training.generation_chunk == 8
+
+
+# ---- What the tool prints ----
+
+
+def printed() -> dict[str, str]:
+    """The training commands that are shown to a newcomer."""
+    lines = main._HELP.replace("\\\n", " ").splitlines()
+    found = {f"--help {n}": line for n, line in enumerate(lines) if line.strip().startswith("trl-nash comal ")}
+    found |= {name: line for name, line in demo.next_commands("out").items() if "trl-nash comal" in line}
+    readme = (train.__file__).rsplit("/", 3)[0] + "/README.md"
+    if os.path.exists(readme):  # in a checkout
+        with open(readme, encoding="utf-8") as file:
+            lines = file.read().replace("\\\n", " ").splitlines()
+        found |= {f"README {n}": line for n, line in enumerate(lines) if line.startswith("trl-nash comal --")}
+    return found
+
+
+@pytest.mark.parametrize("command", printed().values(), ids=printed())
+def test_printed_commands_follow_the_advice(command, folder):
+    """An output folder, a fitted round, and generation calls of more than the micro-step."""
+    _, algorithm, *argv = shlex.split(command)
+    assert "--output_dir" in argv
+    arguments = train.read_arguments(algorithm, [*argv, "--use_cpu"])
+    train.choose_sizes(algorithm, arguments, Dataset.from_dict({"prompt": ["a"] * 2000}), folder)
+    training = arguments.training
+    assert training.optimizer_steps_per_round >= sizes.FITTED
+    assert training.generation_chunk == 128 > training.per_device_train_batch_size
+
+
+def test_there_are_printed_commands():
+    assert len(printed()) >= 3
+
+
+# ---- Threads ----
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of 16 cores, on which nobody has set OMP_NUM_THREADS; returns the numbers that torch was given."""
+    given = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv(threads.HANDED, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(threads, "cores", lambda: 16)
+    return given
+
+
+def model_of(weights: int):
+    layer = SimpleNamespace(numel=lambda: weights)
+    embedding = SimpleNamespace(numel=lambda: 10**9)
+    return SimpleNamespace(named_parameters=lambda: [("layer.weight", layer), ("embed_tokens.weight", embedding)])
+
+
+@pytest.mark.parametrize(
+    "weights, expected", [(4 * 10**5, 1), (3 * 10**7, 1), (106 * 10**6, 5), (36 * 10**7, 16), (7 * 10**9, 16)]
+)
+def test_a_small_model_gets_few_threads(weights, expected, machine):
+    sentence = threads.choose_threads(model_of(weights))
+    assert machine == [expected] and sentence.startswith(f"Threads: {expected} of 16, chosen for a model of ")
+
+
+def test_processes_share_the_cores_that_there_are(machine, monkeypatch):
+    """Not those of the machine around a container; what the launcher has shared out is no choice of the user's."""
+    monkeypatch.setattr(threads, "cores", lambda: 4)
+    monkeypatch.setenv(threads.HANDED, "")  # so that it is restored
+    threads.share_cores(2)
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert "Threads: 2 of 2" in threads.choose_threads(model_of(10**9)) and machine == [2]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # as --num_cpu_threads_per_process sets it
+    assert threads.choose_threads(model_of(10)) == "Threads: 2, as you set it." and machine == [2]
+    threads.share_cores(1)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 16)])
+def test_a_containers_quota_counts(text, expected, tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text(text)
+    monkeypatch.setattr(threads, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    assert threads.cores() == expected
+    monkeypatch.setattr(threads, "_QUOTA", tmp_path / "none")
+    assert threads.cores() == 16

@@ -1,0 +1,85 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is wrong with the options of a training command, said before anything starts and before torch is imported."""
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Iterable
+
+from ..extras import pip_install
+from ..trainers.checks.refused import check_refused
+from ..trainers.checks.values import check_values
+from ..usage import UsageError
+from .judge_arguments import JudgeArguments
+from .output_folder import check_output_folder
+from .trackers import check_trackers
+from .unused import check_unused
+
+
+# What an option needs, and how one gets it.
+_PACKAGES = {
+    "use_peft": ("peft", pip_install("peft")),
+    "load_in_4bit": ("bitsandbytes", pip_install("quantization")),
+    "load_in_8bit": ("bitsandbytes", pip_install("quantization")),
+    "use_vllm": ("vllm", pip_install("vllm")),
+    "use_liger_kernel": ("liger_kernel", "pip install liger-kernel"),
+}
+
+
+def check(arguments: argparse.Namespace, given: Iterable[str]) -> None:
+    """
+    Checks all that can be checked before any configuration class is built.
+
+    Args:
+        arguments (`argparse.Namespace`):
+            What [`~trl_nash.cli.parser.NashParser`] parsed.
+        given (`Iterable[str]`):
+            The options among them that were typed, or in the YAML file.
+
+    Raises:
+        UsageError: In a sentence, if anything is missing, out of range, or would do nothing.
+    """
+    check_arguments(arguments)
+    try:
+        check_values(arguments)
+        check_refused(arguments)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    check_unused(arguments, list(given))
+    check_trackers(arguments.report_to)
+    check_output_folder(arguments)
+    for name, (package, install) in _PACKAGES.items():
+        if getattr(arguments, name) and importlib.util.find_spec(package) is None:
+            raise UsageError(f"--{name}: {package} is not installed: {install}")
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """
+    Checks what every run needs.
+
+    Args:
+        arguments (`argparse.Namespace`):
+            What [`~trl_nash.cli.parser.NashParser`] parsed.
+
+    Raises:
+        UsageError: If model, data or judge is missing, or a judge and a reward model are both given.
+    """
+    path = arguments.model_name_or_path
+    if path is None:
+        raise UsageError("say which model to train: --model_name_or_path ORG/NAME or a directory.")
+    if path.startswith((".", "/", "~")) and not os.path.isdir(path):
+        raise UsageError(f"--model_name_or_path {path}: there is no such directory.")
+    if arguments.dataset_name is None and not arguments.datasets:
+        raise UsageError(
+            "say which prompts to train on: --dataset_name ORG/NAME or a .jsonl, .parquet, .csv or .txt file."
+        )
+    if (arguments.judge is None) == (arguments.reward_model_path is None):
+        found = "neither was" if arguments.judge is None else "both were"
+        raise UsageError(
+            f"give either --judge (reward:org/model, package.module:name, ...) or --reward_model_path, {found} given."
+        )
+    if arguments.judge_kwargs is not None and arguments.judge is None:
+        raise UsageError("--judge_kwargs belongs to --judge; with --reward_model_path use the options of the config.")
+    JudgeArguments(arguments.judge, arguments.judge_kwargs)

@@ -1,0 +1,28 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is refused before a model is loaded, by a trainer and by a dry run."""
+
+from ...judges import PairwiseJudge
+from ..config import NashConfig
+from . import arguments
+from .schedules import check_schedules
+
+
+def check_run(args: NashConfig, judge, reward_funcs, train_dataset, eval_dataset) -> None:
+    """Refuses what cannot be trained with, of all that is there before a model is loaded."""
+    arguments.check_judge(judge, reward_funcs, args)
+    arguments.check_datasets(train_dataset, eval_dataset, args)
+    check_schedules(args, train_dataset)
+
+
+def check_columns(judge: PairwiseJudge, train_dataset, eval_dataset) -> None:
+    """Refuses a judge that asks for columns that a dataset lacks. Of a stream that does not say which it has, none."""
+    for name, dataset in arguments.named_datasets(train_dataset, eval_dataset).items():
+        columns = getattr(dataset, "column_names", None)
+        if columns is not None and (missing := sorted(judge.needs - set(columns))):
+            there = ", ".join(map(repr, columns))
+            raise ValueError(
+                f"The judge {judge.name} asks for the column {missing[0]!r}, which `{name}` lacks: there are "
+                f"{there}. Add it, or give the judge's argument a default."
+            )
