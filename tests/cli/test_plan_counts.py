@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModelForCausalLM,
+    GenerationConfig,
     GPT2Config,
     LlamaConfig,
     MixtralConfig,
@@ -25,12 +27,15 @@ from transformers import (
 import trl_nash
 from trl_nash.cli import plan, plan_memory, plan_time
 from trl_nash.cli.main import main
+from trl_nash.cli.plan_advice import generation_batch, hints, largest_batches
 from trl_nash.cli.plan_costs import Plan
+from trl_nash.cli.plan_lengths import longest
 from trl_nash.cli.plan_model import sizes_by_hand, sizes_from_config
 from trl_nash.cli.plan_options import ALGORITHMS, OWN
 from trl_nash.cli.plan_run import STRATEGIES, Run, tournament_games
 from trl_nash.cli.plan_time import DEVICES, Speed
 from trl_nash.compat import ModelConfig
+from trl_nash.generation.plain import generate_plainly
 from trl_nash.kernels.schedule import Projection
 from trl_nash.rounds.tournament import best_and_worst_by_tournament
 
@@ -158,7 +163,7 @@ def test_judge_calls(options, calls, capsys):
 
 def test_tokens_by_hand(capsys):
     argv = "comal --parameters 1B --devices 2 --per_device_train_batch_size 4 --generation_batch_size 64 --rounds 8"
-    argv += " --num_iterations 2 --prompt_length 100 --completion_length 50"
+    argv += " --num_iterations 2 --prompt_length 100 --completion_length 50 --test_split_size 0"
     (found,) = planned(*argv.split(), capsys=capsys)
     assert found["a_round"]["prompts"] == 64
     assert found["a_round"]["tokens_generated"] == 64 * 5 * 50
@@ -247,14 +252,38 @@ def test_flop_of_the_head_is_pytorchs_count():
 
 
 def test_flop_of_generation_is_near_pytorchs_count():
+    """Two prompts of which three completions each are sampled: the prompts are read once."""
     config = CONFIGS["llama"]
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     sizes = sizes_from_config(config, "llama")
-    run = Run(max_length=80, max_new_tokens=32)
-    ids = torch.randint(3, 500, (4, 48))
-    found = counted(lambda: model.generate(ids, max_new_tokens=32, min_new_tokens=32, do_sample=False))
-    print(plan_time.generation_flop(sizes, run, rows=4) / found)
-    assert plan_time.generation_flop(sizes, run, rows=4) == pytest.approx(found, rel=0.04)
+    run = Run(max_length=160, max_new_tokens=32, num_generations=3)
+    how = GenerationConfig(max_new_tokens=32, min_new_tokens=32, pad_token_id=0, use_cache=True)
+    ids = torch.randint(3, 500, (2, 128)).tolist()
+    found = counted(lambda: generate_plainly(model, how, torch.device("cpu"), ids, 3))
+    assert plan_time.generation_flop(sizes, run, rows=6) == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize(("mean", "rows"), [(20, 2), (20, 16), (50, 2), (50, 256), (90, 16)])
+def test_the_longest_of_a_call_is_that_of_draws(mean, rows):
+    draws = np.random.default_rng(0)
+    scales = np.linspace(5, 2000, 20000)
+    scale = scales[np.argmin(abs(scales * (1 - np.exp(-100 / scales)) - mean))]
+    lengths = np.minimum(draws.exponential(scale, (20000, rows)), 100)
+    assert lengths.mean() == pytest.approx(mean, rel=0.02)
+    assert longest(mean, 100, rows) == pytest.approx(lengths.max(1).mean(), rel=0.02)
+
+
+def test_generate_waits_for_the_longest_and_vllm_for_nobody():
+    model, device, speed = sizes_by_hand(int(1e9)), DEVICES["H100"], Speed()
+    run = Run(max_length=1124, max_new_tokens=1024, completion_length=100, num_generations=8)
+    short = replace(run, max_length=200, max_new_tokens=100, prompt_length=100)
+
+    def seconds(run):
+        return plan_time.generation_seconds(model, run, device, speed)
+
+    assert 4 < seconds(run) / seconds(short) < 5  # of 64 rows; the harmonic number is 4.74
+    vllm = [replace(one, use_vllm=True) for one in (run, short)]
+    assert seconds(vllm[0]) == pytest.approx(seconds(vllm[1]))
 
 
 def test_time_by_hand():
@@ -263,7 +292,8 @@ def test_time_by_hand():
     run = Run(per_device_train_batch_size=4, max_length=300, max_new_tokens=100, dtype="bfloat16")
     device, speed = DEVICES["H100"], Speed(layer_overhead=0.0)
     read = 2 * 6_738_415_616 + 8 * 250 * (2 * 32 * 4096 * 2)  # weights, and keys and values of 8 rows half-way
-    prefill = (2 * 8 * 200 * model.trunk + 4 * 32 * 8 * 200 * 200 * 4096) / (989e12 * 0.45)
+    # All but the last token of each prompt, once for both completions.
+    prefill = (2 * 4 * 199 * model.trunk + 4 * 32 * 4 * 199 * 199 * 4096) / (989e12 * 0.45)
     seconds = plan_time.generation_seconds(model, run, device, speed)
     assert seconds == pytest.approx(prefill + 100 * read / (3350e9 * 0.6))
     slow = plan_time.generation_seconds(model, run, device, Speed())
@@ -335,15 +365,97 @@ def test_advice_makes_it_fit(run, parameters, capsys):
     advice = made.advice()
     assert (advice is None) == made.fits
     if advice is not None and "up to 64" not in advice:
-        words = advice.removeprefix("It does not fit: use ").removesuffix(".").split()
-        values = {"num_processes": run.num_processes}
-        for word, after in zip(words, [*words[1:], ""], strict=True):
-            if word == "over":
-                values["num_processes"] = int(after)
-            elif word.startswith("--"):
-                values[word[2:]] = {"": True, "and": True}.get(after, int(after) if after.isdigit() else after)
-        values.pop("gradient_accumulation_steps", None)
-        for name in ("use_peft", "load_in_4bit", "gradient_checkpointing"):
-            if name in values:
-                values[name] = True
-        assert replace(made, run=replace(run, **values)).fits
+        assert replace(made, run=replace(run, **options_in(advice))).fits
+
+
+def options_in(advice: str) -> dict:
+    """The options that a sentence names, as fields of [`Run`]."""
+    found = {}
+    for name, value in re.findall(r"--(\w+)(?: (\w+(?:\.\w+)?))?", advice):
+        found[name] = int(value) if value.isdigit() else True if value in ("", "and") else value
+    if devices := re.search(r"over (\d+) devices", advice):
+        found["num_processes"] = int(devices[1])
+    if "gradient_accumulation_steps" in found:
+        found["steps_per_generation"] = found["gradient_accumulation_steps"]
+    return found
+
+
+def test_fsdp2_holds_the_whole_model_while_it_samples(capsys):
+    """70B on 32 devices: 2 bytes a weight on each, beside 1/32 of 4 (weights) and 8 (Adam)."""
+    argv = "onpo --parameters 70B --devices 32 --device H100 --strategy fsdp2"
+    (found,) = planned(*argv.split(), capsys=capsys)
+    count, sampling = found["model"]["parameters"], found["memory"]["sampling"]
+    assert sampling["gathered weights"] == 2 * count
+    assert sampling["weights"] == pytest.approx(4 * count / 32) and not found["memory"]["fits"]
+    # A server that samples needs the devices to hold only their shards.
+    assert "--use_vllm --vllm_mode server" in found["advice"]
+    (found,) = planned(*argv.split(), "--use_vllm", "--vllm_mode", "server", capsys=capsys)
+    assert found["memory"]["fits"] and found["memory"]["sampling"]["gathered weights"] < 0.1 * 2 * count
+    quantised = replace(Run(num_processes=4, strategy="fsdp2"), use_peft=True, load_in_4bit=True, dtype="bfloat16")
+    model = sizes_by_hand(int(7e9))
+    # accelerate leaves 4-bit weights whole.
+    assert plan_memory.weights(model, quantised) > plan_memory.packed(model, quantised) > model.trunk / 2
+
+
+def test_hints_are_true():
+    """LoRA on float32 weights, a round of 512 prompts that is sampled 8 at a time."""
+    model = sizes_by_hand(int(1e9))
+    run = Run(use_peft=True, steps_per_generation=64, gradient_accumulation_steps=4)
+    made = Plan(model, run, DEVICES["H100"], Speed())
+    half, faster, sizes = hints(made)
+    other = made.having(**options_in(half))
+    assert made.memory.sampling["weights"] - other.memory.sampling["weights"] == 2 * model.parameters
+    assert f"{2 * model.parameters / 2**30:.2f} GiB less" in half
+    chunk = generation_batch(made)
+    assert f"--per_device_generation_batch_size {chunk} samples faster" in faster
+    assert made.having(per_device_generation_batch_size=chunk).fits
+    assert sum(made.having(**options_in(faster)).seconds.values()) < 0.5 * sum(made.seconds.values())
+    for name, size in largest_batches(made).items():
+        assert f"--{name} {size}" in sizes
+        # Each is the edge: one more does not fit, or a device has no more prompts in a round.
+        pinned = {"per_device_generation_batch_size": run.generation_prompts, name: size}
+        assert made.having(**pinned).fits
+        assert not made.having(**pinned | {name: size + 1}).fits or size == 512
+    # Weights that are trained are not advised into 16 bits, where a step of 5e-7 is lost in rounding.
+    full = made.having(use_peft=False)
+    assert full.fits and not any("bfloat16" in hint for hint in hints(full))
+
+
+def test_time_of_a_judge_is_what_the_text_says(capsys):
+    """A model whose size nobody knows takes none, one that is known takes its FLOP, a server its rate."""
+
+    def judged(*argv):
+        assert main(["plan", "onpo", "--parameters", "1B", "--judge", *argv]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        (found,) = planned("onpo", "--parameters", "1B", "--judge", *argv, capsys=capsys)
+        return found["in_all"]["seconds"]["judge"], printed
+
+    seconds, printed = judged("openai:model", "--judge_rate", "4")
+    assert seconds == 8 * 10 * 2 / 4 and "the judge answers 4 calls a second" in printed
+    for unknown in ("reward:org/model", "my_judges:longer_wins"):
+        seconds, printed = judged(unknown)
+        assert seconds == 0 and "no time" in printed.replace("neither memory nor time", "no time")
+        assert "calls a second" not in printed
+    seconds, printed = judged("reward:org/Reward-V2-0.6B")
+    calls, length = 8 * 2 * 10, 448 + 64
+    assert seconds == pytest.approx(calls * 2 * 0.6e9 * length / (989e12 * 0.45))
+    assert "has 0.6B parameters, by its name" in printed
+
+
+def test_the_evaluation_at_the_end_is_counted(capsys):
+    """5 % of 2000 prompts: two samplings of K, the pairs of a fit and K against the start, in both orders."""
+    argv = (
+        "comal --parameters 1B --generation_batch_size 512 --dataset_size 2000 --num_train_epochs 1 --judge openai:m"
+    )
+    argv += " --prompt_length 100 --completion_length 50"
+    (found,) = planned(*argv.split(), capsys=capsys)
+    assert found["run"]["evaluation_prompts"] == 100 and found["in_all"]["rounds"] == 3  # 1900 // 512
+    assert found["in_all"]["judge_calls"] == 3 * 512 * 20 + 100 * (10 + 5) * 2
+    assert found["in_all"]["tokens_generated"] == (3 * 512 + 2 * 100) * 5 * 50
+    assert found["in_all"]["seconds"]["evaluation"] > 100 * 30 / 10
+    (often,) = planned(*argv.split(), "--eval_strategy", "steps", "--eval_steps", "96", capsys=capsys)
+    assert often["run"]["evaluations"] == 2  # of 192 steps
+    (none,) = planned(*argv.split(), "--test_split_size", "0", capsys=capsys)
+    assert "evaluation" not in none["in_all"]["seconds"] and none["in_all"]["judge_calls"] == 3 * 512 * 20
+    (few,) = planned("comal", "--parameters", "1B", "--dataset_size", "40", capsys=capsys)
+    assert few["run"]["evaluation_prompts"] == 0  # as 16 of 40 would be too many
