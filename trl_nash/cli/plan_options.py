@@ -85,7 +85,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(group) -> None:
-    group.add_argument("--model_name_or_path", metavar="MODEL", help="directory, config.json, or hub id in the cache")
+    group.add_argument(
+        "--model_name_or_path",
+        metavar="MODEL",
+        help="directory, config.json, or a name on the hub: in its cache, or well known (Qwen2.5-7B)",
+    )
     group.add_argument("--parameters", type=number_of, metavar="N", help="7B: a Llama of about that size")
     for name in (
         "hidden_size",
