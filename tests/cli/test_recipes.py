@@ -67,6 +67,14 @@ def test_what_is_expected_is_what_is_planned(recipe, capsys):
     assert expected in recipe.read_text()
 
 
+def test_the_list_names_each_recipe_and_what_it_expects(recipe):
+    amount, time = re.search(
+        r"^# Expect: ([\d.]+) of .* and ([\w. ]+):", recipe.read_text(), flags=re.MULTILINE
+    ).groups()
+    (row,) = [line for line in (ROOT / "recipes" / "README.md").read_text().splitlines() if f"({recipe.name})" in line]
+    assert row.endswith(f"| {amount} GiB, {time} |")
+
+
 def test_settings_of_a_paper_have_a_source(recipe):
     """Each line says which, by a tag that the head explains."""
     if not recipe.stem.endswith("-paper"):
