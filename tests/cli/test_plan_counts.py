@@ -5,7 +5,6 @@
 
 import dataclasses
 import json
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -27,8 +26,6 @@ from transformers import (
 import trl_nash
 from trl_nash.cli import plan, plan_memory, plan_time
 from trl_nash.cli.main import main
-from trl_nash.cli.plan_advice import generation_batch, hints, largest_batches
-from trl_nash.cli.plan_costs import Plan
 from trl_nash.cli.plan_lengths import longest
 from trl_nash.cli.plan_model import sizes_by_hand, sizes_from_config
 from trl_nash.cli.plan_options import ALGORITHMS, OWN
@@ -348,114 +345,3 @@ def test_only_the_mixture_puts_a_frozen_policy_on_the_device():
         Run(algorithm="comal", rounds=50),
     ):
         assert "frozen policy beside it" not in plan_memory.memory(model, run).sampling
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        Run(),
-        Run(num_processes=8, strategy="ddp"),
-        Run(algorithm="nash-md", num_processes=4),
-        Run(use_peft=True, max_length=8192, max_new_tokens=4096, gradient_checkpointing=False),
-    ],
-)
-@pytest.mark.parametrize("parameters", [1e9, 8e9, 70e9])
-def test_advice_makes_it_fit(run, parameters, capsys):
-    made = Plan(sizes_by_hand(int(parameters)), run, DEVICES["A100-40GB"], Speed())
-    advice = made.advice()
-    assert (advice is None) == made.fits
-    if advice is not None and "up to 64" not in advice:
-        assert replace(made, run=replace(run, **options_in(advice))).fits
-
-
-def options_in(advice: str) -> dict:
-    """The options that a sentence names, as fields of [`Run`]."""
-    found = {}
-    for name, value in re.findall(r"--(\w+)(?: (\w+(?:\.\w+)?))?", advice):
-        found[name] = int(value) if value.isdigit() else True if value in ("", "and") else value
-    if devices := re.search(r"over (\d+) devices", advice):
-        found["num_processes"] = int(devices[1])
-    if "gradient_accumulation_steps" in found:
-        found["steps_per_generation"] = found["gradient_accumulation_steps"]
-    return found
-
-
-def test_fsdp2_holds_the_whole_model_while_it_samples(capsys):
-    """70B on 32 devices: 2 bytes a weight on each, beside 1/32 of 4 (weights) and 8 (Adam)."""
-    argv = "onpo --parameters 70B --devices 32 --device H100 --strategy fsdp2"
-    (found,) = planned(*argv.split(), capsys=capsys)
-    count, sampling = found["model"]["parameters"], found["memory"]["sampling"]
-    assert sampling["gathered weights"] == 2 * count
-    assert sampling["weights"] == pytest.approx(4 * count / 32) and not found["memory"]["fits"]
-    # A server that samples needs the devices to hold only their shards.
-    assert "--use_vllm --vllm_mode server" in found["advice"]
-    (found,) = planned(*argv.split(), "--use_vllm", "--vllm_mode", "server", capsys=capsys)
-    assert found["memory"]["fits"] and found["memory"]["sampling"]["gathered weights"] < 0.1 * 2 * count
-    quantised = replace(Run(num_processes=4, strategy="fsdp2"), use_peft=True, load_in_4bit=True, dtype="bfloat16")
-    model = sizes_by_hand(int(7e9))
-    # accelerate leaves 4-bit weights whole.
-    assert plan_memory.weights(model, quantised) > plan_memory.packed(model, quantised) > model.trunk / 2
-
-
-def test_hints_are_true():
-    """LoRA on float32 weights, a round of 512 prompts that is sampled 8 at a time."""
-    model = sizes_by_hand(int(1e9))
-    run = Run(use_peft=True, steps_per_generation=64, gradient_accumulation_steps=4)
-    made = Plan(model, run, DEVICES["H100"], Speed())
-    half, faster, sizes = hints(made)
-    other = made.having(**options_in(half))
-    assert made.memory.sampling["weights"] - other.memory.sampling["weights"] == 2 * model.parameters
-    assert f"{2 * model.parameters / 2**30:.2f} GiB less" in half
-    chunk = generation_batch(made)
-    assert f"--per_device_generation_batch_size {chunk} samples faster" in faster
-    assert made.having(per_device_generation_batch_size=chunk).fits
-    assert sum(made.having(**options_in(faster)).seconds.values()) < 0.5 * sum(made.seconds.values())
-    for name, size in largest_batches(made).items():
-        assert f"--{name} {size}" in sizes
-        # Each is the edge: one more does not fit, or a device has no more prompts in a round.
-        pinned = {"per_device_generation_batch_size": run.generation_prompts, name: size}
-        assert made.having(**pinned).fits
-        assert not made.having(**pinned | {name: size + 1}).fits or size == 512
-    # Weights that are trained are not advised into 16 bits, where a step of 5e-7 is lost in rounding.
-    full = made.having(use_peft=False)
-    assert full.fits and not any("bfloat16" in hint for hint in hints(full))
-
-
-def test_time_of_a_judge_is_what_the_text_says(capsys):
-    """A model whose size nobody knows takes none, one that is known takes its FLOP, a server its rate."""
-
-    def judged(*argv):
-        assert main(["plan", "onpo", "--parameters", "1B", "--judge", *argv]) == 0
-        printed = " ".join(capsys.readouterr().out.split())
-        (found,) = planned("onpo", "--parameters", "1B", "--judge", *argv, capsys=capsys)
-        return found["in_all"]["seconds"]["judge"], printed
-
-    seconds, printed = judged("openai:model", "--judge_rate", "4")
-    assert seconds == 8 * 10 * 2 / 4 and "the judge answers 4 calls a second" in printed
-    for unknown in ("reward:org/model", "my_judges:longer_wins"):
-        seconds, printed = judged(unknown)
-        assert seconds == 0 and "no time" in printed.replace("neither memory nor time", "no time")
-        assert "calls a second" not in printed
-    seconds, printed = judged("reward:org/Reward-V2-0.6B")
-    calls, length = 8 * 2 * 10, 448 + 64
-    assert seconds == pytest.approx(calls * 2 * 0.6e9 * length / (989e12 * 0.45))
-    assert "has 0.6B parameters, by its name" in printed
-
-
-def test_the_evaluation_at_the_end_is_counted(capsys):
-    """5 % of 2000 prompts: two samplings of K, the pairs of a fit and K against the start, in both orders."""
-    argv = (
-        "comal --parameters 1B --generation_batch_size 512 --dataset_size 2000 --num_train_epochs 1 --judge openai:m"
-    )
-    argv += " --prompt_length 100 --completion_length 50"
-    (found,) = planned(*argv.split(), capsys=capsys)
-    assert found["run"]["evaluation_prompts"] == 100 and found["in_all"]["rounds"] == 3  # 1900 // 512
-    assert found["in_all"]["judge_calls"] == 3 * 512 * 20 + 100 * (10 + 5) * 2
-    assert found["in_all"]["tokens_generated"] == (3 * 512 + 2 * 100) * 5 * 50
-    assert found["in_all"]["seconds"]["evaluation"] > 100 * 30 / 10
-    (often,) = planned(*argv.split(), "--eval_strategy", "steps", "--eval_steps", "96", capsys=capsys)
-    assert often["run"]["evaluations"] == 2  # of 192 steps
-    (none,) = planned(*argv.split(), "--test_split_size", "0", capsys=capsys)
-    assert "evaluation" not in none["in_all"]["seconds"] and none["in_all"]["judge_calls"] == 3 * 512 * 20
-    (few,) = planned("comal", "--parameters", "1B", "--dataset_size", "40", capsys=capsys)
-    assert few["run"]["evaluation_prompts"] == 0  # as 16 of 40 would be too many

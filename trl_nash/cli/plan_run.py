@@ -212,6 +212,19 @@ class Run:
             return (2 if self.algorithm in PLAYED else 1) * count + 2 * count
         return (self.judged_pairs + count) * self.judge_orders
 
+    @property
+    def evaluation_scorings(self) -> float:
+        """
+        Passes over the rows of an evaluation after the last round: for its loss, for the other policies in the centre
+        of the fit that would begin now, and for a metric.
+        """
+        live = _as_kept(Policy(self.rounds, 0))
+        centre = {_as_kept(p) for p, weight in self.fits_of(self.past(self.rounds))[0].centre.items() if weight}
+        total = 1.0 + len(centre - {live})
+        if self.trains_on_policy and INITIAL not in centre | {live}:
+            total += min(1.0, KL_SAMPLE / (self.per_device_eval_batch_size * self.num_generations))
+        return total
+
     # ---- Frozen policies ----
 
     def kept(self) -> int:

@@ -93,14 +93,8 @@ def tokens(run: Run, scorings: float) -> Tokens:
 def evaluation_tokens(run: Run) -> Tokens:
     """Tokens of an evaluation."""
     rows = run.evaluation_prompts * run.num_generations
-    scored = rows * (run.mean_prompt + run.mean_completion) * evaluation_scorings(run)
+    scored = rows * (run.mean_prompt + run.mean_completion) * run.evaluation_scorings
     return Tokens(rows * run.evaluation_samplings * run.mean_completion, scored, 0)
-
-
-def evaluation_scorings(run: Run) -> int:
-    """Forward passes over the rows of an evaluation: the policies in the centre, and the policy whose loss it is."""
-    fit = run.fits_of(run.past(run.rounds - 1))[0]
-    return sum(weight != 0 for weight in fit.centre.values()) + 1
 
 
 # ---- FLOP ----
@@ -183,7 +177,7 @@ def evaluation_flop(model: ModelSizes, run: Run) -> float:
     rows = run.evaluation_prompts * run.num_generations
     calls = run.evaluation_prompts * run.evaluation_calls
     flop = generation_flop(model, run, rows * run.evaluation_samplings) + judge_call_flop(run) * calls
-    return flop + evaluation_scorings(run) * scoring_flop(model, run, rows)
+    return flop + run.evaluation_scorings * scoring_flop(model, run, rows)
 
 
 def round_flop(model: ModelSizes, run: Run, scorings: float) -> dict[str, float]:
@@ -228,7 +222,7 @@ def evaluation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed
     prompts = math.ceil(run.evaluation_prompts / run.num_processes)
     chunk = prompts if run.use_vllm else min(prompts, run.per_device_eval_batch_size)
     calls = run.evaluation_prompts * run.evaluation_calls
-    passes = evaluation_scorings(run) * scoring_flop(model, run, run.evaluation_prompts * run.num_generations)
+    passes = run.evaluation_scorings * scoring_flop(model, run, run.evaluation_prompts * run.num_generations)
     peak = 1e12 * (device.tflops if compute_bytes(run) == 2 else device.fp32_tflops) * run.num_processes
     forward = (judge_call_flop(run) * calls + passes) / (peak * speed.scoring_mfu)
     sampling = sampling_seconds(model, run, device, speed, prompts, run.evaluation_samplings, chunk)
