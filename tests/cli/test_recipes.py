@@ -75,10 +75,11 @@ def test_the_list_names_each_recipe_and_what_it_expects(recipe):
     assert row.endswith(f"| {amount} GiB, {time} |")
 
 
+@pytest.mark.parametrize(
+    "recipe", [file for file in RECIPES if file.stem.endswith("-paper")], ids=lambda file: file.stem
+)
 def test_settings_of_a_paper_have_a_source(recipe):
     """Each line says which, by a tag that the head explains."""
-    if not recipe.stem.endswith("-paper"):
-        pytest.skip("all of its settings are ours")
     text = recipe.read_text()
     tags = set(re.findall(r"\[(\w+)\]", text[text.index("# Sources:") : text.index("model_name_or_path")]))
     assert "paper" in tags and "ours" in tags
