@@ -14,11 +14,16 @@ import sys
 import tempfile
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
+from accelerate.state import AcceleratorState
 from bitsandbytes.optim import GlobalOptimManager
 from helpers import lora_config, make_trainer, prompt_dataset
 from tiny import build_tokenizer
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from trl_nash.cli.plan_run import Run
@@ -163,6 +168,26 @@ def measure(run: Run, folder: str) -> dict[str, int]:
         }
 
 
+def gathered_by_fsdp2(folder: str) -> dict[str, int]:
+    """
+    Bytes of weights that a rank of two holds, before and while the sampler has gathered them. torch's "fake" process
+    group, which allocates what a real one does and sends nothing, stands for the other rank.
+    """
+    with tempfile.TemporaryDirectory() as output_dir:
+        sampler = build(Run(algorithm="iterative-ipo", strategy="cpu", precision="fp32"), folder, output_dir).sampler
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    options = {"mesh": init_device_mesh("cpu", (2,)), "mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16)}
+    for module in (*model.model.layers, model):
+        fully_shard(module, **options)
+    AcceleratorState._shared_state["fsdp_plugin"] = SimpleNamespace(reshard_after_forward=True)
+    shards = bytes_of(p.to_local() for p in model.parameters())
+    with sampler.gathered(model):
+        found = {"shards": shards, "gathered": bytes_of(model.parameters())}
+    assert bytes_of(p.to_local() for p in model.parameters()) == shards
+    return found
+
+
 def main(file: str) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
@@ -173,6 +198,7 @@ def main(file: str) -> None:
         LlamaForCausalLM(LlamaConfig(**SIZES, pad_token_id=0, eos_token_id=1, bos_token_id=2)).save_pretrained(folder)
         with contextlib.redirect_stdout(sys.stderr):
             measured = {name: measure(run, folder) for name, run in runs.items()}
+            measured["fsdp2"] = gathered_by_fsdp2(folder)
     print(json.dumps(measured))
 
 

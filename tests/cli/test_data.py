@@ -29,6 +29,11 @@ def load(tokenizer, name=None, *, evaluate=False, mixture=None, raw_prompts=Fals
     return load_prompts(Options(name, **options), mixture, render, evaluate=evaluate, seed=0)
 
 
+def test_columns_that_are_joined_are_all_named(tokenizer, write_rows):
+    file = write_rows([{"system": "", "instruction": "a", "input": "b", "output": "c"}])
+    assert load(tokenizer, file).column == "'instruction' with 'input' and 'system'"
+
+
 def test_jsonl_becomes_conversations_and_keeps_its_columns(tokenizer, prompts_file):
     prompts = load(tokenizer, prompts_file)
     assert (prompts.name, prompts.column, len(prompts.train), prompts.evaluation) == (
@@ -141,7 +146,7 @@ def test_datasets_of_several_shapes(tokenizer, write_rows, tmp_path, capsys):
     prompts = load(tokenizer, mixture=mixture)
     turns = [[turn["content"] for turn in prompt] for prompt in prompts.train["prompt"]]
     assert turns == [["a"]] * 2 + [["b"]] * 2 + [["c"]] * 2 + [["d"]] * 2
-    assert prompts.column == "'question' + 'chosen' + 'conversations' + 'messages'"
+    assert prompts.column == "'question' + 'chosen' with 'rejected' + 'conversations' + 'messages'"
     assert "answer" not in prompts.train.column_names and prompts.train["question"][:3] == ["a", "a", None]
     assert "Note: 'answer' of " in capsys.readouterr().out
     mixture.datasets = mixture.datasets[:2]

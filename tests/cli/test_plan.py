@@ -12,6 +12,7 @@ from transformers import Qwen2Config
 
 from trl_nash.cli.main import main
 from trl_nash.cli.plan_model import sizes_from_config
+from trl_nash.cli.plan_models import KNOWN, known_config, short
 from trl_nash.cli.plan_options import STRATEGY_OF
 
 
@@ -64,6 +65,36 @@ def test_reads_a_local_model(model, tmp_path, capsys):
     assert found["model"]["parameters"] == sizes_from_config(CONFIG, "").parameters
 
 
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.names)
+def test_known_models_have_the_parameters_of_their_pages(known):
+    for name in known.names.split():
+        assert sizes_from_config(known_config(name), name).parameters == known.parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "llama-3-8b"),
+        ("meta-llama/Llama-3.2-1B", "llama-3.2-1b"),
+        ("meta-llama/Llama-2-7b-chat-hf", "llama-2-7b"),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "qwen2.5-0.5b"),
+        ("Qwen/Qwen3-4B-Instruct-2507", "qwen3-4b"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b-v0.3"),
+        ("google/gemma-2-9b-it", "gemma-2-9b"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m"),
+        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "tinyllama-1.1b"),
+        ("RLHFlow/LLaMA3-SFT", "llama-3-sft"),
+    ],
+)
+def test_models_are_known_by_the_names_on_the_hub(name, known):
+    assert short(name) == known and known_config(name) is not None
+
+
+def test_a_known_model_is_planned_without_a_hub(capsys):
+    (found,) = planned("--model_name_or_path", "Qwen/Qwen2.5-7B-Instruct", capsys=capsys)
+    assert found["model"] == {"name": "Qwen/Qwen2.5-7B-Instruct", "parameters": 7_615_616_512}
+
+
 def test_takes_a_training_commands_yaml(tmp_path, capsys):
     file = tmp_path / "comal.yaml"
     file.write_text(
@@ -97,7 +128,8 @@ def test_yaml_errors_are_sentences(text, complaint, tmp_path, capsys):
     ("argv", "complaint"),
     [
         ("", "say which model"),
-        ("--model_name_or_path org/never-downloaded", "is not in the hub's cache"),
+        ("--model_name_or_path org/never-downloaded", "is neither in the hub's cache nor known by its name. Nothing"),
+        ("--model_name_or_path meta-llama/Llama-3-9B", "(known are llama-3-8b, "),
         ("--model_name_or_path ./nothing", "there is no such file or directory"),
         ("--parameters 7B --device H1000", "--device H1000 is unknown: did you mean H100?"),
         ("--parameters 7B --dvices 2", "unknown option --dvices: did you mean --devices?"),

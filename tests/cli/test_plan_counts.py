@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModelForCausalLM,
+    GenerationConfig,
     GPT2Config,
     LlamaConfig,
     MixtralConfig,
@@ -25,12 +26,13 @@ from transformers import (
 import trl_nash
 from trl_nash.cli import plan, plan_memory, plan_time
 from trl_nash.cli.main import main
-from trl_nash.cli.plan_costs import Plan
+from trl_nash.cli.plan_lengths import longest
 from trl_nash.cli.plan_model import sizes_by_hand, sizes_from_config
 from trl_nash.cli.plan_options import ALGORITHMS, OWN
 from trl_nash.cli.plan_run import STRATEGIES, Run, tournament_games
 from trl_nash.cli.plan_time import DEVICES, Speed
 from trl_nash.compat import ModelConfig
+from trl_nash.generation.plain import generate_plainly
 from trl_nash.kernels.schedule import Projection
 from trl_nash.rounds.tournament import best_and_worst_by_tournament
 
@@ -158,7 +160,7 @@ def test_judge_calls(options, calls, capsys):
 
 def test_tokens_by_hand(capsys):
     argv = "comal --parameters 1B --devices 2 --per_device_train_batch_size 4 --generation_batch_size 64 --rounds 8"
-    argv += " --num_iterations 2 --prompt_length 100 --completion_length 50"
+    argv += " --num_iterations 2 --prompt_length 100 --completion_length 50 --test_split_size 0"
     (found,) = planned(*argv.split(), capsys=capsys)
     assert found["a_round"]["prompts"] == 64
     assert found["a_round"]["tokens_generated"] == 64 * 5 * 50
@@ -247,14 +249,38 @@ def test_flop_of_the_head_is_pytorchs_count():
 
 
 def test_flop_of_generation_is_near_pytorchs_count():
+    """Two prompts of which three completions each are sampled: the prompts are read once."""
     config = CONFIGS["llama"]
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     sizes = sizes_from_config(config, "llama")
-    run = Run(max_length=80, max_new_tokens=32)
-    ids = torch.randint(3, 500, (4, 48))
-    found = counted(lambda: model.generate(ids, max_new_tokens=32, min_new_tokens=32, do_sample=False))
-    print(plan_time.generation_flop(sizes, run, rows=4) / found)
-    assert plan_time.generation_flop(sizes, run, rows=4) == pytest.approx(found, rel=0.04)
+    run = Run(max_length=160, max_new_tokens=32, num_generations=3)
+    how = GenerationConfig(max_new_tokens=32, min_new_tokens=32, pad_token_id=0, use_cache=True)
+    ids = torch.randint(3, 500, (2, 128)).tolist()
+    found = counted(lambda: generate_plainly(model, how, torch.device("cpu"), ids, 3))
+    assert plan_time.generation_flop(sizes, run, rows=6) == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize(("mean", "rows"), [(20, 2), (20, 16), (50, 2), (50, 256), (90, 16)])
+def test_the_longest_of_a_call_is_that_of_draws(mean, rows):
+    draws = np.random.default_rng(0)
+    scales = np.linspace(5, 2000, 20000)
+    scale = scales[np.argmin(abs(scales * (1 - np.exp(-100 / scales)) - mean))]
+    lengths = np.minimum(draws.exponential(scale, (20000, rows)), 100)
+    assert lengths.mean() == pytest.approx(mean, rel=0.02)
+    assert longest(mean, 100, rows) == pytest.approx(lengths.max(1).mean(), rel=0.02)
+
+
+def test_generate_waits_for_the_longest_and_vllm_for_nobody():
+    model, device, speed = sizes_by_hand(int(1e9)), DEVICES["H100"], Speed()
+    run = Run(max_length=1124, max_new_tokens=1024, completion_length=100, num_generations=8)
+    short = replace(run, max_length=200, max_new_tokens=100, prompt_length=100)
+
+    def seconds(run):
+        return plan_time.generation_seconds(model, run, device, speed)
+
+    assert 4 < seconds(run) / seconds(short) < 5  # of 64 rows; the harmonic number is 4.74
+    vllm = [replace(one, use_vllm=True) for one in (run, short)]
+    assert seconds(vllm[0]) == pytest.approx(seconds(vllm[1]))
 
 
 def test_time_by_hand():
@@ -263,7 +289,8 @@ def test_time_by_hand():
     run = Run(per_device_train_batch_size=4, max_length=300, max_new_tokens=100, dtype="bfloat16")
     device, speed = DEVICES["H100"], Speed(layer_overhead=0.0)
     read = 2 * 6_738_415_616 + 8 * 250 * (2 * 32 * 4096 * 2)  # weights, and keys and values of 8 rows half-way
-    prefill = (2 * 8 * 200 * model.trunk + 4 * 32 * 8 * 200 * 200 * 4096) / (989e12 * 0.45)
+    # All but the last token of each prompt, once for both completions.
+    prefill = (2 * 4 * 199 * model.trunk + 4 * 32 * 4 * 199 * 199 * 4096) / (989e12 * 0.45)
     seconds = plan_time.generation_seconds(model, run, device, speed)
     assert seconds == pytest.approx(prefill + 100 * read / (3350e9 * 0.6))
     slow = plan_time.generation_seconds(model, run, device, Speed())
@@ -318,32 +345,3 @@ def test_only_the_mixture_puts_a_frozen_policy_on_the_device():
         Run(algorithm="comal", rounds=50),
     ):
         assert "frozen policy beside it" not in plan_memory.memory(model, run).sampling
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        Run(),
-        Run(num_processes=8, strategy="ddp"),
-        Run(algorithm="nash-md", num_processes=4),
-        Run(use_peft=True, max_length=8192, max_new_tokens=4096, gradient_checkpointing=False),
-    ],
-)
-@pytest.mark.parametrize("parameters", [1e9, 8e9, 70e9])
-def test_advice_makes_it_fit(run, parameters, capsys):
-    made = Plan(sizes_by_hand(int(parameters)), run, DEVICES["A100-40GB"], Speed())
-    advice = made.advice()
-    assert (advice is None) == made.fits
-    if advice is not None and "up to 64" not in advice:
-        words = advice.removeprefix("It does not fit: use ").removesuffix(".").split()
-        values = {"num_processes": run.num_processes}
-        for word, after in zip(words, [*words[1:], ""], strict=True):
-            if word == "over":
-                values["num_processes"] = int(after)
-            elif word.startswith("--"):
-                values[word[2:]] = {"": True, "and": True}.get(after, int(after) if after.isdigit() else after)
-        values.pop("gradient_accumulation_steps", None)
-        for name in ("use_peft", "load_in_4bit", "gradient_checkpointing"):
-            if name in values:
-                values[name] = True
-        assert replace(made, run=replace(run, **values)).fits

@@ -111,6 +111,13 @@ def test_saved_activations_are_near_those_of_a_run(measured, name):
     assert 0.92 < planned / measured[name]["saved"] < 1.08
 
 
+def test_fsdp2_gathers_what_is_planned(measured):
+    """In bf16, as accelerate has it, beside fp32 shards."""
+    run = Run(strategy="fsdp2", num_processes=2)
+    assert plan_memory.weights(MODEL, run) == measured["fsdp2"]["shards"]
+    assert plan_memory.gathered(MODEL, run, whole=True) == measured["fsdp2"]["gathered"]
+
+
 def saved_by_head(run: Run) -> int:
     """Rows that the head saves: their gradient, and the hidden states where its weight is trained."""
     rows = run.rows * run.max_new_tokens

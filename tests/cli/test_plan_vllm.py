@@ -48,7 +48,7 @@ def test_vllm_by_hand():
     server = plan_time.round_seconds(model, replace(run, vllm_mode="server"), device, speed, scorings=0)
     assert server["weights to vLLM"] == pytest.approx(4 * count / 10e9)
     read = 2 * count + 12 * 250 * (2 * 32 * 4096 * 2)  # an odd number of completions is sampled as it is
-    prefill = (2 * 12 * 200 * model.trunk + 4 * 32 * 12 * 200 * 200 * 4096) / (989e12 * 0.45)
+    prefill = (2 * 4 * 199 * model.trunk + 4 * 32 * 4 * 199 * 199 * 4096) / (989e12 * 0.45)  # its prefix cache
     assert parts["generation"] == pytest.approx(prefill + 100 * read / (3350e9 * 0.6))
     assert Plan(model, run, device, speed).tokens_a_round.generated == 4 * 3 * 100
 

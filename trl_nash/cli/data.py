@@ -25,7 +25,7 @@ class Prompts:
         evaluation ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Prompts to evaluate on, if evaluation was asked for.
         column (`str`):
-            The column that the prompts were read from; of several datasets, each one's.
+            The column that the prompts were read from, with those that are joined to it; of several datasets, all.
         first (`dict`):
             The first training row.
     """
@@ -73,7 +73,7 @@ def load_prompts(script_args, mixture_args, render, *, evaluate: bool, seed: int
             raise FileNotFoundError(f"--dataset_name {error}") from None
         rows = take_split(splits, script_args.dataset_train_split, name, "--dataset_train_split")
         reading = how_to_read(rows, name, wanted, render)
-        train, column = _with_prompts(rows, reading, render), repr(reading.column)
+        train, column = _with_prompts(rows, reading, render), reading.columns
         if evaluate and mixture_args.test_split_size is None:
             option = "--dataset_test_split NAME or --test_split_size 0.1"
             rows = take_split(splits, script_args.dataset_test_split, name, option)
@@ -108,7 +108,7 @@ def _load_mixture(mixture_args, wanted: str | None, render) -> tuple[Any, str, s
         rows = rows if item.columns is None else rows.select_columns(item.columns)
         reading = how_to_read(rows, item.path, wanted, render)
         parts.append(_with_prompts(rows, reading, render))
-        columns.append(repr(reading.column))
+        columns.append(reading.columns)
     parts = _in_proportion(parts, [item.fraction for item in mixture_args.datasets], mixture_args.streaming)
     train, left_out = concatenated(parts, names)
     if left_out and is_first_process():

@@ -4,15 +4,23 @@
 """Prompts that a training command sets aside, so that a run ends with a result on prompts that it has not seen."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from .data import Prompts
 
+if TYPE_CHECKING:
+    from .data import Prompts
 
 SHARE, LEAST, MOST = 0.05, 16, 128  # of the prompts that there are, and how many these may be
 LARGEST_SHARE = 0.2  # where even the least would be more than this, none are
 
 
-def hold_out(prompts: Prompts, training, *, none: bool = False) -> tuple[Prompts, str | None]:
+def held_out_count(total: int, prompts_per_round: int) -> int:
+    """How many of `total` prompts are held out; 0 where there are too few."""
+    count = min(max(round(SHARE * total), LEAST), MOST)
+    return 0 if count > LARGEST_SHARE * total or total - count < prompts_per_round else count
+
+
+def hold_out(prompts: "Prompts", training, *, none: bool = False) -> tuple["Prompts", str | None]:
     """
     Sets some of the training prompts aside, the same ones for the same seed, unless there are others to evaluate on.
 
@@ -32,8 +40,8 @@ def hold_out(prompts: Prompts, training, *, none: bool = False) -> tuple[Prompts
     if not hasattr(prompts.train, "train_test_split"):
         return prompts, f"none, of a stream: the run ends without a win rate. {how}"
     total = len(prompts.train)
-    count = min(max(round(SHARE * total), LEAST), MOST)
-    if count > LARGEST_SHARE * total or total - count < training.prompts_per_round:
+    count = held_out_count(total, training.prompts_per_round)
+    if count == 0:
         return prompts, f"none, as there are only {total} prompts: the run ends without a win rate. {how}"
     halves = prompts.train.train_test_split(test_size=count, seed=training.seed)
     said = f"{count} of the {total:,} prompts, to judge the result against its start (--test_split_size 0: none)"

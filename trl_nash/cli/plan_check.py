@@ -4,11 +4,12 @@
 """From the options of `trl-nash plan` to the runs that they describe."""
 
 import argparse
-import json
 import math
 
 from ..algorithms import Past
 from .errors import UsageError
+from .plan_evaluation import evaluation_prompts, evaluations
+from .plan_judge import judge_of
 from .plan_options import OWN, STRATEGY_OF
 from .plan_run import PLAYED, SHARDED, STRATEGIES, Run
 
@@ -59,7 +60,7 @@ def check(options: argparse.Namespace) -> list[Run]:
         options.notes.append("dtype auto is bfloat16")
     strategies = _strategies(options)
     steps = _steps_per_generation(options)
-    kind, orders = _judge(options)
+    kind, orders = judge_of(options)
     names = {name for name in Run.__dataclass_fields__ if getattr(options, name, None) is not None}
     values = {name: getattr(options, name) for name in names} | {
         "steps_per_generation": steps,
@@ -75,7 +76,11 @@ def check(options: argparse.Namespace) -> list[Run]:
         values["mixture_coef"] = max(options.mixture_coef)
     if options.pair_selection == "tournament" and values["num_generations"] < 3:
         raise UsageError("--pair_selection tournament needs --num_generations of at least 3.")
-    values["rounds"] = _rounds(options, steps)
+    prompts = options.per_device_train_batch_size * steps * options.num_processes
+    optimizer_steps = _optimizer_steps(options, steps)
+    rounds, held_out = _rounds(options, prompts, optimizer_steps)
+    values |= {"rounds": rounds, "evaluation_prompts": held_out}
+    values["evaluations"] = evaluations(options, rounds * optimizer_steps)
     runs = []
     for strategy in strategies:
         half = strategy != "cpu" if options.bf16 is None and not options.fp16 else bool(options.bf16)
@@ -135,45 +140,28 @@ def _steps_per_generation(options: argparse.Namespace) -> int:
     return steps
 
 
-def _rounds(options: argparse.Namespace, steps: int) -> int:
+def _optimizer_steps(options: argparse.Namespace, steps: int) -> int:
+    """Of a round."""
     fits = len(Run(algorithm=options.algorithm, fits=options.fits or "one").fits_of(Past(0)))
-    if options.rounds is not None:
-        return options.rounds
-    if options.max_steps is not None and options.max_steps > 0:
-        optimizer_steps = steps * options.num_iterations * fits // options.gradient_accumulation_steps
-        return math.ceil(options.max_steps / optimizer_steps)
-    prompts = options.per_device_train_batch_size * steps * options.num_processes
+    return max(1, steps * options.num_iterations * fits // options.gradient_accumulation_steps)
+
+
+def _rounds(options: argparse.Namespace, prompts: int, optimizer_steps: int) -> tuple[int, int]:
+    """The rounds of a run, and how many prompts are left out of them to evaluate on."""
+    rounds = options.rounds
+    if rounds is None and options.max_steps is not None and options.max_steps > 0:
+        rounds = math.ceil(options.max_steps / optimizer_steps)
     if options.dataset_size is not None:
-        rounds = math.ceil(options.dataset_size // prompts * options.num_train_epochs)
+        held_out = evaluation_prompts(options, options.dataset_size, prompts)
+        if rounds is None:
+            rounds = math.ceil((options.dataset_size - held_out) // prompts * options.num_train_epochs)
         if rounds < 1:
             raise UsageError(f"--dataset_size {options.dataset_size} is less than a round of {prompts:,} prompts.")
-        return rounds
-    options.notes.append("10 rounds: no --rounds, --max_steps or --dataset_size was given")
-    return 10
-
-
-def _judge(options: argparse.Namespace) -> tuple[str | None, int]:
-    """The kind of judge and how many orders it is asked in."""
-    specs = [spec for spec in options.judge or [] if spec]
-    if options.reward_model_path:
-        specs = [f"reward:{options.reward_model_path}"]
-    names = [spec.get("judge") if isinstance(spec, dict) else spec for spec in specs]
-    if len(names) > 1:
-        options.notes.append(f"judge calls are those of each of the {len(names)} judges")
-    kwargs = options.judge_kwargs or {}
-    if isinstance(kwargs, str):
-        try:
-            kwargs = json.loads(kwargs)
-        except ValueError as error:
-            raise UsageError(f"--judge_kwargs must be JSON: {error} in {kwargs!r}.") from None
-    orders = 1 if isinstance(kwargs, dict) and kwargs.get("order") in ("random", "fixed") else 2
-    if not names:
-        options.notes.append("no --judge: calls are those of one that sees each pair in both orders, and take no time")
-        return None, orders
-    key = str(names[0]).partition(":")[0]
-    kind = "function" if "." in key else key
-    if kind == "none":
-        return None, orders
-    if kind in ("reward", "gpm", "pairwise-lm", "pairrm") and not options.judge_parameters:
-        options.notes.append(f"the model of the judge {names[0]} is not counted: give --judge_parameters")
-    return kind, orders
+        return rounds, held_out
+    if rounds is None:
+        rounds = 10
+        options.notes.append("10 rounds: no --rounds, --max_steps or --dataset_size was given")
+    held_out = evaluation_prompts(options, rounds * prompts, prompts)
+    if held_out and options.test_split_size is None:
+        options.notes.append(f"{held_out} prompts held out, of as many as the rounds take (--dataset_size)")
+    return rounds, held_out

@@ -9,8 +9,19 @@ Activations are those of a Llama: what its layers save for the backward, at the 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from .plan_bytes import (
+    adapter_tensors,
+    compute_bytes,
+    loaded_bytes,
+    quantised,
+    shard,
+    stream_bytes,
+    trained_bytes,
+    trained_size,
+    trained_tensors,
+)
 from .plan_model import Linear, ModelSizes
 from .plan_run import DEEPSPEED, SHARDED, STRATEGIES, Run
 
@@ -46,6 +57,11 @@ def memory(model: ModelSizes, run: Run, limit: int | None = None) -> Memory:
         run ([`Run`]): the run.
         limit (`int`, *optional*): bytes that a device may use; what is free of them bounds the head's stash.
     """
+    return replace(device_memory(model, run, limit), host=host_memory(model, run))
+
+
+def device_memory(model: ModelSizes, run: Run, limit: int | None = None) -> Memory:
+    """What a run needs of a device."""
     always = {
         "weights": weights(model, run),
         "optimizer states": optimizer_states(model, run),
@@ -69,85 +85,43 @@ def memory(model: ModelSizes, run: Run, limit: int | None = None) -> Memory:
         "output head": head(model, run),
     }
     fit["output head's stash"] = stash(model, run, None if limit is None else limit - sum(fit.values()))
-    host = {
-        # A shard for each process, or its part of the copy that the processes of a machine share.
-        "frozen policies": run.kept() * shard(run, trained_bytes(model, run), *(set(STRATEGIES) - set(SHARDED))),
-        "round's buffer": round_buffer(run),
-        "its scoring": scoring_buffer(run),
-    }
-    return Memory(*({name: int(size) for name, size in part.items() if size} for part in (sampling, fit, host)))
+    return Memory(_needed(sampling), _needed(fit))
 
 
-# ---- What a precision and a strategy make of a parameter ----
+def host_memory(model: ModelSizes, run: Run) -> dict[str, int]:
+    """What each process needs of the CPU's memory."""
+    return _needed(
+        {
+            # A shard for each process, or its part of the copy that the processes of a machine share.
+            "frozen policies": run.kept() * shard(run, trained_bytes(model, run), *(set(STRATEGIES) - set(SHARDED))),
+            "round's buffer": round_buffer(run),
+            "its scoring": scoring_buffer(run),
+        }
+    )
 
 
-def loaded_bytes(run: Run) -> int:
-    """Bytes of a weight that is neither quantised nor an adapter's."""
-    half = run.precision != "fp32"
-    if run.strategy in DEEPSPEED and half:
-        return 2
-    if quantised(run) and run.strategy != "cpu":
-        # PEFT's preparation makes fp32 of them, and TRL bf16 of that for 4-bit models.
-        return 2 if run.load_in_4bit and run.precision == "bf16" else 4
-    if run.strategy == "fsdp2" and half and not run.use_peft:
-        return 4  # accelerate's master weights
-    return 4 if run.dtype == "float32" else 2
-
-
-def trained_size(run: Run) -> int:
-    """Bytes of a weight that is trained."""
-    if not run.use_peft or (run.strategy in DEEPSPEED and run.precision != "fp32"):
-        return loaded_bytes(run)
-    if run.load_in_4bit and run.strategy != "fsdp2":
-        return loaded_bytes(run)
-    return 4  # PEFT keeps adapters of 16-bit models in fp32
-
-
-def quantised(run: Run) -> bool:
-    return run.load_in_4bit or run.load_in_8bit
-
-
-def compute_bytes(run: Run) -> int:
-    """Bytes of what a linear layer takes and returns in a training step."""
-    return 2 if run.precision != "fp32" or run.dtype != "float32" else 4
-
-
-def stream_bytes(run: Run) -> int:
-    """Bytes of the residual stream, and of keys: both have the dtype that the embeddings are used in."""
-    return 2 if run.strategy == "fsdp2" and run.precision != "fp32" else loaded_bytes(run)
-
-
-def shard(run: Run, size: float, *strategies: str) -> int:
-    """What one process holds of `size` where `strategies` take it apart."""
-    return math.ceil(size / run.num_processes) if run.strategy in strategies else int(size)
-
-
-def adapter_tensors(model: ModelSizes, run: Run) -> list[int]:
-    """The elements of each tensor of the adapter."""
-    adapted = model.adapted(run.lora_target_modules)
-    return [
-        run.lora_r * side for layer in adapted for side in (layer.inputs, layer.outputs) for _ in range(layer.count)
-    ]
-
-
-def trained_tensors(model: ModelSizes, run: Run) -> list[int]:
-    return adapter_tensors(model, run) if run.use_peft else model.tensors
-
-
-def trained_bytes(model: ModelSizes, run: Run) -> int:
-    """The trained weights that one process holds."""
-    return shard(run, trained_size(run) * sum(trained_tensors(model, run)), *SHARDED)
+def _needed(sizes: dict[str, float]) -> dict[str, int]:
+    return {name: int(size) for name, size in sizes.items() if size}
 
 
 # ---- What lasts ----
 
 
 def weights(model: ModelSizes, run: Run) -> int:
-    rest = model.parameters - (model.trunk if quantised(run) else 0)
-    size = loaded_bytes(run) * rest + sum(quantised_bytes(layer, run) for layer in model.linears if quantised(run))
+    size = loaded_bytes(run) * plain(model, run)
     if run.use_peft:
         size += trained_size(run) * sum(adapter_tensors(model, run))
-    return shard(run, size, *SHARDED)
+    return shard(run, size, *SHARDED) + packed(model, run)
+
+
+def plain(model: ModelSizes, run: Run) -> int:
+    """How many weights are not quantised, without an adapter's."""
+    return model.parameters - (model.trunk if quantised(run) else 0)
+
+
+def packed(model: ModelSizes, run: Run) -> int:
+    """Bytes of the quantised weights, which no strategy takes apart."""
+    return sum(quantised_bytes(layer, run) for layer in model.linears) if quantised(run) else 0
 
 
 def quantised_bytes(layer: Linear, run: Run) -> int:
@@ -198,12 +172,14 @@ def communication(model: ModelSizes, run: Run) -> int:
 
 
 def gathered(model: ModelSizes, run: Run, whole: bool) -> int:
-    """Weights that are together for a moment: under ZeRO-3 all of them to sample, else some layers."""
+    """Weights that are together beside their shards: to sample a round all of them, else some layers."""
     if run.strategy not in SHARDED or run.num_processes == 1:
         return 0
     size = 2 if run.precision != "fp32" else loaded_bytes(run)
+    if whole:
+        return size * (plain(model, run) + (sum(adapter_tensors(model, run)) if run.use_peft else 0))
     if run.strategy == "zero3":
-        return size * (model.parameters if whole else min(LIVE, model.parameters))
+        return size * min(LIVE, model.parameters)
     layer = (model.trunk + sum(model.experts)) / model.layers
     return int(size * (2 * layer + sum(model.embeddings) + model.head))
 
@@ -285,10 +261,12 @@ def kv_cache(model: ModelSizes, run: Run) -> int:
 
     prompt = run.max_length - run.max_new_tokens - 1
     tokens = prompt + (ROOM + 1) * math.ceil(run.max_new_tokens / (ROOM + 1))  # the last one is never fed
-    rows = run.generation_prompts * run.num_generations
-    if run.plays_mixture:
-        rows = max(rows, 2 * run.generation_prompts * run.num_generations)  # a cache for each policy
-    return rows * tokens * kv_bytes(model, run)
+    prompts = run.generation_prompts
+    if run.evaluation_prompts:
+        a_device = math.ceil(run.evaluation_prompts / run.num_processes)
+        prompts = max(prompts, min(run.per_device_eval_batch_size, a_device))
+    policies = 2 if run.plays_mixture else 1  # a cache for each
+    return policies * prompts * run.num_generations * tokens * kv_bytes(model, run)
 
 
 def engine_bytes(model: ModelSizes, run: Run) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import UsageError, is_user_error
+from .plan_models import known_config, near
 
 
 BY_HAND = (
@@ -209,7 +210,8 @@ def sizes_by_hand(parameters: int | None, **given) -> ModelSizes:
 
 def load_sizes(path: str) -> ModelSizes:
     """
-    Reads `config.json` of a directory, of the hub's cache, or the file itself. Nothing is downloaded.
+    Reads `config.json` of a directory, of the hub's cache, or the file itself, or knows the model by its name. Nothing
+    is downloaded.
 
     Raises:
         UsageError: If there is none, or it is not of a causal language model.
@@ -229,10 +231,14 @@ def load_sizes(path: str) -> ModelSizes:
             config = AutoConfig.from_pretrained(path, local_files_only=True)
     except Exception as error:
         if not file.exists():
-            raise UsageError(
-                f"--model_name_or_path {path} is not in the hub's cache and nothing is downloaded here: run `hf "
-                f"download {path} config.json` first, or give --parameters."
-            ) from error
+            config = known_config(path)
+            if config is None:
+                raise UsageError(
+                    f"--model_name_or_path {path} is neither in the hub's cache nor known by its name"
+                    f"{_near_ones(path)}. Nothing is downloaded here: run `hf download {path} config.json` first, or "
+                    "give a folder with its config.json, or --parameters."
+                ) from error
+            return sizes_from_config(config, path)
         if not is_user_error(error, starting=True):
             raise
         raise UsageError(f"--model_name_or_path {path}: {' '.join(str(error).split())}") from error
@@ -243,3 +249,8 @@ def load_sizes(path: str) -> ModelSizes:
             f"--model_name_or_path {path}: {type(config).__name__} is not of a causal language model that can be "
             "counted; give its sizes by hand (--parameters, --hidden_size ...)."
         ) from error
+
+
+def _near_ones(path: str) -> str:
+    names = near(path)
+    return f" (known are {', '.join(names)})" if names else ""

@@ -85,7 +85,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(group) -> None:
-    group.add_argument("--model_name_or_path", metavar="MODEL", help="directory, config.json, or hub id in the cache")
+    group.add_argument(
+        "--model_name_or_path",
+        metavar="MODEL",
+        help="directory, config.json, or a name on the hub: in its cache, or well known (Qwen2.5-7B)",
+    )
     group.add_argument("--parameters", type=number_of, metavar="N", help="7B: a Llama of about that size")
     for name in (
         "hidden_size",
@@ -123,6 +127,21 @@ def _add_training(group) -> None:
     whole("max_steps", None, "or its optimizer steps")
     whole("dataset_size", None, "or the prompts of the data set, with --num_train_epochs")
     group.add_argument("--num_train_epochs", type=float, default=3.0, metavar="X", help="default: %(default)s")
+    group.add_argument(
+        "--test_split_size", type=float, metavar="X", help="share or number of prompts to evaluate on (default: 5 %%)"
+    )
+    group.add_argument("--dataset_test_split", metavar="NAME", help="a split to evaluate on")
+    group.add_argument(
+        "--eval_strategy",
+        choices=("no", "steps", "epoch"),
+        default="no",
+        help="when besides the end (default: %(default)s)",
+    )
+    group.add_argument("--eval_steps", type=float, metavar="N", help="optimizer steps, or a share of the run's")
+    group.add_argument(
+        "--logging_steps", type=float, default=10, help=argparse.SUPPRESS
+    )  # where there are no eval_steps
+    whole("per_device_eval_batch_size", 8, "prompts that are evaluated at a time")
     whole("max_length", 512, "longest prompt with its completion; memory is planned for it")
     whole("max_new_tokens", 64, "longest completion")
     whole("prompt_length", None, "mean, for tokens and time (default: the longest)")

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .plan_advice import hints, largest_batches
 from .plan_costs import USABLE, Plan
-from .plan_memory import GIB
+from .plan_run import REMOTE_JUDGES
+from .plan_words import duration, gib
 
 
 def record(plan: Plan) -> dict[str, Any]:
@@ -23,6 +25,8 @@ def record(plan: Plan) -> dict[str, Any]:
         "assumed": asdict(plan.speed),
         "memory": asdict(plan.memory) | {"peak": plan.peak, "limit": plan.limit, "fits": plan.fits},
         "advice": plan.advice(),
+        "hints": hints(plan),
+        "largest": largest_batches(plan) if plan.fits else None,
         "a_round": {
             "prompts": plan.run.prompts_per_round,
             **{f"tokens_{name}": count for name, count in plan.tokens_a_round._asdict().items()},
@@ -31,7 +35,7 @@ def record(plan: Plan) -> dict[str, Any]:
         "in_all": {
             "rounds": plan.run.rounds,
             **{f"tokens_{name}": count for name, count in plan.tokens._asdict().items()},
-            "judge_calls": plan.judge_calls_a_round * plan.run.rounds,
+            "judge_calls": plan.judge_calls,
             "flop": plan.flop,
             "seconds": plan.seconds,
         },
@@ -60,10 +64,14 @@ def print_plans(console: Console, plans: list[Plan], notes: list[str]) -> None:
         f"{speed.training_mfu:.0%} of the peak in fits, {speed.scoring_mfu:.0%} in forward passes",
         f"a decoding step reads weights and cache at {speed.bandwidth_use:.0%} of the bandwidth, and takes at least "
         f"{0 if run.use_vllm else speed.layer_overhead * 1e3:g} ms a layer",
+        *[f"the judge answers {speed.judge_rate:g} calls a second, while nothing else is done"]
+        * (run.judge in REMOTE_JUDGES),
         *[f"weights reach the vLLM server at {speed.link:g} GB/s"] * (run.use_vllm and run.vllm_mode == "server"),
         *["nothing for what devices send each other", "all processes on one machine"] * (run.num_processes > 1),
-        "all prompts and completions of "
-        f"{run.mean_prompt} and {run.mean_completion} tokens; memory at {run.max_prompt} and {run.max_new_tokens}",
+        f"prompts of {run.mean_prompt} and completions of {run.mean_completion} tokens in the mean; memory at "
+        f"{run.max_prompt} and {run.max_new_tokens}",
+        *["lengths of completions are spread exponentially, and a call of `generate` lasts as long as its longest"]
+        * (run.mean_completion < run.max_new_tokens and not run.use_vllm),
         f"{1 - USABLE:.0%} of a device's memory for the driver and for what lies in pieces",
     ]
     console.print("Assumed: " + "; ".join(assumed) + ".", style="dim")
@@ -90,22 +98,24 @@ def _print_memory(console: Console, plans: list[Plan]) -> None:
         else [getattr(plan.memory, phase) for plan, phase in phases]
     )
     for item in dict.fromkeys(item for column in columns for item in column):
-        table.add_row(item, *(_gib(column.get(item)) for column in columns))
-    table.add_row("together", *(_gib(sum(column.values())) for column in columns), style="bold")
+        table.add_row(item, *(gib(column.get(item)) for column in columns))
+    table.add_row("together", *(gib(sum(column.values())) for column in columns), style="bold")
     if several:
         table.add_row("", *("fits" if plan.fits else "does not fit" for plan in plans))
     console.print(table, "")
     host = _table("GiB on the CPU, each process", *(names if several else [""]))
     for item in dict.fromkeys(item for part in parts for item in part.host):
-        host.add_row(item, *(_gib(part.host.get(item)) for part in parts))
+        host.add_row(item, *(gib(part.host.get(item)) for part in parts))
     if (count := plans[0].run.num_processes) > 1:
-        sums = (_gib(count * sum(part.host.values())) for part in parts)
+        sums = (gib(count * sum(part.host.values())) for part in parts)
         host.add_row(f"all {count} processes", *sums, style="bold")
     console.print(host, "")
     for plan in plans:
         prefix = f"{plan.run.strategy}: " if several else ""
-        verdict = plan.advice() or f"It fits: {_gib(plan.peak)} of {_gib(plan.limit)} GiB."
+        verdict = plan.advice() or f"It fits: {gib(plan.peak)} of {gib(plan.limit)} GiB."
         console.print(Text(prefix + verdict, style="green" if plan.fits else "yellow"), soft_wrap=True)
+        for hint in hints(plan):
+            console.print(Text(prefix + hint), soft_wrap=True)
     console.print("")
 
 
@@ -113,8 +123,7 @@ def _print_work(console: Console, plan: Plan) -> None:
     table = _table("", "a round", "in all")
     for name, once, always in zip(plan.tokens._fields, plan.tokens_a_round, plan.tokens, strict=True):
         table.add_row(f"tokens {name}", f"{once:,.0f}", f"{always:,.0f}")
-    calls = plan.judge_calls_a_round
-    table.add_row("judge calls", f"{calls:,}", f"{calls * plan.run.rounds:,}")
+    table.add_row("judge calls", f"{plan.judge_calls_a_round:,}", f"{plan.judge_calls:,}")
     console.print(table, "")
 
 
@@ -125,20 +134,6 @@ def _print_time(console: Console, plans: list[Plan]) -> None:
     totals = (duration(sum(plan.seconds.values())) for plan in plans)
     table.add_row("together", f"{sum(plans[0].flop.values()):.2e}", *totals, style="bold")
     console.print(table, "")
-
-
-def duration(seconds: float) -> str:
-    """`3.2 h`, `4 min`."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def _gib(size: int | None) -> str:
-    if not size:
-        return ""
-    return f"{size / GIB:.2f}" if size >= GIB / 200 else "< 0.01"
 
 
 def _table(first: str, *columns: str) -> Table:

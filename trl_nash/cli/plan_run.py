@@ -29,6 +29,8 @@ DEEPSPEED = ("zero1", "zero2", "zero3")
 SHARDED = ("zero3", "fsdp2")  # strategies under which a process holds a part of each weight
 # Judges that look at each completion by itself, once.
 SCORERS = ("reward", "gpm")
+LOCAL_JUDGES = (*SCORERS, "pairwise-lm", "pairrm")  # models on the devices that train
+REMOTE_JUDGES = ("openai", "hf")  # which answer so many calls a second
 KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.run.scorer`
 # What the commands train, where tables are played otherwise: by gradient steps, or by another loss at the same centre.
 _DEFINITIONS = METHODS | {
@@ -59,6 +61,9 @@ class Run:
     gradient_accumulation_steps: int = 1
     per_device_train_batch_size: int = 8
     per_device_generation_batch_size: int | None = None
+    per_device_eval_batch_size: int = 8
+    evaluation_prompts: int = 0  # on which the policy is judged against the start
+    evaluations: int = 1  # how often, with the one at the end
     max_length: int = 512
     max_new_tokens: int = 64
     prompt_length: int | None = None  # means, of which tokens and time are made; memory follows the largest
@@ -110,8 +115,9 @@ class Run:
 
     @property
     def generation_prompts(self) -> int:
-        """Prompts in one call of the generator on a device."""
-        return self.per_device_generation_batch_size or self.per_device_train_batch_size
+        """Prompts in one call of the generator on a device, which has no more of them than its part of a round."""
+        chunk = self.per_device_generation_batch_size or self.per_device_train_batch_size
+        return min(chunk, self.per_device_train_batch_size * self.steps_per_generation)
 
     # ---- What a round fits ----
 
@@ -182,6 +188,43 @@ class Run:
         """Questions to the judge for one prompt, before its cache."""
         return self.completions if self.judge in SCORERS else self.samplings * self.judged_pairs * self.judge_orders
 
+    @property
+    def judge_calls_a_round(self) -> int:
+        return self.judge_calls * self.prompts_per_round
+
+    # ---- An evaluation ----
+
+    @property
+    def trains_on_policy(self) -> bool:
+        """Whether the completions that are trained on are the policy's own."""
+        return self.algorithm in PLAYED or not self.plays_mixture
+
+    @property
+    def evaluation_samplings(self) -> int:
+        """How often a prompt's K completions are sampled: as in a fit, and those of policy and start that play."""
+        return (2 if self.algorithm in PLAYED else 1) + (not self.trains_on_policy) + 1
+
+    @property
+    def evaluation_calls(self) -> int:
+        """Questions to the judge for one prompt: the pairs of a fit, and each completion against one of the start."""
+        count = self.num_generations
+        if self.judge in SCORERS:
+            return (2 if self.algorithm in PLAYED else 1) * count + 2 * count
+        return (self.judged_pairs + count) * self.judge_orders
+
+    @property
+    def evaluation_scorings(self) -> float:
+        """
+        Passes over the rows of an evaluation after the last round: for its loss, for the other policies in the centre
+        of the fit that would begin now, and for a metric.
+        """
+        live = _as_kept(Policy(self.rounds, 0))
+        centre = {_as_kept(p) for p, weight in self.fits_of(self.past(self.rounds))[0].centre.items() if weight}
+        total = 1.0 + len(centre - {live})
+        if self.trains_on_policy and INITIAL not in centre | {live}:
+            total += min(1.0, KL_SAMPLE / (self.per_device_eval_batch_size * self.num_generations))
+        return total
+
     # ---- Frozen policies ----
 
     def kept(self) -> int:
@@ -206,8 +249,7 @@ class Run:
             live = _as_kept(Policy(index, number))
             centre = {_as_kept(policy) for policy, weight in fit.centre.items() if weight}
             total += len(centre - {live}) + (live in centre) * (1 - first / self.steps_per_generation)
-            own = number == 0 and (self.algorithm in PLAYED or not self.plays_mixture)
-            if own and INITIAL not in centre | {live}:
+            if number == 0 and self.trains_on_policy and INITIAL not in centre | {live}:
                 total += min(first, math.ceil(KL_SAMPLE / self.rows)) / self.steps_per_generation
         return total
 

@@ -8,18 +8,21 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .plan_lengths import longest
 from .plan_memory import (
     STASH,
     compute_bytes,
     engine_bytes,
+    gathered,
     kv_bytes,
     loaded_bytes,
+    packed,
     stream_bytes,
     trained_tensors,
     weights,
 )
 from .plan_model import ModelSizes
-from .plan_run import Run
+from .plan_run import REMOTE_JUDGES, SCORERS, Run
 from .plan_vllm import push_seconds, pushes
 
 
@@ -76,7 +79,7 @@ def machine_memory() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def tokens(run: Run, scorings: int) -> Tokens:
+def tokens(run: Run, scorings: float) -> Tokens:
     """Tokens of a round with that many scorings."""
     rows = run.prompts_per_round * run.num_generations
     width = run.mean_prompt + run.mean_completion
@@ -85,6 +88,13 @@ def tokens(run: Run, scorings: int) -> Tokens:
         rows * width * scorings,
         rows * width * run.fit_passes,
     )
+
+
+def evaluation_tokens(run: Run) -> Tokens:
+    """Tokens of an evaluation."""
+    rows = run.evaluation_prompts * run.num_generations
+    scored = rows * (run.mean_prompt + run.mean_completion) * run.evaluation_scorings
+    return Tokens(rows * run.evaluation_samplings * run.mean_completion, scored, 0)
 
 
 # ---- FLOP ----
@@ -135,18 +145,39 @@ def scoring_flop(model: ModelSizes, run: Run, rows: int) -> float:
 
 
 def generation_flop(model: ModelSizes, run: Run, rows: int) -> float:
-    """Prompts at once, then token by token."""
-    prompt, completion = run.mean_prompt, run.mean_completion
-    decoded = completion * (prompt + completion / 2)  # positions that are attended to
-    flop = forward_flop(model, rows, prompt) + 2 * rows * completion * model.active
-    return flop + 4 * model.layers * rows * decoded * model.attention + head_flop(model, rows * completion)
+    """Prompts, each of them read once for its K completions, then token by token."""
+    prompt, completion = run.mean_prompt, decoded(run, run.generation_prompts * run.num_generations)
+    positions = completion * (prompt + completion / 2)  # that are attended to
+    flop = prefill_flop(model, run, rows / run.num_generations) + 2 * rows * completion * model.active
+    return flop + 4 * model.layers * rows * positions * model.attention + head_flop(model, rows * completion)
+
+
+def prefill_flop(model: ModelSizes, run: Run, prompts: float) -> float:
+    """All but a prompt's last token, from which its completions begin."""
+    return forward_flop(model, prompts, run.mean_prompt - 1)
+
+
+def decoded(run: Run, rows: float) -> float:
+    """Tokens that are decoded for each of `rows` completions of a call: `generate` goes on until all have ended."""
+    return run.mean_completion if run.use_vllm else longest(run.mean_completion, run.max_new_tokens, rows)
 
 
 def judge_flop(run: Run) -> float:
     """A round's comparisons by a local model: prompt and answers in a forward pass."""
-    answers = 1 if run.judge_calls == run.completions and run.judge is not None else 2
-    length = run.mean_prompt + answers * run.mean_completion
-    return 2.0 * run.judge_parameters * length * run.judge_calls * run.prompts_per_round
+    return judge_call_flop(run) * run.judge_calls * run.prompts_per_round
+
+
+def judge_call_flop(run: Run) -> float:
+    answers = 1 if run.judge in SCORERS else 2
+    return 2.0 * run.judge_parameters * (run.mean_prompt + answers * run.mean_completion)
+
+
+def evaluation_flop(model: ModelSizes, run: Run) -> float:
+    """FLOP of an evaluation on all devices."""
+    rows = run.evaluation_prompts * run.num_generations
+    calls = run.evaluation_prompts * run.evaluation_calls
+    flop = generation_flop(model, run, rows * run.evaluation_samplings) + judge_call_flop(run) * calls
+    return flop + run.evaluation_scorings * scoring_flop(model, run, rows)
 
 
 def round_flop(model: ModelSizes, run: Run, scorings: float) -> dict[str, float]:
@@ -170,42 +201,69 @@ def round_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed, sco
     flop = round_flop(model, run, scorings)
     peak = 1e12 * (device.tflops if compute_bytes(run) == 2 else device.fp32_tflops) * run.num_processes
     push = push_seconds(model, run, 1e9 * device.bandwidth * speed.bandwidth_use, 1e9 * speed.link)
-    judging = flop["judge"] / (peak * speed.scoring_mfu)
-    if not run.judge_parameters and run.judge not in (None, "function", "random", "none"):
-        judging = run.judge_calls * run.prompts_per_round / speed.judge_rate
     return {
         "generation": generation_seconds(model, run, device, speed),
         **({"weights to vLLM": pushes(run) * push} if run.use_vllm else {}),
-        "judge": judging,
+        "judge": flop["judge"] / (peak * speed.scoring_mfu) + asked(run, run.judge_calls_a_round, speed),
         "scoring": flop["scoring"] / (peak * speed.scoring_mfu),
         "fit": flop["fit"] / (peak * speed.training_mfu),
     }
 
 
+def asked(run: Run, calls: int, speed: Speed) -> float:
+    """Seconds that a remote judge takes to answer."""
+    return calls / speed.judge_rate if run.judge in REMOTE_JUDGES else 0.0
+
+
+def evaluation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed) -> float:
+    """Seconds of an evaluation."""
+    if not run.evaluation_prompts:
+        return 0.0
+    prompts = math.ceil(run.evaluation_prompts / run.num_processes)
+    chunk = prompts if run.use_vllm else min(prompts, run.per_device_eval_batch_size)
+    calls = run.evaluation_prompts * run.evaluation_calls
+    passes = run.evaluation_scorings * scoring_flop(model, run, run.evaluation_prompts * run.num_generations)
+    peak = 1e12 * (device.tflops if compute_bytes(run) == 2 else device.fp32_tflops) * run.num_processes
+    forward = (judge_call_flop(run) * calls + passes) / (peak * speed.scoring_mfu)
+    sampling = sampling_seconds(model, run, device, speed, prompts, run.evaluation_samplings, chunk)
+    return sampling + forward + asked(run, calls, speed)
+
+
 def generation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed) -> float:
-    """Seconds in which each device samples its part of a round, bound by its memory, its arithmetic or its start."""
+    """Seconds in which each device samples its part of a round."""
     prompts = run.prompts_per_round / run.num_processes
-    per_prompt = run.completions + (run.num_generations if run.plays_mixture else 0)
-    calls = math.ceil(prompts / run.generation_prompts)
-    rows = prompts * per_prompt / calls
-    policies = per_prompt / run.num_generations  # decoded one after the other
+    samplings = run.completions / run.num_generations + run.plays_mixture  # of the mixture, by each of its policies
+    return sampling_seconds(model, run, device, speed, prompts, samplings, run.generation_prompts)
+
+
+def sampling_seconds(
+    model: ModelSizes, run: Run, device: Device, speed: Speed, prompts: float, samplings: float, chunk: int
+) -> float:
+    """
+    Seconds in which a device samples K completions of `prompts`, `samplings` times, in calls of `chunk` prompts: bound
+    by its memory, its arithmetic or its start.
+    """
+    calls = math.ceil(prompts / chunk) * samplings
+    prompts = prompts * samplings / calls
+    rows = prompts * run.num_generations
     half = stream_bytes(run) == 2 or run.use_vllm
     peak = 1e12 * (device.tflops if half else device.fp32_tflops)
-    prefill = forward_flop(model, rows, run.mean_prompt) / (peak * speed.scoring_mfu)
+    prefill = prefill_flop(model, run, prompts) / (peak * speed.scoring_mfu)
 
-    read = whole_weights(model, run) * policies
-    read += rows * (run.mean_prompt + run.mean_completion / 2) * kv_bytes(model, run)
+    completion = decoded(run, rows)
+    read = whole_weights(model, run) + rows * (run.mean_prompt + completion / 2) * kv_bytes(model, run)
     arithmetic = (2 * rows * model.active + head_flop(model, rows)) / (peak * speed.scoring_mfu)
     step = max(read / (1e9 * device.bandwidth * speed.bandwidth_use), arithmetic)
     # Kernels are started while others run: the longer of the two counts.
-    step = max(step, 0.0 if run.use_vllm else policies * model.layers * speed.layer_overhead)
-    return calls * (prefill + run.mean_completion * step)
+    step = max(step, 0.0 if run.use_vllm else model.layers * speed.layer_overhead)
+    return calls * (prefill + completion * step)
 
 
 def whole_weights(model: ModelSizes, run: Run) -> int:
     """Bytes of weights that a token is multiplied with."""
     if run.use_vllm:
         return max(1, int(engine_bytes(model, run) - 2 * (1 - model.active_experts) * sum(model.experts)))
-    shards = run.num_processes if run.strategy in ("zero3", "fsdp2") else 1
-    idle = (1 - model.active_experts) * sum(model.experts) * loaded_bytes(run)
-    return max(1, int(shards * weights(model, run) - idle))
+    whole = gathered(model, run, whole=True)  # of shards that which is put together, in the type of the arithmetic
+    size = whole + packed(model, run) if whole else weights(model, run)
+    idle = (1 - model.active_experts) * sum(model.experts) * (size / model.parameters if whole else loaded_bytes(run))
+    return max(1, int(size - idle))

@@ -106,6 +106,17 @@ def read_prompt(row: dict[str, Any], column: str, *, chat: bool = True) -> Promp
     return _turns(turns, keep_answer=column == "prompt")
 
 
+def beside(columns: Iterable[str], column: str) -> list[str]:
+    """Those of a dataset's columns that are read beside the one of the prompts, where they hold something."""
+    read = {
+        "chosen": ("rejected",),
+        **dict.fromkeys(MESSAGE_COLUMNS, SYSTEM_COLUMNS),
+        **dict.fromkeys(TEXT_COLUMNS, (*SYSTEM_COLUMNS, "history")),
+        "instruction": ("input", *SYSTEM_COLUMNS, "history"),
+    }
+    return [name for name in read.get(column, ()) if name in columns]
+
+
 def as_turn(prompt: Prompt) -> list[Message]:
     """A prompt as messages: a text is one turn of the user."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -6,7 +6,7 @@
 from typing import Any, NamedTuple
 
 from .. import __version__
-from .columns import as_turn, find_prompt_column, read_prompt
+from .columns import as_turn, beside, find_prompt_column, read_prompt
 
 
 class Reading(NamedTuple):
@@ -16,6 +16,13 @@ class Reading(NamedTuple):
     column: str  # that they are read from
     chat: bool  # whether there are messages to make of a text that is several turns
     turns: bool  # whether a text becomes a turn of the user
+    beside: tuple[str, ...] = ()  # other columns that are read, where they hold something
+
+    @property
+    def columns(self) -> str:
+        """`'instruction' with 'input'`."""
+        others = " and ".join(map(repr, self.beside))
+        return repr(self.column) + (f" with {others}" if others else "")
 
 
 def how_to_read(dataset, name: str, column: str | None = None, render=None) -> Reading:
@@ -45,7 +52,7 @@ def how_to_read(dataset, name: str, column: str | None = None, render=None) -> R
         first = ""  # said with its number when it is read again
     # A text with the template's markup stays a text, or it would be wrapped twice.
     turns = chat and not (isinstance(first, str) and render is not None and render.is_rendered(first))
-    return Reading(name, column, chat, turns)
+    return Reading(name, column, chat, turns, tuple(beside(row, column)))
 
 
 def with_prompts(dataset, reading: Reading):
@@ -56,6 +63,7 @@ def with_prompts(dataset, reading: Reading):
         `ValueError`: if a row has no prompt; of a stream when the row comes.
     """
     settings = reading._asdict() | {"version": __version__}  # a cache of another version is another one
+    del settings["beside"]
     return dataset.map(_add_prompt, with_indices=True, fn_kwargs=settings)
 
 

@@ -1,0 +1,112 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What `trl-nash plan` counts of evaluations and of the judge, against trainers and by hand."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from helpers import ALGORITHMS, make_trainer, prompt_dataset
+
+from trl_nash import OnlineIPOConfig, OnlineIPOTrainer
+from trl_nash.cli.main import main
+from trl_nash.cli.plan_run import Run
+
+
+def planned(*argv: str, capsys) -> list[dict]:
+    assert main(["plan", *argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_time_of_a_judge_is_what_the_text_says(capsys):
+    """A model whose size nobody knows takes none, one that is known takes its FLOP, a server its rate."""
+
+    def judged(*argv):
+        assert main(["plan", "onpo", "--parameters", "1B", "--judge", *argv]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        (found,) = planned("onpo", "--parameters", "1B", "--judge", *argv, capsys=capsys)
+        return found["in_all"]["seconds"]["judge"], printed
+
+    seconds, printed = judged("openai:model", "--judge_rate", "4")
+    assert seconds == 8 * 10 * 2 / 4 and "the judge answers 4 calls a second" in printed
+    for unknown in ("reward:org/model", "my_judges:longer_wins"):
+        seconds, printed = judged(unknown)
+        assert seconds == 0 and "no time" in printed.replace("neither memory nor time", "no time")
+        assert "calls a second" not in printed
+    seconds, printed = judged("reward:org/Reward-V2-0.6B")
+    calls, length = 8 * 2 * 10, 448 + 64
+    assert seconds == pytest.approx(calls * 2 * 0.6e9 * length / (989e12 * 0.45))
+    assert "has 0.6B parameters, by its name" in printed
+
+
+def test_the_evaluation_at_the_end_is_counted(capsys):
+    """5 % of 2000 prompts: two samplings of K, the pairs of a fit and K against the start, in both orders."""
+    argv = (
+        "comal --parameters 1B --generation_batch_size 512 --dataset_size 2000 --num_train_epochs 1 --judge openai:m"
+    )
+    argv += " --prompt_length 100 --completion_length 50"
+    (found,) = planned(*argv.split(), capsys=capsys)
+    assert found["run"]["evaluation_prompts"] == 100 and found["in_all"]["rounds"] == 3  # 1900 // 512
+    assert found["in_all"]["judge_calls"] == 3 * 512 * 20 + 100 * (10 + 5) * 2
+    assert found["in_all"]["tokens_generated"] == (3 * 512 + 2 * 100) * 5 * 50
+    assert found["in_all"]["seconds"]["evaluation"] > 100 * 30 / 10
+    (often,) = planned(*argv.split(), "--eval_strategy", "steps", "--eval_steps", "96", capsys=capsys)
+    assert often["run"]["evaluations"] == 2  # of 192 steps
+    (none,) = planned(*argv.split(), "--test_split_size", "0", capsys=capsys)
+    assert "evaluation" not in none["in_all"]["seconds"] and none["in_all"]["judge_calls"] == 3 * 512 * 20
+    (few,) = planned("comal", "--parameters", "1B", "--dataset_size", "40", capsys=capsys)
+    assert few["run"]["evaluation_prompts"] == 0  # as 16 of 40 would be too many
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "run"),
+    [
+        ("comal", Run(algorithm="comal", rounds=1)),
+        ("onpo-one", Run(algorithm="onpo", rounds=1)),
+        ("nash-md", Run(algorithm="nash-md", rounds=1)),
+        ("online-ipo", Run(algorithm="online-ipo", mixture_coef=0.25, rounds=1)),
+    ],
+)
+def test_an_evaluation_costs_what_is_counted(algorithm, run, tmp_path, monkeypatch):
+    """Completions, pairs that are judged, and forward passes over the rows, of 6 prompts after a round."""
+    monkeypatch.setitem(ALGORITHMS, "online-ipo", (OnlineIPOTrainer, OnlineIPOConfig, {"mixture_coef": 0.25}))
+    run = replace(run, num_generations=3, per_device_eval_batch_size=3, judge_orders=1)
+    trainer = make_trainer(
+        algorithm,
+        tmp_path,
+        num_generations=3,
+        per_device_eval_batch_size=3,
+        max_steps=1,
+        extra={"eval_dataset": prompt_dataset("abcdef")},
+    )
+    trainer.train()
+    counted = Counter()
+    generate, verdicts = trainer.sampler.generate, trainer.judging.verdicts
+    under, compute_loss = trainer.scorer.under, trainer.compute_loss
+
+    def counting_generate(prompts, count, *args):
+        counted["completions"] += len(prompts) * count
+        return generate(prompts, count, *args)
+
+    def counting_verdicts(rows, samples, *args):
+        counted["pairs"] += len(rows) * len(samples.pairs)
+        return verdicts(rows, samples, *args)
+
+    def counting_under(policy, batches, *args, **kwargs):
+        counted["rows"] += sum(batch.input_ids.size(0) for batch in batches)
+        return under(policy, batches, *args, **kwargs)
+
+    def counting_loss(model, batch, **kwargs):
+        counted["rows"] += batch.input_ids.size(0)
+        return compute_loss(model, batch, **kwargs)
+
+    monkeypatch.setattr(trainer.sampler, "generate", counting_generate)
+    monkeypatch.setattr(trainer.judging, "verdicts", counting_verdicts)
+    monkeypatch.setattr(trainer.scorer, "under", counting_under)
+    monkeypatch.setattr(trainer, "compute_loss", counting_loss)
+    trainer.evaluate()
+    assert counted["completions"] == 6 * 3 * run.evaluation_samplings
+    assert counted["pairs"] == 6 * run.evaluation_calls
+    assert counted["rows"] == 6 * 3 * run.evaluation_scorings
