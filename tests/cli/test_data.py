@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 
 import pytest
+from accelerate import PartialState
 
 from trl_nash.cli.data import load_prompts
 from trl_nash.compat import DatasetMixtureConfig
@@ -21,6 +22,12 @@ class Options:
     dataset_test_split: str = "test"
     dataset_streaming: bool = False
     prompt_column: str | None = None
+
+
+@pytest.fixture(autouse=True)
+def process():
+    """What arguments of training make before data are loaded: which process this is."""
+    PartialState()
 
 
 def load(tokenizer, name=None, *, evaluate=False, mixture=None, raw_prompts=False, **options):

@@ -19,10 +19,6 @@ from trl_nash.cli.summary import result_text
 def one_process(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -64,12 +60,12 @@ def test_continues_from_the_last_checkpoint(capsys, options):
 def test_lora_and_a_judge_of_the_users(tmp_path, monkeypatch, options):
     pytest.importorskip("peft")
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "their_judge.py").write_text(
+    (tmp_path / "judge_with_bonus.py").write_text(
         "def judge(prompts, first, second, source, bonus=0.0):\n"
         "    assert set(source) <= set('abcd') and bonus == 0.25\n"
         "    return [0.5 + bonus] * len(first)\n"
     )
-    judge = ["--judge", "their_judge:judge", "--judge_kwargs", '{"bonus": 0.25}']
+    judge = ["--judge", "judge_with_bonus:judge", "--judge_kwargs", '{"bonus": 0.25}']
     assert train.main(["comal", *options, *judge, "--use_peft", "--lora_r", "2"]) == 0
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
