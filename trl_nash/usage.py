@@ -15,6 +15,7 @@ _OTHER_NAMES = {
     "eta": "step_size",
     "lr": "learning_rate",
     "model": "model_name_or_path",
+    "model_name": "model_name_or_path",
     "nproc_per_node": "num_processes",
     "num_gpus": "num_processes",
     "overwrite_output_dir": "overwrite",
@@ -43,9 +44,6 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
         `str`
     """
     known = {candidate.replace("-", "_"): candidate for candidate in sorted(known)}  # underscores sort last and stay
-    name = name.replace("-", "_")
-    if _OTHER_NAMES.get(name) in known:
-        nearest = [_OTHER_NAMES[name]]
-    else:
-        nearest = difflib.get_close_matches(name, known, n=1)
+    known = {other: known[own] for other, own in _OTHER_NAMES.items() if own in known} | known
+    nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     return f": did you mean {prefix}{known[nearest[0]]}?" if nearest else ""

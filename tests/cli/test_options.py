@@ -151,3 +151,9 @@ def test_split_options_complains(parser, launcher, argv, complaint):
     with pytest.raises(UsageError) as error:
         split_options(argv, parser, launcher)
     assert str(error.value) == complaint
+
+
+def test_a_misspelt_name_of_other_tools():
+    assert did_you_mean("modle_name", ["label_names", "model_name_or_path"], "--") == (
+        ": did you mean --model_name_or_path?"
+    )
