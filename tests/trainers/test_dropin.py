@@ -495,10 +495,11 @@ def test_reward_function_gets_what_trl_gives_it(tmp_path):
         return [0.0] * len(prompts)
 
     prompt = [{"role": "user", "content": "c"}]
-    extra, tokenizer = {"reward_funcs": reward}, build_tokenizer()
-    trainer = make_trainer("ipo", tmp_path, tokenizer=tokenizer, judge=None, extra=extra, max_length=20)
+    rows = [{"prompt": prompt, "level": 3, "other": "x"}]
+    options = {"tokenizer": build_tokenizer(), "dataset": Dataset.from_list(rows * 2), "max_length": 20}
+    trainer = make_trainer("ipo", tmp_path, judge=None, extra={"reward_funcs": reward}, **options)
     answer_with(trainer, ANSWERS)
-    judged(trainer, [{"prompt": prompt, "level": 3, "other": "x"}])
+    judged(trainer, rows)
     ids = [trainer._tokenizer(text)["input_ids"] for text in ANSWERS]
     messages = [[{"role": "assistant", "content": text}] for text in ("a a b", "b c")]
     assert seen == [([prompt] * 2, messages, ids, 0, [3, 3], ["other"])]
