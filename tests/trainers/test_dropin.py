@@ -11,6 +11,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from datasets import Dataset
 from helpers import (
     ALGORITHMS,
     answer_with,
