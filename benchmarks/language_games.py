@@ -8,7 +8,7 @@ tokens, and two games at once told apart by their prompt. Every figure is exact,
     python benchmarks/language_games.py --seeds 3 --docs docs/background/games.md
 
 writes benchmarks/results/language_games.json and the table in docs/background/games.md. `--algorithms` and `--cases`
-run a part of the grid; what the file has of other runs stays in it.
+run a part of the grid; what the file has of other runs stays in it. benchmarks/figures.py draws what it recorded.
 """
 
 import argparse
@@ -39,6 +39,7 @@ ROWS = {
     "online-ipo": _SHORT,
     "iterative-ipo": CASES,
     "sppo": _SHORT,
+    "online-dpo": ("one token",),
     **{f"{GRPO}{rate}": _SHORT for rate in ("1e-4", "3e-4", "1e-3", "3e-3")},
 }
 START = (0.2, 0.5, 0.3)
@@ -92,7 +93,13 @@ def run(job: tuple[str, str, int, int]) -> dict:
         "kl_nash": game.kl_from(game.nash, watch.policies[-1]),
         "improper": float(np.mean([policy[-1] for policy in watch.policies[-1].values()])),
         "seconds": round(time.monotonic() - began, 1),
+        "gaps": [round(gap, 6) for gap in watch.gaps],
     }
+    if len(watch.policies[0]) == 1:
+        paths = [policy for (policy,) in (reading.values() for reading in watch.policies)]
+        result["policies"] = [
+            [round(float(share), 5) for share in policy[:-1] / policy[:-1].sum()] for policy in paths
+        ]
     if target is not None:
         result["own_gap"] = game.duality_gap({prompt: np.append(policy, 0.0) for prompt, policy in target.items()})
         result["kl_own"] = float(np.mean([game.kl_from(target, policies) for policies in watch.policies[-tail:]]))
@@ -156,7 +163,9 @@ def merge(results: list[dict], output: Path, rounds: int) -> list[dict]:
         "results": sorted(merged.values(), key=lambda result: (order[cell_of(result)[:2]], result["seed"])),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    head = json.dumps({name: value for name, value in record.items() if name != "results"}, indent=1)
+    lines = ",\n".join(json.dumps(result) for result in record["results"])  # a run a line: its readings are many
+    output.write_text(f'{head[:-2]},\n "results": [\n{lines}\n]}}\n', encoding="utf-8")
     return record["results"]
 
 

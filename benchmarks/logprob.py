@@ -287,7 +287,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="for the repetitions of a cell, on a CPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on a CPU")
     parser.add_argument("--output", type=Path, help="JSON file; benchmarks/results/logprob_DEVICE.json if left out")
-    parser.add_argument("--images", type=Path, help="folder for kernels-DEVICE-time.png and -memory.png")
+    parser.add_argument("--images", type=Path, help="folder for kernels-DEVICE-time and -memory, light and dark (SVG)")
     parser.add_argument("--docs", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
     for name, defaults in (("shapes", SHAPES), ("tokens", TOKENS), ("dtypes", DTYPES), ("scenarios", SCENARIOS)):

@@ -9,18 +9,27 @@ from pathlib import Path
 
 from logprob_peers import LIGER, NAIVE, OURS, OURS_WITHOUT_STASH, TORCH, TRL
 
-from trl_nash.figures.style import figure_settings
+from trl_nash.figures.style import STYLES, WIDTH, figure_settings, title_height, write_title
+from trl_nash.figures.svg import save_schemes
 
 
+_STYLES = ("comal", "sppo", "iterative-ipo", "onpo", "online-dpo", "inpo", "egpo", "nash-md")  # lend their colours
 LOOKS = {
-    OURS: ("#0072b2", "o"),
-    OURS_WITHOUT_STASH: ("#56b4e9", "o"),
-    NAIVE: ("#808080", "s"),
-    TRL: ("#d55e00", "^"),
-    TORCH: ("#e69f00", "P"),
-    LIGER: ("#009e73", "D"),
-    "Liger FLCE": ("#6baa1e", "D"),
-    "cut-cross-entropy": ("#cc79a7", "v"),
+    peer: (STYLES[style].color, marker)
+    for (peer, marker), style in zip(
+        {
+            OURS: "o",
+            OURS_WITHOUT_STASH: "o",
+            NAIVE: "s",
+            TRL: "^",
+            TORCH: "P",
+            LIGER: "D",
+            "Liger FLCE": "D",
+            "cut-cross-entropy": "v",
+        }.items(),
+        _STYLES,
+        strict=True,
+    )
 }
 INPUTS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -132,14 +141,12 @@ def _error_table(report: dict) -> list[str]:
 
 
 def save_figures(report: dict, folder: Path) -> None:
-    """Time and peak memory against N: a row for each shape, a column for each scenario."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Time and peak memory against N: a row for each scenario, a column for each shape."""
     for name, field, label in (
-        ("time", "total_ms", "milliseconds"),
-        ("memory", "peak_mib", "peak memory, MiB"),
+        ("time", "total_ms", "Time of the head, milliseconds"),
+        ("memory", "peak_mib", "Peak memory of the head, MiB"),
     ):
-        figure = _figure(report, field, label)
-        figure.savefig(folder / f"kernels-{report['device']}-{name}.png", dpi=150)
+        save_schemes(folder, f"kernels-{report['device']}-{name}", _figure(report, field, label))
 
 
 def _figure(report: dict, field: str, label: str):
@@ -148,11 +155,12 @@ def _figure(report: dict, field: str, label: str):
     results = [result for result in results if result["dtype"] == dtype]
     shapes = _keys(results, ("hidden_size", "vocabulary"))
     scenarios = [key[0][1] for key in _keys(results, ("scenario",))]
+    title = f"{label}\n{report['device'].upper()}, {INPUTS[dtype]} inputs; lower is better"
     with figure_settings() as matplotlib:
-        figure = matplotlib.figure.Figure(figsize=(2.4 * len(scenarios) + 0.6, 2.1 * len(shapes) + 0.7))
-        grid = figure.subplots(len(shapes), len(scenarios), sharex=True, sharey="row", squeeze=False)
-        for row, shape in zip(grid, shapes, strict=True):
-            for axes, scenario in zip(row, scenarios, strict=True):
+        figure = matplotlib.figure.Figure(figsize=(WIDTH, 1.9 * len(scenarios) + 1.2))
+        grid = figure.subplots(len(scenarios), len(shapes), sharex=True, sharey="col", squeeze=False)
+        for row, scenario in zip(grid, scenarios, strict=True):
+            for axes, shape in zip(row, shapes, strict=True):
                 for peer, (color, marker) in LOOKS.items():
                     cells = [
                         r
@@ -170,12 +178,21 @@ def _figure(report: dict, field: str, label: str):
                 axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
                 axes.grid(True)
                 axes.set_title(f"{scenario}, D {shape[0][1]}, V {shape[1][1]:,}", fontsize=9)
-            row[0].set_ylabel(label)
         for axes in grid[-1]:
-            axes.set_xlabel(f"N tokens ({INPUTS[dtype]})")
+            axes.set_xlabel("N tokens")
+        top = 1 - title_height(title, figure.get_figheight())
         handles = {h.get_label(): h for axes in grid.flat for h in axes.get_lines()}
-        figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=len(handles), frameon=False)
-        figure.tight_layout(rect=(0, 0, 1, 1 - 0.28 / figure.get_figheight()))
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="upper left",
+            bbox_to_anchor=(0, top),
+            ncols=min(len(handles), 4),
+            frameon=False,
+        )
+        lines = -(-len(handles) // 4)
+        figure.tight_layout(rect=(0, 0, 1, top - 0.24 * lines / figure.get_figheight()))
+        write_title(figure, title)
     return figure
 
 

@@ -56,7 +56,8 @@ def test_the_page_has_the_table_and_nothing_else_changed(outcome):
         "<!-- logprob benchmark -->\nbelow\n"
     )
     assert "old" not in page and "| 16, 300 | bf16 | full |" in page
-    assert {file.name for file in folder.glob("*.png")} == {"kernels-cpu-time.png", "kernels-cpu-memory.png"}
+    names = {f"kernels-cpu-{what}-{scheme}.svg" for what in ("time", "memory") for scheme in ("light", "dark")}
+    assert {file.name for file in folder.glob("*.svg")} == names
 
 
 def test_products_of_a_cpu(tmp_path):

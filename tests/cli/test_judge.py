@@ -62,7 +62,8 @@ def test_without_matplotlib_the_rest_is_there(write_rows, tmp_path, monkeypatch,
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     judged(tmp_path, write_rows(PAIRS), "random")
     assert pip_install("plots") in capsys.readouterr().out
-    assert not (tmp_path / "out" / "report.html").exists()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "mean preference" in page and "<figure>" not in page
 
 
 def test_without_output_nothing_is_written(write_rows, tmp_path, capsys):

@@ -258,7 +258,8 @@ def test_without_matplotlib_numbers_are_written(tmp_path, monkeypatch, capsys):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert simulate("--rounds", "20", "--output_dir", str(tmp_path)) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"simulation.json", "simulation.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"simulation.json", "simulation.csv", "report.html"}
+    assert "<figure>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert pip_install("plots") in capsys.readouterr().out
 
 

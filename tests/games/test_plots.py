@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="figures need the extra `plots`")
 
 from trl_nash.figures.style import STYLES  # noqa: E402
-from trl_nash.games.plots import FLOOR, _apart, gap_figure, save_report, simplex_figure, styles  # noqa: E402
+from trl_nash.games.plots import FLOOR, _apart, gap_figure, save_report, simplex_figure  # noqa: E402
 
 
 ROUNDS = np.arange(81)
@@ -48,26 +48,40 @@ def overlaps(figure) -> list[tuple[str, str]]:
     ]
 
 
-def test_every_algorithm_has_a_color_of_its_own():
-    assert len({style.color for style in STYLES.values()}) == len(STYLES)
-
-
-def test_a_color_is_an_algorithms_in_any_company():
-    alone, together = styles(["onpo"]), styles(["mine", "comal", "onpo", "Online_DPO"])
-    assert together["onpo"] == alone["onpo"]
-    assert list(together) == ["mine", "comal", "onpo", "Online_DPO"]
-    assert together["Online_DPO"].name == "online DPO"
-    assert together["mine"].name == "mine"
-    assert len({style.color for style in together.values()}) == 4
-
-
-def test_gaps_are_drawn_per_seed_and_as_their_median():
+def test_seeds_are_a_band_around_their_median():
     seeds = [CYCLING, CYCLING + 0.1, CYCLING - 0.02]
     axes = gap_figure({"comal": seeds}).axes[0]
-    drawn = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == len(ROUNDS)]
-    assert len(drawn) == 4
-    np.testing.assert_allclose(drawn[-1], np.median(seeds, axis=0))
+    (drawn,) = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == len(ROUNDS)]
+    np.testing.assert_allclose(drawn, np.median(seeds, axis=0))
+    (band,) = axes.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (np.min(seeds), np.max(seeds))
     assert axes.get_yscale() == "log"
+
+
+def test_a_noisy_run_is_a_line_of_means_over_its_points():
+    noisy = CYCLING * np.random.default_rng(0).lognormal(size=len(ROUNDS))
+    points, line = gap_figure({"comal": [noisy]}, smooth=5).axes[0].lines[:2]
+    np.testing.assert_allclose(points.get_ydata(), noisy)
+    np.testing.assert_allclose(line.get_ydata()[2], np.exp(np.log(noisy[:5]).mean()))
+    np.testing.assert_allclose(line.get_ydata()[-1], np.exp(np.log(noisy[-3:]).mean()))
+    assert points.get_linewidth() < line.get_linewidth()
+
+
+def test_behind_a_name_is_the_mean_of_the_last_fifth():
+    """Of each seed, and of these the median: as in tables. A last point is a chance of its round."""
+    seeds = [np.append(np.full(80, level), 0.9) for level in (0.1, 0.2, 0.4)]
+    shown = texts(gap_figure({"comal": seeds, "onpo": [np.full(81, 3e-10)]}))
+    assert f"{np.mean(seeds[1][-16:]):.2g}" in shown and "3e-10" in shown
+    assert "mean of last 20 %" in shown and "duality gap, lower is better" in shown
+
+
+def test_titles_say_game_and_settings():
+    figure = gap_figure({"comal": [CYCLING]}, title="comal-cycle\nexact fits")
+    assert [(text.get_text(), text.get_weight()) for text in figure.texts] == [
+        ("comal-cycle", "bold"),
+        ("exact fits", "normal"),
+    ]
 
 
 def test_gaps_of_rounding_errors_are_drawn_at_the_floor():
@@ -227,7 +241,7 @@ def test_figures_are_saved_for_print(report):
     from matplotlib.image import imread
 
     height, width, _ = imread(report.parent / "gap.png").shape
-    assert (width, height) == (1920, 1140)  # 6.4 x 3.8 inches at 300 dpi
+    assert (width, height) == (1440, 1110)  # 4.8 x 3.7 inches at 300 dpi
     assert (report.parent / "simplex.png").exists()
 
 

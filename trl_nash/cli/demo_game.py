@@ -3,7 +3,6 @@
 
 """`trl-nash demo --game`: the real trainers on a game whose equilibrium is known, and how near each of them gets."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .demo_game_report import name_of, rows, show_policy, write_files
 from .errors import UsageError
 from .options import did_you_mean
 
@@ -73,6 +73,11 @@ class Contest:
         """The mean gap of the last 20 % of a run."""
         return float(np.mean(gaps[-max(len(gaps) // 5, 1) :]))
 
+    @property
+    def smoothing(self) -> int:
+        """Of how many rounds a point of a figure's curve is the mean."""
+        return max(self.rounds // 16, 1)
+
 
 def check(game: str, algorithms: Sequence[str], rounds: int, seeds: int) -> Contest:
     """
@@ -127,8 +132,8 @@ def run_contest(console: "Console", contest: Contest, algorithms: Sequence[str],
 
     game, equilibrium = contest.game, nash_equilibrium(contest.game)
     console.print(
-        f"  {len(game)} answers; the Nash policy is {_policy(equilibrium)}, and the models start from "
-        f"{_policy(contest.start)}. Every gap below is exact: read from the model's own probabilities.",
+        f"  {len(game)} answers; the Nash policy is {show_policy(equilibrium)}, and the models start from "
+        f"{show_policy(contest.start)}. Every gap below is exact: read from the model's own probabilities.",
         style="dim",
     )
     with Live(console=console, auto_refresh=False) as live:
@@ -179,12 +184,12 @@ def progress_table(contest: Contest) -> "Table":
         gaps = seeds[-1]
         policy = contest.policies[algorithm][-1][-1]
         table.add_row(
-            _name(algorithm),
+            name_of(algorithm),
             str(len(seeds)),
             f"{len(gaps) - 1}/{contest.rounds}",
             f"{gaps[-1]:.3f}",
             sparkline(gaps),
-            _policy(policy),
+            show_policy(policy),
         )
     return table
 
@@ -204,97 +209,11 @@ def result_table(contest: Contest, equilibrium: np.ndarray) -> "Table":
     return table
 
 
-def rows(contest: Contest, equilibrium: np.ndarray) -> list[dict[str, object]]:
-    """The final table: medians over seeds; the policy is that of the first seed."""
-    from ..games.matrix import kl_divergence
-
-    found = []
-    for algorithm, seeds in contest.gaps.items():
-        tails = [contest.tail(gaps) for gaps in seeds]
-        last = [policies[-1] for policies in contest.policies[algorithm]]
-        found.append(
-            {
-                "algorithm": _name(algorithm),
-                "tail gap": float(np.median(tails)),
-                "by seed": " ".join(f"{tail:.3f}" for tail in tails),
-                "KL from Nash": float(np.median([kl_divergence(equilibrium, policy) for policy in last])),
-                "last policy": _policy(last[0]),
-                "seconds": contest.seconds[algorithm] / len(seeds),
-            }
-        )
-    return found
-
-
-def write_files(console: "Console", contest: Contest, equilibrium: np.ndarray, directory: Path) -> None:
-    """Writes `game.json` with all that was read, and with matplotlib the figures and a page."""
-    game = contest.game
-    record = {
-        "game": {"name": contest.name, "actions": list(game.actions), "preferences": game.preferences.tolist()},
-        "equilibrium": equilibrium.tolist(),
-        "rounds": contest.rounds,
-        "algorithms": {
-            algorithm: [
-                {"seed": seed, "gaps": gaps, "policies": np.stack(policies).tolist()}
-                for seed, (gaps, policies) in enumerate(zip(seeds, contest.policies[algorithm], strict=True))
-            ]
-            for algorithm, seeds in contest.gaps.items()
-        },
-    }
-    (directory / "game.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    try:
-        page = _draw(contest, equilibrium, directory)
-    except ImportError as error:
-        console.print(f"  Saved {directory / 'game.json'}. {error}", soft_wrap=True, markup=False)
-        return
-    console.print(f"  Saved {page} (open it in a browser), its figures and game.json.", soft_wrap=True, markup=False)
-
-
-def _draw(contest: Contest, equilibrium: np.ndarray, directory: Path) -> Path:
-    from ..games.plots import gap_figure, save_report, simplex_figure
-
-    own_gaps = {algorithm: contest.game.duality_gap(policy) for algorithm, policy in contest.targets.items()}
-    figures = {"gap": gap_figure(contest.gaps, targets=own_gaps)}
-    captions = {
-        "gap": "The exact duality gap of the language model after each round of 512 prompts: twice what the best "
-        "response wins beyond one half. Thin lines are seeds, the thick one is their median."
-        + (" Dotted: the equilibrium of a method that stays near its reference." if own_gaps else "")
-    }
-    if len(contest.game) == 3:
-        paths = {name: [np.stack(path) for path in seeds] for name, seeds in contest.policies.items()}
-        figures["simplex"] = simplex_figure(
-            paths,
-            equilibrium=equilibrium,
-            actions=contest.game.actions,
-            start=contest.start,
-            targets=contest.targets,
-        )
-        captions["simplex"] = "The model's policy on its way. A corner is a policy that always gives this answer."
-    return save_report(
-        directory,
-        figures,
-        rows(contest, equilibrium),
-        f"Language models on the game {contest.name}",
-        facts={"Nash policy": _policy(equilibrium), "start": _policy(contest.start), "rounds": str(contest.rounds)},
-        captions=captions,
-    )
-
-
 def sparkline(gaps: Sequence[float], width: int = 24) -> str:
     """Gaps as a line of blocks: a full one is 1, an empty one .003 or less (as far apart as the logarithm is)."""
     chosen = [gaps[index] for index in np.linspace(0, len(gaps) - 1, min(width, len(gaps))).astype(int)]
     heights = 1 + np.log10(np.clip(chosen, 10**-2.5, 1)) / 2.5
     return "".join(_BARS[int(round(height * (len(_BARS) - 1)))] for height in heights)
-
-
-def _policy(policy: np.ndarray) -> str:
-    shown = " ".join(f"{probability:.2f}".lstrip("0") or "0" for probability in policy[:6])
-    return f"({shown}{' ...' if len(policy) > 6 else ''})"
-
-
-def _name(algorithm: str) -> str:
-    from ..figures.style import styles
-
-    return styles([algorithm])[algorithm].name
 
 
 def _table(*columns: str) -> "Table":

@@ -14,6 +14,7 @@ from .options import StrictParser, did_you_mean
 
 if TYPE_CHECKING:
     from ..games.matrix import MatrixGame
+    from ..games.simulation import Simulation
 
 DEFAULT_ALGORITHMS = ("comal", "onpo", "inpo", "iterative-ipo")
 # For algorithms that have no default of their own.
@@ -47,26 +48,12 @@ def run(argv: list[str]) -> int:
         UsageError: If an option cannot be used.
         ValueError: If the game or a setting of an algorithm is refused.
     """
-    options = _parse(argv)
+    options = parse(argv)
     from rich.console import Console
 
-    from ..games.named import load_game
-    from ..games.simulation import Simulation
     from ..games.simulation_report import print_facts, print_results, write_files
 
-    check(options)
-    game = load_game(options.matrix or options.game)
-    for option in ("start", "reference"):
-        _check_policy(game, option, getattr(options, option))
-    simulation = Simulation(
-        Path(options.matrix).name if options.matrix else options.game,
-        game,
-        start=game.policy(options.start or default_start(len(game))),
-        rounds=options.rounds,
-        sampling=sampling(options),
-        plans={algorithm: settings(algorithm, options) for algorithm in options.algorithm},
-        seeds=options.seeds or 1,
-    )
+    simulation = simulation_of(options)
     console = Console(highlight=False)
     print_facts(console, simulation)
     with console.status("") as status:
@@ -80,7 +67,34 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def simulation_of(options: argparse.Namespace) -> "Simulation":
+    """
+    What the options ask for, before a round of it is played.
+
+    Raises:
+        UsageError: If an option cannot be used.
+        ValueError: If the game or a setting of an algorithm is refused.
+    """
+    from ..games.named import load_game
+    from ..games.simulation import Simulation
+
+    check(options)
+    game = load_game(options.matrix or options.game)
+    for option in ("start", "reference"):
+        _check_policy(game, option, getattr(options, option))
+    return Simulation(
+        Path(options.matrix).name if options.matrix else options.game,
+        game,
+        start=game.policy(options.start or default_start(len(game))),
+        rounds=options.rounds,
+        sampling=sampling(options),
+        plans={algorithm: settings(algorithm, options) for algorithm in options.algorithm},
+        seeds=options.seeds or 1,
+    )
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of `trl-nash simulate`."""
     parser = StrictParser(
         prog="trl-nash simulate",
         description="Run the algorithms on a matrix game, with exact fits or with sampled pairs, and see whether they "

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..figures.style import INK, PAPER, figure_settings
+from ..figures.style import INK, PAPER, STYLES, WIDTH, figure_settings, write_title
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLORS = ("#0072b2", "#d55e00")
+COLORS = (STYLES["comal"].color, STYLES["onpo"].color)  # far apart
 
 
 def histogram_figure(preferences: Mapping[str, np.ndarray]) -> "Figure":
@@ -25,15 +25,16 @@ def histogram_figure(preferences: Mapping[str, np.ndarray]) -> "Figure":
         preferences (`Mapping[str, np.ndarray]`): P(first wins) by the name of the judge, without `nan`.
 
     Returns:
-        `matplotlib.figure.Figure`: 6.4 x 3.4 inches.
+        `matplotlib.figure.Figure`: 4.8 x 3.4 inches.
 
     Raises:
         `ImportError`: If matplotlib is missing.
     """
     edges = np.linspace(0, 1, 22)  # an odd number of bins: ties are in the middle of one
     with figure_settings() as matplotlib:
-        figure = matplotlib.figure.Figure(figsize=(6.4, 3.4))
-        axes = figure.add_axes((0.1, 0.15, 0.87, 0.73))
+        figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.4))
+        axes = figure.add_axes((0.13, 0.15, 0.84, 0.66))
+        write_title(figure, "Preferences of the judge" + "s" * (len(preferences) > 1))
         for (name, values), color in zip(preferences.items(), COLORS, strict=False):
             shares = np.histogram(values, edges)[0] / max(len(values), 1)
             axes.stairs(shares, edges, fill=True, color=color, alpha=0.25, zorder=2)
@@ -56,14 +57,15 @@ def reliability_figure(tables: Mapping[str, Sequence[Mapping[str, float]]], agai
         against (`str`): what right means, such as `"the label"`.
 
     Returns:
-        `matplotlib.figure.Figure`: 4.6 x 4.4 inches.
+        `matplotlib.figure.Figure`: 4.8 x 4.8 inches.
 
     Raises:
         `ImportError`: If matplotlib is missing.
     """
     with figure_settings() as matplotlib:
-        figure = matplotlib.figure.Figure(figsize=(4.6, 4.4))
-        axes = figure.add_axes((0.15, 0.12, 0.81, 0.8))
+        figure = matplotlib.figure.Figure(figsize=(WIDTH, 4.8))
+        axes = figure.add_axes((0.13, 0.11, 0.83, 0.75))
+        write_title(figure, f"Confidence and agreement with {against}")
         axes.plot((0.5, 1), (0.5, 1), color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
         most = max((b["pairs"] for table in tables.values() for b in table), default=1)
         lowest = 0.45

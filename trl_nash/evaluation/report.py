@@ -134,40 +134,43 @@ def print_results(console: Console, results: Results) -> None:
 
 
 def write_files(console: Console, results: Results, records: list[dict], source: str, directory: Path) -> None:
-    """Writes `judge.json`, and with matplotlib figures and `report.html`."""
+    """Writes `judge.json` and `report.html`, with matplotlib figures too."""
+    from ..figures.style import figures_missing
+
     text = json.dumps(_without_nan(results), indent=1, allow_nan=False, ensure_ascii=False)
     (directory / "judge.json").write_text(text + "\n", encoding="utf-8")
-    try:
-        page = _draw(results, records, source, directory)
-    except ImportError as error:
-        console.print(f"\nSaved {directory / 'judge.json'}. {error}", soft_wrap=True, markup=False)
-        return
-    console.print(f"\nSaved {page}, its figures and judge.json.", soft_wrap=True, markup=False)
+    page = _write_page(results, records, source, directory)
+    figures = figures_missing() or "The figures are beside them."
+    console.print(f"\nSaved {page} and judge.json. {figures}", soft_wrap=True, markup=False)
 
 
-def _draw(results: Results, records: list[dict], source: str, directory: Path) -> Path:
+def _write_page(results: Results, records: list[dict], source: str, directory: Path) -> Path:
     from ..figures.page import save_report
     from .plots import histogram_figure, reliability_figure
 
     titles = {"judge": "judge", "second_judge": "second judge"}
     different = [record for record in records if record["first"] != record["second"]]
     values = {titles[name]: preferences(different, name.removesuffix("judge")) for name in results}
-    figures = {"preferences": histogram_figure({name: p[p == p] for name, p in values.items()})}
-    captions = {"preferences": "The preferences of the pairs whose texts differ."}
     against, found = _calibrated(results)
-    if found:
-        tables = {titles[name]: result["calibration"] for name, result in found.items()}
-        figures["reliability"] = reliability_figure(tables, against)
-        captions["reliability"] = (
-            "How often the winner is right, by how sure the judge is. Calibrated judges are on the dotted line. "
-            "Larger dots are more pairs; bars are Wilson's 95 % intervals."
-        )
+
+    def draw() -> dict:
+        figures = {"preferences": histogram_figure({name: p[p == p] for name, p in values.items()})}
+        if found:
+            tables = {titles[name]: result["calibration"] for name, result in found.items()}
+            figures["reliability"] = reliability_figure(tables, against)
+        return figures
+
+    captions = {
+        "preferences": "The preferences of the pairs whose texts differ.",
+        "reliability": "How often the winner is right, by how sure the judge is. Calibrated judges are on the dotted "
+        "line. Larger dots are more pairs; bars are Wilson's 95 % intervals.",
+    }
     facts = {"file": source} | {titles[name]: result["spec"] for name, result in results.items()}
     table = [
         {"": name.strip()} | dict(zip((titles[judge] for judge in results), texts, strict=True))
         for name, texts in measures(results)
     ]
-    return save_report(directory, figures, table, "What the judge does", facts=facts, captions=captions)
+    return save_report(directory, draw, table, "What the judge does", facts=facts, captions=captions)
 
 
 def _calibrated(results: Results) -> tuple[str, Results]:

@@ -3,14 +3,13 @@
 
 """A page of figures and a table in one file: it needs no other file and no network, by day or in dark mode."""
 
-import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .style import GRID, INK, PAPER, figure_settings
+from .style import DARK, GRID, INK, PAPER, QUIET, figure_settings, figures_missing
+from .svg import recolor, svg
 
 
 if TYPE_CHECKING:
@@ -24,12 +23,12 @@ _PAGE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --ink: #262626; --quiet: #666; --paper: #fff; --grid: #ddd; }}
+:root {{ color-scheme: light dark; {light} }}
 @media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e6e6e6; --quiet: #9a9a9a; --paper: #17191d; --grid: #3a3d43; }}
+  :root {{ {dark} }}
 }}
 body {{
-  max-width: 56rem; margin: 3rem auto; padding: 0 1.5rem; color: var(--ink); background: var(--paper);
+  max-width: 44rem; margin: 3rem auto; padding: 0 1rem; color: var(--ink); background: var(--paper);
   font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
 }}
 h1 {{ font-size: 1.6rem; line-height: 1.2; margin: 0 0 1rem; }}
@@ -37,7 +36,7 @@ dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem
 dt {{ color: var(--quiet); }}
 dd {{ margin: 0; overflow-wrap: anywhere; }}
 figure {{ margin: 2.5rem 0; }}
-figure svg {{ display: block; width: 100%; height: auto; margin: 0 auto; }}
+figure svg {{ display: block; width: 100%; height: auto; max-width: 36rem; }}
 figcaption {{ color: var(--quiet); font-size: .9rem; max-width: 44rem; margin-top: .5rem; }}
 .table {{ overflow-x: auto; margin: 2rem 0; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .95rem; }}
@@ -55,9 +54,13 @@ td:first-child {{ font-weight: 600; }}
 """
 
 
+_NAMES = {INK: "--ink", QUIET: "--quiet", PAPER: "--paper", GRID: "--grid"}
+_VARIABLES = {color: _NAMES.get(color, f"--{color[1:]}") for color in DARK}
+
+
 def save_report(
     directory: str | Path,
-    figures: Mapping[str, "Figure"],
+    figures: "Mapping[str, Figure] | Callable[[], Mapping[str, Figure]]",
     table: Sequence[Mapping[str, object]],
     title: str,
     *,
@@ -69,7 +72,9 @@ def save_report(
 
     Args:
         directory (`str` or `Path`): is made if there is none.
-        figures (`Mapping[str, matplotlib.figure.Figure]`): by the name of their file, without ending.
+        figures (`Mapping[str, matplotlib.figure.Figure]` or `Callable`):
+            Figures by the name of their file, without ending; or a function that draws them. Without matplotlib the
+            function is not called: the page has the facts and the table, and says how to get the figures.
         table (`Sequence[Mapping[str, object]]`):
             Rows of equal columns; floats are shown with three digits.
         title (`str`): of the page.
@@ -82,16 +87,23 @@ def save_report(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     captions, drawn = captions or {}, ""
+    if callable(figures):
+        missing = figures_missing()
+        figures = {} if missing else figures()
+        drawn = f"<p>{escape(missing)}</p>\n" if missing else ""
     for name, figure in figures.items():
         with figure_settings():
             figure.savefig(directory / f"{name}.png", dpi=300, facecolor=PAPER)
         caption = f"<figcaption>{escape(captions[name])}</figcaption>\n" if name in captions else ""
-        drawn += f"<figure>\n{_svg(name, figure)}{caption}</figure>\n"
+        in_colors_of_page = recolor(svg(name, figure), {color: f"var({v})" for color, v in _VARIABLES.items()})
+        drawn += f"<figure>\n{in_colors_of_page}{caption}</figure>\n"
     terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(fact)}</dd>\n" for term, fact in (facts or {}).items())
     page = directory / "report.html"
     page.write_text(
         _PAGE.format(
             title=escape(title),
+            light=" ".join(f"{variable}: {color};" for color, variable in _VARIABLES.items()),
+            dark=" ".join(f"{_VARIABLES[color]}: {dark};" for color, dark in DARK.items()),
             facts=f"<dl>\n{terms}</dl>\n" if terms else "",
             figures=drawn,
             table=_table(table) if table else "",
@@ -99,23 +111,6 @@ def save_report(
         encoding="utf-8",
     )
     return page
-
-
-def _svg(name: str, figure: "Figure") -> str:
-    """The figure as an element of the page, in the page's colours."""
-    file = io.StringIO()
-    with figure_settings() as matplotlib, matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for color, variable in ((INK, "--ink"), (PAPER, "--paper"), (GRID, "--grid")):
-        svg = svg.replace(color, f"var({variable})")
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    # Names of parts are those of this figure alone: a page holds several.
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    width = figure.get_figwidth() * 96 * 1.15
-    size = f'role="img" aria-label="{escape(name)}" style="max-width: {width:.0f}px"'
-    return re.sub(r'^<svg ([^>]*?)width="[^"]*" height="[^"]*"|^<svg ', rf"<svg {size} \g<1>", svg, count=1) + "\n"
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -11,7 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..figures.page import save_report
-from ..figures.style import GRID, INK, PAPER, TIME, Style, figure_settings, styles
+from ..figures.style import (
+    GRID,
+    INK,
+    PAPER,
+    QUIET,
+    TIME,
+    WIDTH,
+    Style,
+    figure_settings,
+    styles,
+    title_height,
+    write_title,
+)
 
 
 if TYPE_CHECKING:
@@ -30,20 +42,25 @@ def gap_figure(
     rounds: ArrayLike | None = None,
     title: str | None = None,
     targets: Mapping[str, float] | None = None,
+    smooth: int = 1,
 ) -> "Figure":
     """
-    The duality gap against rounds, on a logarithmic axis: a thin line for each seed, a thick one for their median.
+    The duality gap against rounds, on a logarithmic axis: the median over seeds, in a band from the smallest to the
+    largest. Behind a name is its mean gap over the last 20 % of the rounds, as tables have it.
 
     Args:
         runs (`Mapping[str, Sequence[ArrayLike]]`):
             For each algorithm the gaps of its seeds, each of shape `(T,)`. Gaps below 1e-15 are drawn there.
         rounds (`ArrayLike` of shape `(T,)`, *optional*): when they were measured, 0, 1, 2 ... if left out.
-        title (`str`, *optional*): above the figure.
+        title (`str`, *optional*): above the figure; its further lines say the settings.
         targets (`Mapping[str, float]`, *optional*):
             For algorithms with an equilibrium of their own its gap, drawn as a dotted line.
+        smooth (`int`, *optional*, defaults to `1`):
+            For noisy runs: each point is the geometric mean of as many around it. Of a single seed the points
+            themselves are a thin line.
 
     Returns:
-        `matplotlib.figure.Figure`: 6.4 x 3.8 inches.
+        `matplotlib.figure.Figure`: 4.8 x 3.7 inches, for a phone's width too.
 
     Raises:
         `ImportError`: If matplotlib is missing.
@@ -51,35 +68,40 @@ def gap_figure(
     """
     curves = {label: _seeds(label, seeds) for label, seeds in _nonempty(runs).items()}
     with figure_settings() as matplotlib:
-        figure = matplotlib.figure.Figure(figsize=(6.4, 3.8))
-        axes = figure.add_axes((0.105, 0.135, 0.7, 0.765 if title else 0.83))
-        looks, ends = styles(list(curves)), {}
+        figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.7))
+        axes = figure.add_axes((0.128, 0.135, 0.54, 0.85 - title_height(title, 3.7) - 0.06))
+        looks, ends, drawn = styles(list(curves)), {}, []
         for label, gaps in curves.items():
             x = np.arange(gaps.shape[1]) if rounds is None else np.asarray(rounds)
             if x.shape != gaps.shape[1:]:
                 raise ValueError(f"`rounds` has {x.size} entries, but the gaps of {label} have {gaps.shape[1]}.")
-            gaps, color = gaps.clip(min=FLOOR), looks[label].color
+            color = looks[label].color
+            tail = np.median(gaps[:, -max(gaps.shape[1] // 5, 1) :].mean(axis=1))
+            gaps = gaps.clip(min=FLOOR)
+            smoothed = np.stack([_smoothed(seed, smooth) for seed in gaps])
             if len(gaps) > 1:
-                axes.plot(x, gaps.T, color=color, linewidth=0.7, alpha=0.35)
-            axes.plot(x, np.median(gaps, axis=0), color=color, linewidth=1.5)
-            ends[label] = np.median(gaps, axis=0)[-1]
+                axes.fill_between(x, smoothed.min(axis=0), smoothed.max(axis=0), color=color, alpha=0.2, linewidth=0)
+            elif smooth > 1:
+                axes.plot(x, gaps[0], color=color, linewidth=0.7, alpha=0.4)
+            middle = np.median(smoothed, axis=0)
+            axes.plot(x, middle, color=color, linewidth=1.6)
+            drawn.append(smoothed)
+            ends[label] = middle[-1], tail
             if targets and label in targets:
                 axes.axhline(max(targets[label], FLOOR), color=color, linewidth=1, linestyle=(0, (1, 2)))
         axes.set_yscale("log")
-        # A dip of a single seed, which is a chance of one round, may leave the axis.
-        lowest = min(min(np.median(gaps, axis=0).min(), np.quantile(gaps, 0.01)) for gaps in curves.values())
-        highest = max(gaps.max() for gaps in curves.values())
+        # A dip of a single round, which is a chance of it, may leave the axis.
+        lowest = min(min(np.median(gaps, axis=0).min(), np.quantile(gaps, 0.01)) for gaps in drawn)
+        highest = max(gaps.max() for gaps in drawn)
         axes.set_ylim(max(lowest, FLOOR) / 1.6, min(max(highest, 10 * FLOOR) * 1.6, 1.25))
         axes.set_xlim(left=0 if rounds is None else np.min(rounds))
         axes.set_xmargin(0)
         axes.autoscale(axis="x", tight=True)
         _decimal_ticks(axes)
         axes.set_xlabel("round")
-        axes.set_ylabel("duality gap")
         axes.grid(axis="y")
         _label_ends(axes, {looks[label]: end for label, end in ends.items()})
-        if title:
-            figure.text(0.105, 0.955, title, fontsize=11, fontweight="bold", va="center")
+        write_title(figure, title)
     return figure
 
 
@@ -90,6 +112,7 @@ def simplex_figure(
     actions: Sequence[str],
     start: ArrayLike,
     targets: Mapping[str, ArrayLike] | None = None,
+    title: str | None = None,
 ) -> "Figure":
     """
     The path of each algorithm's policy among the policies of three answers, blue at first and orange at last.
@@ -102,9 +125,10 @@ def simplex_figure(
         start (`ArrayLike` of shape `(3,)`): marked with a ring.
         targets (`Mapping[str, ArrayLike]`, *optional*):
             For algorithms with an equilibrium of their own that policy, marked with an empty diamond.
+        title (`str`, *optional*): above the figure; its further lines say the settings.
 
     Returns:
-        `matplotlib.figure.Figure`: a triangle for each algorithm, up to four in a row.
+        `matplotlib.figure.Figure`: a triangle for each algorithm, two in a row, or three if there are more than four.
 
     Raises:
         `ImportError`: If matplotlib is missing.
@@ -115,22 +139,23 @@ def simplex_figure(
         for path in seeds:
             if path.ndim != 2 or path.shape[1] != 3 or len(actions) != 3:
                 raise ValueError(f"A simplex shows policies of 3 answers, but a path of {label} is {path.shape}.")
-    rows = ceil(len(paths) / 4)
-    columns = ceil(len(paths) / rows)
-    width, height, foot = 2.15 * columns, 2.15 * rows, 0.45
+    columns = 2 if len(paths) <= 4 else 3
+    rows = ceil(len(paths) / columns)
+    side = WIDTH / columns
     looks = styles(list(paths))
     targets = {label: policy for label, policy in (targets or {}).items() if label in paths}
+    foot, head = 0.75, title_height(title, 1.0)
+    total = head + side * rows + foot
     with figure_settings() as matplotlib:
-        figure = matplotlib.figure.Figure(figsize=(max(width, 5.9 if targets else 4.3), height + foot))
-        ramp = matplotlib.colors.LinearSegmentedColormap.from_list("time", TIME)
+        figure = matplotlib.figure.Figure(figsize=(WIDTH, total))
         for index, (label, seeds) in enumerate(paths.items()):
             row, column = divmod(index, columns)
             in_row = min(columns, len(paths) - row * columns)
-            cell = width / columns / figure.get_figwidth(), height / rows / (height + foot)
-            axes = figure.add_axes((0.5 + (column - in_row / 2) * cell[0], 1 - (row + 1) * cell[1], *cell))
+            left = 0.5 + (column - in_row / 2) / columns
+            axes = figure.add_axes((left, (foot + (rows - row - 1) * side) / total, 1 / columns, side / total))
             _triangle(axes, actions)
             for path in seeds:
-                _draw_path(axes, path, ramp, linewidth=1.1 if len(seeds) == 1 else 0.7)
+                _draw_path(axes, path, linewidth=1.1 if len(seeds) == 1 else 0.7)
             _mark(axes, start, marker="o", s=22, facecolor=PAPER, edgecolor=INK, linewidth=1.1)
             if label in targets:
                 _mark(axes, targets[label], marker="D", s=26, facecolor="none", edgecolor=INK, linewidth=1.1)
@@ -138,7 +163,8 @@ def simplex_figure(
             look = looks[label]
             axes.text(0.5, 1.11, look.name, color=look.color, fontsize=10, fontweight="bold", ha="center", va="center")
         last = max(len(path) for seeds in paths.values() for path in seeds) - 1
-        _simplex_legend(figure, ramp, last, own=bool(targets), height=foot / (height + foot))
+        _simplex_legend(figure, last, own=bool(targets), height=foot)
+        write_title(figure, title)
     return figure
 
 
@@ -167,18 +193,34 @@ def _decimal_ticks(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _label_ends(axes: "Axes", ends: Mapping[Style, float]) -> None:
-    """Writes each name where its line ends, moved apart where they would touch, with a thread back to the line."""
+def _label_ends(axes: "Axes", ends: Mapping[Style, tuple[float, float]]) -> None:
+    """Each name where its line ends, moved apart where they would touch, with a thread back to the line, and a gap."""
     low, high = np.log(axes.get_ylim())
     order = sorted(ends, key=lambda style: ends[style])
-    heights = np.array([(np.log(ends[style]) - low) / (high - low) for style in order])
+    heights = np.array([(np.log(ends[style][0]) - low) / (high - low) for style in order])
+    form = {"va": "center", "fontsize": 9, "transform": axes.transAxes}
     for style, height, place in zip(order, heights, _apart(heights, distance=0.062), strict=True):
         axes.plot(
-            (1.005, 1.035), (height, place), color=style.color, linewidth=0.8, transform=axes.transAxes, clip_on=False
+            (1.005, 1.045), (height, place), color=style.color, linewidth=0.8, transform=axes.transAxes, clip_on=False
         )
-        axes.text(
-            1.045, place, style.name, color=style.color, fontweight="bold", va="center", transform=axes.transAxes
-        )
+        axes.text(1.055, place, style.name, color=style.color, fontweight="bold", **form)
+        axes.text(1.595, place, _short(ends[style][1]), color=style.color, ha="right", **form)
+    axes.text(1.595, 1.075, "mean of last 20 %", color=QUIET, ha="right", **form)
+    axes.text(-0.2, 1.075, "duality gap, lower is better", **form)
+
+
+def _short(gap: float) -> str:
+    """Two digits: `0.013`, `3e-10`."""
+    return f"{gap:.2g}" if gap >= 1e-3 else f"{gap:.0e}".replace("e-0", "e-")
+
+
+def _smoothed(gaps: np.ndarray, width: int) -> np.ndarray:
+    """Geometric means of `width` points, of fewer at the ends."""
+    if width == 1:
+        return gaps
+    window = np.ones(width)
+    counts = np.convolve(np.ones_like(gaps), window, "same")
+    return np.exp(np.convolve(np.log(gaps), window, "same") / counts)
 
 
 def _apart(heights: np.ndarray, distance: float) -> np.ndarray:
@@ -209,7 +251,7 @@ def _triangle(axes: "Axes", actions: Sequence[str]) -> None:
         axes.text(x, y, name, ha=side, va="center", fontsize=9)
 
 
-def _draw_path(axes: "Axes", path: np.ndarray, ramp, linewidth: float) -> None:
+def _draw_path(axes: "Axes", path: np.ndarray, linewidth: float) -> None:
     """A line whose colour is the root of time, as paths slow down; at most 200 pieces, each begins where one ends."""
     from matplotlib.collections import LineCollection
 
@@ -217,33 +259,35 @@ def _draw_path(axes: "Axes", path: np.ndarray, ramp, linewidth: float) -> None:
     last = max(len(points) - 1, 1)
     cuts = np.unique((last * np.linspace(0, 1, 201) ** 2).round().astype(int))
     pieces = [points[a : b + 1] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-    colors = ramp(np.sqrt(cuts[:-1] / last))
+    colors = [TIME[int(root * (len(TIME) - 1) + 0.5)] for root in np.sqrt(cuts[:-1] / last)]
     axes.add_collection(
         LineCollection(pieces, colors=colors, linewidths=linewidth, zorder=3, capstyle="round", clip_on=False)
     )
     # Above the star, so that a path is seen to end in it.
-    axes.scatter(points[-1, 0], points[-1, 1], s=11, color=ramp(1.0), zorder=6, linewidth=0, clip_on=False)
+    axes.scatter(points[-1, 0], points[-1, 1], s=11, color=TIME[-1], zorder=6, linewidth=0, clip_on=False)
 
 
 def _mark(axes: "Axes", policy: ArrayLike, **marker) -> None:
     axes.scatter(*(np.asarray(policy, dtype=np.float64) @ _CORNERS), zorder=5, clip_on=False, **marker)
 
 
-def _simplex_legend(figure: "Figure", ramp, last: int, own: bool, height: float) -> None:
-    """One line at the foot: the ramp of time, whose middle is a quarter of it, then the marks."""
-    axes = figure.add_axes((0, 0, 1, height))
+def _simplex_legend(figure: "Figure", last: int, own: bool, height: float) -> None:
+    """Two lines at the foot, in inches: the ramp of time, whose middle is a quarter of it, and the marks."""
+    from matplotlib.patches import Rectangle
+
+    axes = figure.add_axes((0, 0, 1, height / figure.get_figheight()))
+    axes.set(xlim=(0, WIDTH), ylim=(0, height))
     axes.axis("off")
-    marks = [("o", PAPER, 22, "start", 0.75), ("*", INK, 90, "equilibrium", 1.15)]
-    marks += [("D", "none", 26, "its own equilibrium", 1.6)] if own else []
-    x = (figure.get_figwidth() - 2.15 - sum(mark[-1] for mark in marks)) / 2
-    axes.text(x, 0.6, "round", va="center", fontsize=8)
-    ramp_ends = x + 0.55, x + 1.65
-    axes.imshow(np.linspace(0, 1, 64)[None], cmap=ramp, extent=(*ramp_ends, 0.5, 0.7), aspect="auto")
-    for place, count in zip(np.linspace(*ramp_ends, 3), (0, last / 4, last), strict=True):
-        axes.text(place, 0.26, f"{count:.0f}", ha="center", va="center", fontsize=7)
-    axes.set(xlim=(0, figure.get_figwidth()), ylim=(0, 1))
-    x += 2.15
+    left, right = (WIDTH - 1.6) / 2, (WIDTH + 1.6) / 2
+    axes.text(left - 0.12, 0.62, "round", va="center", ha="right", fontsize=9)
+    for start, color in zip(np.linspace(left, right, len(TIME), endpoint=False), TIME, strict=True):
+        axes.add_patch(Rectangle((start, 0.57), right - start, 0.1, color=color, linewidth=0))  # over the one before
+    for place, count in zip(np.linspace(left, right, 3), (0, last / 4, last), strict=True):
+        axes.text(place, 0.44, f"{count:.0f}", ha="center", va="center", fontsize=9)
+    marks = [("o", PAPER, 22, "start", 0.8), ("*", INK, 90, "equilibrium", 1.25)]
+    marks += [("D", "none", 26, "its own equilibrium", 1.7)] if own else []
+    x = (WIDTH - sum(mark[-1] for mark in marks)) / 2 + 0.1
     for marker, face, size, text, width in marks:
-        axes.scatter(x, 0.6, marker=marker, s=size, facecolor=face, edgecolor=INK if marker != "*" else PAPER)
-        axes.text(x + 0.12, 0.6, text, va="center", fontsize=8)
+        axes.scatter(x, 0.17, marker=marker, s=size, facecolor=face, edgecolor=INK if marker != "*" else PAPER)
+        axes.text(x + 0.14, 0.17, text, va="center", fontsize=9)
         x += width

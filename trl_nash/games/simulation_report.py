@@ -7,13 +7,19 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..figures.style import figures_missing
 from .plots import gap_figure, save_report, simplex_figure
 from .simulation import Outcome, Simulation
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def print_facts(console: Console, simulation: Simulation) -> None:
@@ -75,18 +81,16 @@ def show_limit(outcome: Outcome) -> str:
 
 
 def write_files(console: Console, simulation: Simulation, directory: Path) -> None:
-    """Writes `simulation.json`, `simulation.csv`, and with matplotlib figures and `report.html`."""
+    """Writes `simulation.json`, `simulation.csv` and `report.html`, with matplotlib figures too."""
     text = json.dumps(record(simulation), indent=1, allow_nan=False, ensure_ascii=False)
     (directory / "simulation.json").write_text(text + "\n", encoding="utf-8")
     _write_csv(simulation, directory / "simulation.csv")
-    try:
-        page = _draw(simulation, directory)
-    except ImportError as error:
-        console.print(
-            f"\nSaved {directory / 'simulation.json'} and simulation.csv. {error}", soft_wrap=True, markup=False
-        )
-        return
-    console.print(f"\nSaved {page}, its figures, simulation.json and simulation.csv.", soft_wrap=True, markup=False)
+    page = _write_page(simulation, directory)
+    console.print(
+        f"\nSaved {page}, simulation.json and simulation.csv. {figures_missing() or 'The figures are beside them.'}",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def record(simulation: Simulation) -> dict[str, object]:
@@ -137,19 +141,17 @@ def _write_csv(simulation: Simulation, path: Path) -> None:
                     rows.writerow([outcome.algorithm, seed, number, *map(float, values), *map(float, policy)])
 
 
-def _draw(simulation: Simulation, directory: Path) -> Path:
+def draw(simulation: Simulation) -> "dict[str, Figure]":
+    """The duality gap against rounds, and of three answers the paths of the policies."""
     game, outcomes = simulation.game, simulation.outcomes
     own = {outcome.algorithm: outcome.target for outcome in outcomes if outcome.target is not None}
     figures = {
         "gap": gap_figure(
             {outcome.algorithm: [history.gaps for history in outcome.histories] for outcome in outcomes},
             targets={algorithm: game.duality_gap(target) for algorithm, target in own.items()},
+            title=f"Duality gap on {simulation.name}\n{_setting(simulation)}",
+            smooth=_smoothing(simulation),
         )
-    }
-    captions = {
-        "gap": "The duality gap of the policy after each round: twice what the best response wins beyond one half."
-        + (" A thin line for each seed, a thick one for their median." if simulation.seeds > 1 else "")
-        + (" Dotted: the gap of a regularised equilibrium." if own else "")
     }
     if len(game) == 3:
         figures["simplex"] = simplex_figure(
@@ -158,16 +160,46 @@ def _draw(simulation: Simulation, directory: Path) -> Path:
             actions=game.actions,
             start=simulation.start,
             targets=own,
+            title=f"Policies on {simulation.name}\n{_setting(simulation)}",
         )
-        captions["simplex"] = (
-            "The policy on its way. A corner is a policy that always gives this answer, and grid lines are a quarter "
-            "apart."
+    return figures
+
+
+def _setting(simulation: Simulation) -> str:
+    """How the fits are made and their step, if all have the same, in a line."""
+    pairs = "exact fits" if simulation.sampling is None else f"{simulation.sampling['pairs']} sampled pairs a round"
+    parts = [pairs, f"{simulation.rounds} rounds"] + [f"{simulation.seeds} seeds"] * (simulation.seeds > 1)
+    steps = [outcome.settings.get("step_size") for outcome in simulation.outcomes]
+    if steps.count(steps[0]) == len(steps) and steps[0] is not None:
+        parts.append(f"step_size {_numbers(steps[0])}")
+    return ", ".join(parts)
+
+
+def _smoothing(simulation: Simulation) -> int:
+    """Of how many rounds a point of a curve is the mean: samples are noisy, exact fits are not."""
+    return 1 if simulation.sampling is None else max(simulation.rounds // 20, 1)
+
+
+def _write_page(simulation: Simulation, directory: Path) -> Path:
+    own = any(outcome.target is not None for outcome in simulation.outcomes)
+    smooth = _smoothing(simulation)
+    captions = {
+        "gap": "The duality gap of the policy after each round: twice what the best response wins beyond one half."
+        + (f" Each point is the geometric mean of {smooth} rounds." if smooth > 1 else "")
+        + (
+            " The line is the median of the seeds, in a band from the smallest to the largest."
+            * (simulation.seeds > 1)
         )
+        + (" Dotted: the gap of a regularised equilibrium." if own else ""),
+        "simplex": "The policy on its way. A corner is a policy that always gives this answer, and grid lines are a "
+        "quarter apart.",
+    }
     facts = simulation.facts() | {
-        outcome.name: f"{show_settings(outcome)}; converges from nearby: {show_limit(outcome)}" for outcome in outcomes
+        outcome.name: f"{show_settings(outcome)}; converges from nearby: {show_limit(outcome)}"
+        for outcome in simulation.outcomes
     }
     title = f"Algorithms on the game {simulation.name}"
-    return save_report(directory, figures, simulation.rows(), title, facts=facts, captions=captions)
+    return save_report(directory, lambda: draw(simulation), simulation.rows(), title, facts=facts, captions=captions)
 
 
 def _table(*columns: str) -> Table:
