@@ -3,7 +3,7 @@
 
 """
 Draws the figures of the documentation anew, from what benchmarks have recorded in benchmarks/results; nothing is
-trained. Simulations are played again, in seconds. Each figure is two SVGs without a ground, for light pages and for dark.
+trained. Simulations are played again, in seconds. Each figure is two SVGs without a ground, for light and dark pages.
 
     python benchmarks/figures.py
 """

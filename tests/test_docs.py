@@ -126,6 +126,12 @@ def test_index_links_to_every_page():
         assert path == "index.md" or f"({path})" in PAGES["docs/index.md"]
 
 
+def test_the_tree_of_the_readme_is_that_of_the_package():
+    named = set(re.findall(r"^[├└]── ([\w.]+)/? ", PAGES["README.md"], flags=re.MULTILINE))
+    folders = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    assert folders <= named and all((PACKAGE / name).exists() for name in named)
+
+
 def test_pages_that_the_code_names_exist():
     sources = [file for part in ("trl_nash", "benchmarks", "tests") for file in (ROOT / part).rglob("*.py")]
     named = {name for file in sources for name in re.findall(r"\bdocs/[\w/]+\.md", file.read_text(encoding="utf-8"))}

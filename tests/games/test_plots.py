@@ -72,7 +72,7 @@ def test_behind_a_name_is_the_mean_of_the_last_fifth():
     """Of each seed, and of these the median: as in tables. A last point is a chance of its round."""
     seeds = [np.append(np.full(80, level), 0.9) for level in (0.1, 0.2, 0.4)]
     shown = texts(gap_figure({"comal": seeds, "onpo": [np.full(81, 3e-10)]}))
-    assert f"{np.mean(seeds[1][-16:]):.2g}" in shown and "3e-10" in shown
+    assert f"{np.mean(seeds[1][-16:]):#.2g}" in shown and "3e-10" in shown
     assert "mean of last 20 %" in shown and "duality gap, lower is better" in shown
 
 

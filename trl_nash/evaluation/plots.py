@@ -33,7 +33,7 @@ def histogram_figure(preferences: Mapping[str, np.ndarray]) -> "Figure":
     edges = np.linspace(0, 1, 22)  # an odd number of bins: ties are in the middle of one
     with figure_settings() as matplotlib:
         figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.4))
-        axes = figure.add_axes((0.13, 0.15, 0.84, 0.66))
+        axes = figure.add_axes((0.16, 0.15, 0.81, 0.66))
         write_title(figure, "Preferences of the judge" + "s" * (len(preferences) > 1))
         for (name, values), color in zip(preferences.items(), COLORS, strict=False):
             shares = np.histogram(values, edges)[0] / max(len(values), 1)
@@ -42,7 +42,7 @@ def histogram_figure(preferences: Mapping[str, np.ndarray]) -> "Figure":
         axes.axvline(0.5, color=INK, linewidth=0.7, linestyle=(0, (1, 3)))
         axes.set(xlim=(0, 1), xlabel="preference, P(first wins)", ylabel="share of the pairs")
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
         axes.grid(axis="y")
         _legend(axes, preferences)
     return figure
@@ -64,7 +64,7 @@ def reliability_figure(tables: Mapping[str, Sequence[Mapping[str, float]]], agai
     """
     with figure_settings() as matplotlib:
         figure = matplotlib.figure.Figure(figsize=(WIDTH, 4.8))
-        axes = figure.add_axes((0.13, 0.11, 0.83, 0.75))
+        axes = figure.add_axes((0.15, 0.11, 0.81, 0.75))
         write_title(figure, f"Confidence and agreement with {against}")
         axes.plot((0.5, 1), (0.5, 1), color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
         most = max((b["pairs"] for table in tables.values() for b in table), default=1)

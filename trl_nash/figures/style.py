@@ -3,8 +3,8 @@
 
 """
 How figures look. An algorithm has the same colour in all of them: one on a light and one on a dark ground, each with a
-contrast of 4.5 to 1 against it, as text has to have. The colours of the algorithms that are compared most often are told
-apart with any colour vision, and a name stands beside its line.
+contrast of 4.5 to 1 against it, as text has to have. The colours of the algorithms that are compared most often are
+told apart with any colour vision, and a name stands beside its line.
 """
 
 from collections.abc import Sequence

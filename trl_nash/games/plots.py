@@ -69,7 +69,7 @@ def gap_figure(
     curves = {label: _seeds(label, seeds) for label, seeds in _nonempty(runs).items()}
     with figure_settings() as matplotlib:
         figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.7))
-        axes = figure.add_axes((0.128, 0.135, 0.54, 0.85 - title_height(title, 3.7) - 0.06))
+        axes = figure.add_axes((0.128, 0.135, 0.54, 0.85 - title_height(title, 3.7) - 0.075))
         looks, ends, drawn = styles(list(curves)), {}, []
         for label, gaps in curves.items():
             x = np.arange(gaps.shape[1]) if rounds is None else np.asarray(rounds)
@@ -210,8 +210,8 @@ def _label_ends(axes: "Axes", ends: Mapping[Style, tuple[float, float]]) -> None
 
 
 def _short(gap: float) -> str:
-    """Two digits: `0.013`, `3e-10`."""
-    return f"{gap:.2g}" if gap >= 1e-3 else f"{gap:.0e}".replace("e-0", "e-")
+    """Two digits, `0.030`, or one of a small gap, `3e-10`."""
+    return f"{gap:#.2g}" if gap >= 1e-3 else f"{gap:.0e}".replace("e-0", "e-")
 
 
 def _smoothed(gaps: np.ndarray, width: int) -> np.ndarray:
