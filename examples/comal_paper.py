@@ -63,20 +63,14 @@ if __name__ == "__main__":
     for row in [{column: column for column in rows[0]}, *rows]:
         print("".join(f"{f'{cell:.2g}' if isinstance(cell, float) else cell:<15}" for cell in row.values()))
 
-    setting = f"three answers in a circle: exact fits, {ROUNDS} rounds, step_size {STEP_SIZE}"
+    title = f"COMAL's synthetic experiment\nexact fits, {ROUNDS} rounds, step_size {STEP_SIZE}"
+    marks = {"equilibrium": nash, "start": START, "targets": {"inpo": regularized}}
 
     def figures() -> dict:
         return {
-            "gap": gap_figure(
-                {name: [run.gaps] for name, run in runs.items()}, title=f"COMAL's synthetic experiment\n{setting}"
-            ),
+            "gap": gap_figure({name: [run.gaps] for name, run in runs.items()}, title=title),
             "simplex": simplex_figure(
-                {name: [run.policies] for name, run in runs.items()},
-                equilibrium=nash,
-                actions=GAME.actions,
-                start=START,
-                targets={"inpo": regularized},
-                title=f"COMAL's synthetic experiment\n{setting}",
+                {name: [run.policies] for name, run in runs.items()}, actions=GAME.actions, title=title, **marks
             ),
         }
 

@@ -267,7 +267,7 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
                 ):
                     plan(algorithm, options)
                 case ["trl-nash", "simulate", *options]:
-                    simulate.check(simulate._parse(options))
+                    simulate.check(simulate.parse(options))
                 case ["trl-nash", "judge", *options]:
                     judge.check(judge._parse(options))
                 case ["trl-nash", "plan", *options]:

@@ -66,6 +66,8 @@ def test_a_noisy_run_is_a_line_of_means_over_its_points():
     np.testing.assert_allclose(line.get_ydata()[2], np.exp(np.log(noisy[:5]).mean()))
     np.testing.assert_allclose(line.get_ydata()[-1], np.exp(np.log(noisy[-3:]).mean()))
     assert points.get_linewidth() < line.get_linewidth()
+    short = gap_figure({"comal": [noisy[:3]]}, smooth=5).axes[0].lines[1].get_ydata()
+    np.testing.assert_allclose(short[1], np.exp(np.log(noisy[:3]).mean()))
 
 
 def test_behind_a_name_is_the_mean_of_the_last_fifth():

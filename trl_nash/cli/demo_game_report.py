@@ -90,10 +90,12 @@ def draw(contest: "Contest", equilibrium: np.ndarray) -> "dict[str, Figure]":
 def _write_page(contest: "Contest", equilibrium: np.ndarray, directory: Path) -> Path:
     from ..figures.page import save_report
 
+    seeds = max(len(runs) for runs in contest.gaps.values())
     captions = {
         "gap": "The exact duality gap of the language model after each round of 512 prompts: twice what the best "
-        f"response wins beyond one half. Each point is the geometric mean of {contest.smoothing} rounds. The line is "
-        "the median of the seeds, in a band from the smallest to the largest."
+        "response wins beyond one half."
+        + (f" Each point is the geometric mean of {contest.smoothing} rounds." if contest.smoothing > 1 else "")
+        + (" The line is the median of the seeds, in a band from the smallest to the largest." if seeds > 1 else "")
         + (" Dotted: the equilibrium of a method that stays near its reference." if contest.targets else ""),
         "simplex": "The model's policy on its way. A corner is a policy that always gives this answer.",
     }

@@ -218,7 +218,7 @@ def _smoothed(gaps: np.ndarray, width: int) -> np.ndarray:
     """Geometric means of `width` points, of fewer at the ends."""
     if width == 1:
         return gaps
-    window = np.ones(width)
+    window = np.ones(min(width, len(gaps)))
     counts = np.convolve(np.ones_like(gaps), window, "same")
     return np.exp(np.convolve(np.log(gaps), window, "same") / counts)
 
