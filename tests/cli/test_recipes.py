@@ -16,8 +16,8 @@ from trl_nash.cli import train
 from trl_nash.cli.launch import plan_launch
 from trl_nash.cli.main import main
 from trl_nash.cli.options import ALGORITHMS
-from trl_nash.cli.plan_models import known_config
-from trl_nash.cli.plan_words import duration, gib
+from trl_nash.planning.models import known_config
+from trl_nash.planning.words import duration, gib
 
 
 ROOT = Path(__file__).parents[2]

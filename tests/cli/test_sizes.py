@@ -16,7 +16,7 @@ from tiny import build_model, build_tokenizer
 import trl_nash
 from trl_nash.cli import demo, main, sizes, threads, train
 from trl_nash.cli.options import ALGORITHMS
-from trl_nash.cli.plan_memory import memory
+from trl_nash.planning.memory import memory
 
 
 @pytest.fixture(scope="module")

@@ -53,10 +53,10 @@ def costs(algorithm: str, path: str, arguments, render, prompts, adapter: dict |
     Returns:
         `dict[str, str]`: lines by their headings.
     """
+    from ..planning.costs import Plan
+    from ..planning.report import duration, record
     from .plan import hardware, load_model
-    from .plan_check import check
-    from .plan_costs import Plan
-    from .plan_report import duration, record
+    from .plan.check import check
 
     try:
         options = _plan_options(algorithm, path, arguments, render, prompts, adapter)
@@ -93,7 +93,7 @@ def steps_of(training, prompts) -> tuple[int, int] | None:
 
 def _plan_options(algorithm: str, path: str, arguments, render, prompts, adapter) -> argparse.Namespace:
     """The options of `trl-nash plan` that mean this run."""
-    from .plan_options import OWN, add_options
+    from .plan.options import OWN, add_options
 
     parser = argparse.ArgumentParser()
     add_options(parser)
@@ -154,7 +154,7 @@ def _strategy(training) -> str:
 
 def _known_device() -> str:
     """This machine's accelerator, as `trl-nash plan` calls it."""
-    from .plan_time import DEVICES
+    from ..planning.time import DEVICES
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.accelerator.current_accelerator().type
     words = name.upper().replace("-", " ").split()

@@ -11,10 +11,10 @@ import math
 import os
 from dataclasses import replace
 
-from .plan_memory import GIB, memory
-from .plan_model import ModelSizes, sizes_from_config
-from .plan_run import Run
-from .plan_time import machine_memory
+from ..planning.memory import GIB, memory
+from ..planning.model import ModelSizes, sizes_from_config
+from ..planning.run import Run
+from ..planning.time import machine_memory
 
 
 STEPS = 16  # optimizer steps in a pass over a round, where there are prompts for them

@@ -7,10 +7,10 @@ import argparse
 import json
 from typing import Any
 
-from .errors import UsageError
-from .options import StrictParser, did_you_mean, read_config, take_option
-from .plan_check import check
-from .plan_options import ALGORITHMS, add_options
+from ...usage import UsageError, did_you_mean
+from ..options import StrictParser, read_config, take_option
+from .check import check
+from .options import ALGORITHMS, add_options
 
 
 _EXAMPLES = """\
@@ -37,8 +37,8 @@ def run(argv: list[str]) -> int:
     """
     options = _parse(argv)
     runs = check(options)
-    from .plan_costs import Plan
-    from .plan_report import print_plans, record
+    from ...planning.costs import Plan
+    from ...planning.report import print_plans, record
 
     model = load_model(options)
     if options.use_peft and not model.adapted(runs[0].lora_target_modules):
@@ -90,8 +90,8 @@ def apply_file(parser: argparse.ArgumentParser, file: str) -> None:
     config = read_config(file)
     unknown = [name for name in config if name not in spellings]
     if unknown:
-        from .parser import NashParser
-        from .processes import launch_parser
+        from ..parser import NashParser
+        from ..processes import launch_parser
 
         trained = {
             action.dest for parser in map(NashParser, ("onpo", "comal", "nash-md")) for action in parser._actions
@@ -131,7 +131,7 @@ def load_model(options: argparse.Namespace):
     Raises:
         UsageError: If it is named twice or not at all, or is not at hand.
     """
-    from .plan_model import BY_HAND, load_sizes, sizes_by_hand
+    from ...planning.model import BY_HAND, load_sizes, sizes_by_hand
 
     by_hand = {name: getattr(options, name) for name in BY_HAND}
     typed = [name for name, value in {"parameters": options.parameters, **by_hand}.items() if value is not None]
@@ -149,7 +149,7 @@ def hardware(options: argparse.Namespace):
     Raises:
         UsageError: If no such device is known.
     """
-    from .plan_time import DEVICES, Speed, machine_memory
+    from ...planning.time import DEVICES, Speed, machine_memory
 
     names = {name.lower(): name for name in DEVICES}
     name = names.get(options.device.lower())

@@ -6,11 +6,11 @@
 import math
 from collections.abc import Callable, Iterator
 
-from .plan_bytes import quantised
-from .plan_costs import Plan
-from .plan_memory import GIB
-from .plan_run import DEEPSPEED, SHARDED, Run
-from .plan_words import duration
+from .bytes import quantised
+from .costs import Plan
+from .memory import GIB
+from .run import DEEPSPEED, SHARDED, Run
+from .words import duration
 
 
 WORTH = 0.1  # the share of a run's time that is worth a sentence

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .plan_advice import hints, largest_batches
-from .plan_costs import USABLE, Plan
-from .plan_run import REMOTE_JUDGES
-from .plan_words import duration, gib
+from .advice import hints, largest_batches
+from .costs import USABLE, Plan
+from .run import REMOTE_JUDGES
+from .words import duration, gib
 
 
 def record(plan: Plan) -> dict[str, Any]:

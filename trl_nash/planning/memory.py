@@ -11,7 +11,7 @@ Activations are those of a Llama: what its layers save for the backward, at the 
 import math
 from dataclasses import dataclass, field, replace
 
-from .plan_bytes import (
+from .bytes import (
     adapter_tensors,
     compute_bytes,
     loaded_bytes,
@@ -22,8 +22,8 @@ from .plan_bytes import (
     trained_size,
     trained_tensors,
 )
-from .plan_model import Linear, ModelSizes
-from .plan_run import DEEPSPEED, SHARDED, STRATEGIES, Run
+from .model import Linear, ModelSizes
+from .run import DEEPSPEED, SHARDED, STRATEGIES, Run
 
 
 GIB = 2**30

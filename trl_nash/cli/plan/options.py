@@ -5,7 +5,7 @@
 
 import argparse
 
-from .plan_run import STRATEGIES
+from ...planning.run import STRATEGIES
 
 
 ALGORITHMS = (

@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .plan_lengths import longest
-from .plan_memory import (
+from .lengths import longest
+from .memory import (
     STASH,
     compute_bytes,
     engine_bytes,
@@ -21,9 +21,9 @@ from .plan_memory import (
     trained_tensors,
     weights,
 )
-from .plan_model import ModelSizes
-from .plan_run import REMOTE_JUDGES, SCORERS, Run
-from .plan_vllm import push_seconds, pushes
+from .model import ModelSizes
+from .run import REMOTE_JUDGES, SCORERS, Run
+from .vllm import push_seconds, pushes
 
 
 class Device(NamedTuple):

@@ -5,9 +5,9 @@
 
 import math
 
-from .plan_memory import engine_bytes, kv_bytes, loaded_bytes
-from .plan_model import ModelSizes
-from .plan_run import PLAYED, Run
+from .memory import engine_bytes, kv_bytes, loaded_bytes
+from .model import ModelSizes
+from .run import PLAYED, Run
 
 
 def pushes(run: Run) -> int:

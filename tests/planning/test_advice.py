@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from trl_nash.cli import plan_memory
 from trl_nash.cli.main import main
-from trl_nash.cli.plan_advice import generation_batch, hints, largest_batches
-from trl_nash.cli.plan_costs import Plan
-from trl_nash.cli.plan_model import sizes_by_hand
-from trl_nash.cli.plan_run import Run
-from trl_nash.cli.plan_time import DEVICES, Speed
+from trl_nash.planning import memory as plan_memory
+from trl_nash.planning.advice import generation_batch, hints, largest_batches
+from trl_nash.planning.costs import Plan
+from trl_nash.planning.model import sizes_by_hand
+from trl_nash.planning.run import Run
+from trl_nash.planning.time import DEVICES, Speed
 
 
 def planned(*argv: str, capsys) -> list[dict]:

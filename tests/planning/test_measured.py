@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from trl_nash.cli import plan_memory
-from trl_nash.cli.plan_model import sizes_by_hand
-from trl_nash.cli.plan_run import Run
+from trl_nash.planning import memory as plan_memory
+from trl_nash.planning.model import sizes_by_hand
+from trl_nash.planning.run import Run
 
 
 TESTS = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def measured(tmp_path_factory) -> dict[str, dict]:
     file.write_text(json.dumps({name: SHARED | cell for name, cell in CELLS.items()}))
     paths = [str(TESTS), str(TESTS / "trainers"), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, str(TESTS / "cli" / "plan_measure.py"), str(file)],
+        [sys.executable, str(TESTS / "planning" / "plan_measure.py"), str(file)],
         capture_output=True,
         text=True,
         timeout=600,

@@ -6,7 +6,7 @@
 import argparse
 import math
 
-from .held_out import held_out_count
+from ..cli.held_out import held_out_count
 
 
 def evaluation_prompts(options: argparse.Namespace, total: int, prompts_per_round: int) -> int:

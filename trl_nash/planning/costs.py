@@ -6,10 +6,10 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .plan_memory import GIB, Memory, device_memory, memory
-from .plan_model import ModelSizes
-from .plan_run import Run
-from .plan_time import (
+from .memory import GIB, Memory, device_memory, memory
+from .model import ModelSizes
+from .run import Run
+from .time import (
     Device,
     Speed,
     Tokens,
@@ -20,7 +20,7 @@ from .plan_time import (
     round_seconds,
     tokens,
 )
-from .plan_vllm import least_share
+from .vllm import least_share
 
 
 USABLE = 0.9  # the share of a device's memory that tensors get: the rest is the driver's, or in pieces
@@ -119,6 +119,6 @@ class Plan:
 
     def advice(self) -> str | None:
         """What to change so that the run fits, in one sentence; `None` if it does."""
-        from .plan_advice import remedy
+        from .advice import remedy
 
         return None if self.fits else remedy(self)

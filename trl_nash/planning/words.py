@@ -3,7 +3,7 @@
 
 """Bytes and seconds in words."""
 
-from .plan_memory import GIB
+from .memory import GIB
 
 
 def duration(seconds: float) -> str:

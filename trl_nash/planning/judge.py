@@ -7,9 +7,9 @@ import argparse
 import json
 import re
 
-from .errors import UsageError
-from .plan_options import number_of
-from .plan_run import LOCAL_JUDGES, REMOTE_JUDGES
+from ..cli.plan.options import number_of
+from ..usage import UsageError
+from .run import LOCAL_JUDGES, REMOTE_JUDGES
 
 
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?[BbMm])(?![A-Za-z0-9])")  # 0.6B in a model's name

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import UsageError, is_user_error
-from .plan_models import known_config, near
+from ..cli.errors import UsageError, is_user_error
+from .models import known_config, near
 
 
 BY_HAND = (

@@ -5,8 +5,8 @@
 
 import math
 
-from .plan_model import ModelSizes
-from .plan_run import DEEPSPEED, SHARDED, Run
+from .model import ModelSizes
+from .run import DEEPSPEED, SHARDED, Run
 
 
 def loaded_bytes(run: Run) -> int:

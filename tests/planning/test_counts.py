@@ -24,16 +24,18 @@ from transformers import (
 )
 
 import trl_nash
-from trl_nash.cli import plan, plan_memory, plan_time
+from trl_nash.cli import plan
 from trl_nash.cli.main import main
-from trl_nash.cli.plan_lengths import longest
-from trl_nash.cli.plan_model import sizes_by_hand, sizes_from_config
-from trl_nash.cli.plan_options import ALGORITHMS, OWN
-from trl_nash.cli.plan_run import STRATEGIES, Run, tournament_games
-from trl_nash.cli.plan_time import DEVICES, Speed
+from trl_nash.cli.plan.options import ALGORITHMS, OWN
 from trl_nash.compat import ModelConfig
 from trl_nash.generation.plain import generate_plainly
 from trl_nash.kernels.schedule import Projection
+from trl_nash.planning import memory as plan_memory
+from trl_nash.planning import time as plan_time
+from trl_nash.planning.lengths import longest
+from trl_nash.planning.model import sizes_by_hand, sizes_from_config
+from trl_nash.planning.run import STRATEGIES, Run, tournament_games
+from trl_nash.planning.time import DEVICES, Speed
 from trl_nash.rounds.tournament import best_and_worst_by_tournament
 
 

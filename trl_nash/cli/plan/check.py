@@ -6,12 +6,12 @@
 import argparse
 import math
 
-from ..algorithms import Past
-from .errors import UsageError
-from .plan_evaluation import evaluation_prompts, evaluations
-from .plan_judge import judge_of
-from .plan_options import OWN, STRATEGY_OF
-from .plan_run import PLAYED, SHARDED, STRATEGIES, Run
+from ...algorithms import Past
+from ...planning.evaluation import evaluation_prompts, evaluations
+from ...planning.judge import judge_of
+from ...planning.run import PLAYED, SHARDED, STRATEGIES, Run
+from ...usage import UsageError
+from .options import OWN, STRATEGY_OF
 
 
 # Of the commands' defaults those that differ from ONPO's, which are those of `Run`.

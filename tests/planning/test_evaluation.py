@@ -12,7 +12,7 @@ from helpers import ALGORITHMS, make_trainer, prompt_dataset
 
 from trl_nash import OnlineIPOConfig, OnlineIPOTrainer
 from trl_nash.cli.main import main
-from trl_nash.cli.plan_run import Run
+from trl_nash.planning.run import Run
 
 
 def planned(*argv: str, capsys) -> list[dict]:
