@@ -109,6 +109,14 @@ def test_takes_a_training_commands_yaml(tmp_path, capsys):
     assert run["rounds"] == 5  # 40 optimizer steps, 8 a round
 
 
+def test_torch_dtype_is_dtype(tmp_path, capsys):
+    """As in training, typed and in a file."""
+    (typed,) = planned("--parameters", "1B", "--torch-dtype", "float16", capsys=capsys)
+    (tmp_path / "run.yaml").write_text("torch_dtype: float16\n")
+    (read,) = planned("--parameters", "1B", "--config", str(tmp_path / "run.yaml"), capsys=capsys)
+    assert typed["run"]["dtype"] == read["run"]["dtype"] == "float16"
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -5,7 +5,6 @@
 
 import os
 import shlex
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,8 @@ from tiny import build_model, build_tokenizer
 import trl_nash
 from trl_nash.cli import demo, main, sizes, threads, train
 from trl_nash.cli.options import ALGORITHMS
-from trl_nash.planning.memory import memory
+from trl_nash.planning.model import load_sizes
+from trl_nash.planning.sizes import FITTED
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,13 @@ def chosen(algorithm: str, folder: str, prompts: int | None = 2000, *options: st
         "--output_dir=/nowhere",
     ]
     arguments = train.read_arguments(algorithm, [*argv, *options])
-    rows = object() if prompts is None else Dataset.from_dict({"prompt": ["a"] * prompts})
-    train.choose_sizes(algorithm, arguments, rows, folder)
+    sizes.choose_sizes(algorithm, arguments, rows(prompts), folder)
     return arguments
+
+
+def rows(prompts: int | None):
+    train = object() if prompts is None else Dataset.from_dict({"prompt": ["a"] * prompts})
+    return SimpleNamespace(train=train, evaluation=None)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -47,7 +51,7 @@ def test_a_round_is_fitted_where_the_method_fits_rounds(algorithm, prompts, fold
     training = chosen(algorithm, folder, prompts).training
     steps = training.steps_per_generation * training.num_iterations // training.gradient_accumulation_steps
     if getattr(trl_nash, ALGORITHMS[algorithm].trainer).assumes_fitted_rounds:
-        assert steps >= sizes.FITTED and training.prompts_per_round <= (prompts or 128)
+        assert steps >= FITTED and training.prompts_per_round <= (prompts or 128)
         assert training.num_iterations == (1 if prompts != 16 else 5)
     else:
         assert steps == 1 and training.prompts_per_round == training.per_device_train_batch_size
@@ -71,52 +75,20 @@ def test_what_is_chosen_stays(options, expected, folder):
     assert (training.steps_per_generation, training.num_iterations, training.generation_chunk) == expected
 
 
-@pytest.mark.parametrize(
-    "steps, expected",
-    [
-        (1, (1, 10)),
-        (4, (4, 3)),
-        (9, (9, 2)),
-        (10, (10, 1)),
-        (26, (13, 1)),
-        (31, (31, 1)),
-        (40, (20, 1)),
-        (999, (16, 1)),
-    ],
-)
-def test_few_prompts_are_left_out_of_an_epoch(steps, expected):
-    """Of so many optimizer steps in an epoch: the length of a round, and its passes."""
-    training = SimpleNamespace(gradient_accumulation_steps=1, per_device_train_batch_size=4, world_size=2)
-    assert sizes.fitted_round(training, 8 * steps + 7) == expected
-
-
 def test_too_few_prompts_for_a_step_are_refused_as_ever(folder):
     assert chosen("comal", folder, 3).training.prompts_per_round == 8
 
 
-def test_the_largest_generation_batch_that_fits(folder):
-    """By the plan's own figures: the next larger one would not."""
-    model, run = sizes.planned("comal", chosen("comal", folder), folder)
-
-    def sampling(count: int) -> float:
-        return sum(memory(model, replace(run, per_device_generation_batch_size=count)).sampling.values())
-
-    for count in (128, 64, 16):
-        limit = sampling(count) / sizes.ROOM
-        assert sizes.generation_batch(model, run, limit + 1) == count
-        assert sizes.generation_batch(model, run, limit * 0.99) == count // 2
-    assert sizes.generation_batch(model, run, 1) == run.per_device_train_batch_size
-
-
 def test_judges_and_adapters_are_counted(folder):
-    """A judge whose sizes nobody knows counts as one of 8 billion weights."""
     options = [f"--reward_model_path={folder}", "--use_peft", "--lora_r=2", "--lora_target_modules=q_proj"]
     argv = ["--model_name_or_path=model", "--dataset_name=data", "--use_cpu", "--output_dir=/nowhere"]
     arguments = train.read_arguments("comal", [*argv, *options])
-    model, run = sizes.planned("comal", arguments, folder)
-    assert run.judge_parameters == model.parameters and run.use_peft and run.lora_target_modules == ("q_proj",)
-    _, run = sizes.planned("onpo", chosen("onpo", folder, 10, "--judge", "reward:no/where", "pairrm"), folder)
-    assert run.judge_parameters == 2 * sizes.UNKNOWN_JUDGE
+    run = sizes.choose_sizes("comal", arguments, rows(100), folder)
+    assert run.judge_parameters == load_sizes(folder).parameters
+    assert run.use_peft and run.lora_target_modules == ("q_proj",)
+    further = {"r": 4, "target_modules": ["v_proj"]}
+    run = sizes.choose_sizes("comal", arguments, rows(100), folder, further)
+    assert run.use_peft and (run.lora_r, run.lora_target_modules) == (4, ("v_proj",))
 
 
 def test_a_model_of_unknown_sizes_generates_as_it_trains():
@@ -145,9 +117,9 @@ def test_printed_commands_follow_the_advice(command, folder):
     _, algorithm, *argv = shlex.split(command)
     assert "--output_dir" in argv
     arguments = train.read_arguments(algorithm, [*argv, "--use_cpu"])
-    train.choose_sizes(algorithm, arguments, Dataset.from_dict({"prompt": ["a"] * 2000}), folder)
+    sizes.choose_sizes(algorithm, arguments, rows(2000), folder)
     training = arguments.training
-    assert training.optimizer_steps_per_round >= sizes.FITTED
+    assert training.optimizer_steps_per_round >= FITTED
     assert training.generation_chunk == 128 > training.per_device_train_batch_size
 
 

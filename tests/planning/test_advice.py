@@ -11,10 +11,11 @@ import pytest
 
 from trl_nash.cli.main import main
 from trl_nash.planning import memory as plan_memory
-from trl_nash.planning.advice import generation_batch, hints, largest_batches
+from trl_nash.planning.advice import hints, largest_batches
 from trl_nash.planning.costs import Plan
 from trl_nash.planning.model import sizes_by_hand
 from trl_nash.planning.run import Run
+from trl_nash.planning.sizes import generation_batch
 from trl_nash.planning.time import DEVICES, Speed
 
 
@@ -79,14 +80,14 @@ def test_hints_are_true():
     other = made.having(**options_in(half))
     assert made.memory.sampling["weights"] - other.memory.sampling["weights"] == 2 * model.parameters
     assert f"{2 * model.parameters / 2**30:.2f} GiB less" in half
-    chunk = generation_batch(made)
+    chunk = generation_batch(model, run, made.limit)
     assert f"--per_device_generation_batch_size {chunk} samples faster" in faster
     assert made.having(per_device_generation_batch_size=chunk).fits
     assert sum(made.having(**options_in(faster)).seconds.values()) < 0.5 * sum(made.seconds.values())
     for name, size in largest_batches(made).items():
         assert f"--{name} {size}" in sizes
         # Each is the edge: one more does not fit, or a device has no more prompts in a round.
-        pinned = {"per_device_generation_batch_size": run.generation_prompts, name: size}
+        pinned = {"per_device_generation_batch_size": run.generation_chunk, name: size}
         assert made.having(**pinned).fits
         assert not made.having(**pinned | {name: size + 1}).fits or size == 512
     # Weights that are trained are not advised into 16 bits, where a step of 5e-7 is lost in rounding.

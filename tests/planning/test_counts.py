@@ -155,7 +155,7 @@ def test_tournament_has_as_many_games_as_the_trainers():
     ],
 )
 def test_judge_calls(options, calls, capsys):
-    (found,) = planned(*options, "--parameters", "1B", "--rounds", "3", capsys=capsys)
+    (found,) = planned(*options, "--parameters=1B", "--rounds=3", "--steps_per_generation=1", capsys=capsys)
     assert found["a_round"]["judge_calls"] == calls * 8  # prompts
     assert found["in_all"]["judge_calls"] == calls * 8 * 3
 

@@ -21,24 +21,26 @@ def planned(*argv: str, capsys) -> list[dict]:
 
 
 def test_time_of_a_judge_is_what_the_text_says(capsys):
-    """A model whose size nobody knows takes none, one that is known takes its FLOP, a server its rate."""
+    """A function takes none, a model its FLOP, one whose size nobody knows those of 8B, a server its rate."""
 
     def judged(*argv):
-        assert main(["plan", "onpo", "--parameters", "1B", "--judge", *argv]) == 0
+        argv = ("--parameters=1B", "--steps_per_generation=1", "--judge", *argv)
+        assert main(["plan", "onpo", *argv]) == 0
         printed = " ".join(capsys.readouterr().out.split())
-        (found,) = planned("onpo", "--parameters", "1B", "--judge", *argv, capsys=capsys)
+        (found,) = planned("onpo", *argv, capsys=capsys)
         return found["in_all"]["seconds"]["judge"], printed
 
     seconds, printed = judged("openai:model", "--judge_rate", "4")
     assert seconds == 8 * 10 * 2 / 4 and "the judge answers 4 calls a second" in printed
-    for unknown in ("reward:org/model", "my_judges:longer_wins"):
-        seconds, printed = judged(unknown)
-        assert seconds == 0 and "no time" in printed.replace("neither memory nor time", "no time")
-        assert "calls a second" not in printed
-    seconds, printed = judged("reward:org/Reward-V2-0.6B")
+    seconds, printed = judged("my_judges:longer_wins")
+    assert seconds == 0 and "takes no time" in printed and "calls a second" not in printed
     calls, length = 8 * 2 * 10, 448 + 64
-    assert seconds == pytest.approx(calls * 2 * 0.6e9 * length / (989e12 * 0.45))
-    assert "has 0.6B parameters, by its name" in printed
+    for name, size, said in (
+        ("reward:org/Reward-V2-0.6B", 0.6e9, "has 0.6B parameters, by its name"),
+        ("reward:org/model", 8e9, "is taken for one of 8B parameters"),
+    ):
+        seconds, printed = judged(name)
+        assert seconds == pytest.approx(calls * 2 * size * length / (989e12 * 0.45)) and said in printed
 
 
 def test_the_evaluation_at_the_end_is_counted(capsys):

@@ -6,18 +6,11 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..planning.evaluation import held_out_count
+
 
 if TYPE_CHECKING:
     from .data import Prompts
-
-SHARE, LEAST, MOST = 0.05, 16, 128  # of the prompts that there are, and how many these may be
-LARGEST_SHARE = 0.2  # where even the least would be more than this, none are
-
-
-def held_out_count(total: int, prompts_per_round: int) -> int:
-    """How many of `total` prompts are held out; 0 where there are too few."""
-    count = min(max(round(SHARE * total), LEAST), MOST)
-    return 0 if count > LARGEST_SHARE * total or total - count < prompts_per_round else count
 
 
 def hold_out(prompts: "Prompts", training, *, none: bool = False) -> tuple["Prompts", str | None]:

@@ -1,146 +1,105 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""
-Sizes of a training command that nobody has chosen: a round that is fitted, generation calls that fill the device.
+"""Sizes of a training command that nobody has chosen."""
 
-The configs of Python keep OnlineDPOTrainer's meaning: a round of one optimizer step, generated as it is trained.
-"""
-
-import math
-import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ..planning.memory import GIB, memory
-from ..planning.model import ModelSizes, sizes_from_config
-from ..planning.run import Run
-from ..planning.time import machine_memory
-
-
-STEPS = 16  # optimizer steps in a pass over a round, where there are prompts for them
-MANY = 10 * STEPS  # in an epoch, from which on a part of a round that is left out is little
-FITTED = 10  # optimizer steps from which on a round counts as fitted, as trainers advise
-MOST = 128  # prompts in a generation call: beyond, a call gains little, and waits for its longest answer
-ROOM = 0.85  # of a device's memory, for what is counted
-REMOTE = ("openai", "hf")  # judges that are asked while the next call generates
-UNKNOWN_JUDGE = 8_000_000_000  # weights
+from ..planning.config import run_of
+from ..planning.costs import usable
+from ..planning.judge import judge_of
+from ..planning.machine import memory_here, strategy_here
+from ..planning.model import ModelSizes, load_sizes
+from ..planning.run import UNFITTED, Run
+from ..planning.sizes import fitted_round, generation_batch
+from ..usage import UsageError
 
 
-def fitted_round(training, prompts: int | None, passes: int | None = None) -> tuple[int, int]:
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..trainers.run.checkpoint_files import Found
+
+
+def choose_sizes(
+    algorithm: str, arguments, prompts, path: str, adapter: dict | None = None, resumed: "Found | None" = None
+) -> Run:
     """
-    A round of `STEPS` optimizer steps; of few prompts the number near it that leaves fewest of an epoch out, and of
-    still fewer all, with as many passes as make `FITTED` steps.
+    Sets the sizes that nobody has chosen: a round that is fitted, generation calls that fill the device.
 
     Args:
-        training ([`NashConfig`]): its batch sizes.
-        prompts (`int`, *optional*): how many there are to train on; `None` of a stream.
-        passes (`int`, *optional*): the passes, if somebody has chosen them.
+        algorithm (`str`):
+            A key of `ALGORITHMS`.
+        arguments ([`~trl_nash.cli.arguments.Arguments`]):
+            What the options say. Its `training` is changed.
+        prompts ([`~trl_nash.cli.data.Prompts`]):
+            The data.
+        path (`str`):
+            The model, or that beneath an adapter.
+        adapter (`dict`, *optional*):
+            The configuration of the adapter that is trained further.
+        resumed ([`~trl_nash.trainers.run.checkpoint_files.Found`], *optional*):
+            The checkpoint that the run goes on from, with the rounds that it has.
 
     Returns:
-        `tuple[int, int]`: `steps_per_generation` and `num_iterations`.
+        [`Run`]: The run in the terms of a plan, but for its length.
     """
-    accumulation = training.gradient_accumulation_steps
-    a_step = training.per_device_train_batch_size * training.world_size * accumulation
-    there = MANY if prompts is None else max(prompts // a_step, 1)  # optimizer steps in an epoch
-    steps = STEPS if there >= MANY else there
-    if FITTED <= there < MANY:
-        steps = min(range(FITTED, 2 * STEPS), key=lambda steps: (there % steps, abs(steps - STEPS)))
-    return steps * accumulation, passes or math.ceil(FITTED / steps)
+    training, chosen, said = arguments.training, arguments.chosen, arguments.judge
+    names = said.names or [f"reward:{name}" for name in _listed(training.reward_model_path)]
+    run = run_of(
+        algorithm,
+        training,
+        arguments.model,
+        judge=judge_of(names, said.judge_kwargs, local_files_only=False),
+        adapter=adapter,
+        strategy=strategy_here(training),
+        evaluation_prompts=count(prompts.evaluation) or 0,
+    )
+    if algorithm not in UNFITTED and not chosen & {"steps_per_generation", "generation_batch_size"}:
+        passes = training.num_iterations if "num_iterations" in chosen else None
+        saved = None if resumed is None else _saved_round(run, resumed.checkpoint, passes)
+        steps, passes = saved or fitted_round(run, count(prompts.train), passes, training.max_steps)
+        training.steps_per_generation, training.num_iterations = steps, passes
+        run = replace(run, steps_per_generation=steps, num_iterations=passes)
+    if "per_device_generation_batch_size" not in chosen:
+        try:
+            sizes = load_model_sizes(path, arguments)
+        except UsageError:
+            return run  # not at hand, or no language model whose parts are known: as it is trained
+        call = generation_batch(sizes, run, usable(run, memory_here(training)))
+        training.per_device_generation_batch_size = call
+        run = replace(run, per_device_generation_batch_size=call)
+    return run
 
 
-def generation_batch(sizes: ModelSizes, run: Run, limit: float) -> int:
-    """
-    The largest number of prompts in a generation call, halved from `MOST`, that fits, and that a round has for it.
+def _saved_round(run: Run, checkpoint: "Path", passes: int | None) -> tuple[int, int] | None:
+    """`steps_per_generation` and `num_iterations` that make rounds like those of a checkpoint, if there are such."""
+    from ..trainers.run.checkpoint_files import round_of
 
-    Args:
-        sizes ([`ModelSizes`]): of the policy.
-        run ([`Run`]): the run.
-        limit (`float`): bytes of a device.
-
-    Returns:
-        `int`: No less than the prompts of a micro-step.
-    """
-    own = run.per_device_train_batch_size
-    share = run.prompts_per_round // run.num_processes
-    count = min(MOST, share // 4 if run.judge in REMOTE else share)
-    while count > own:
-        needed = memory(sizes, replace(run, per_device_generation_batch_size=count), int(limit))
-        if sum(needed.sampling.values()) <= ROOM * limit:
-            return count
-        count //= 2
-    return own
-
-
-def planned(algorithm: str, arguments, path: str) -> tuple[ModelSizes, Run] | None:
-    """
-    The run in the terms of `trl-nash plan`.
-
-    Args:
-        algorithm (`str`): a key of `ALGORITHMS`.
-        arguments ([`~trl_nash.cli.train.Arguments`]): what the options say.
-        path (`str`): the model, or that beneath an adapter.
-
-    Returns:
-        `tuple[ModelSizes, Run]`: `None` where the sizes of the model cannot be counted.
-    """
-    training, model = arguments.training, arguments.model
-    sizes = _sizes(path, model.model_revision, training.trust_remote_code)
-    if sizes is None:
+    if (saved := round_of(checkpoint)) is None:
         return None
-    judges = [name.partition(":")[::2] for name in arguments.judge.names]
-    judges += [("reward", name) for name in _listed(training.reward_model_path)]
-    targets = model.lora_target_modules
-    values = {name: getattr(training, name) for name in Run.__dataclass_fields__ if hasattr(training, name)}
-    values |= {name: getattr(model, name) for name in ("use_peft", "lora_r", "load_in_4bit", "load_in_8bit")}
-    values |= {
-        "algorithm": algorithm,
-        "history_weights": tuple(values.get("history_weights", ())),
-        "mixture_coef": max(_listed(values.get("mixture_coef", 0.0))),
-        "lora_target_modules": tuple(_listed(targets)) or None,
-        "dtype": model.dtype if model.dtype in ("float32", "bfloat16", "float16") else "float32",
-        "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
-        "optim": getattr(training.optim, "value", training.optim),
-        "judge": next((key for key, _ in judges if key in REMOTE), None),
-        "judge_parameters": sum(_judge_parameters(key, target) for key, target in judges),
-        "num_processes": training.world_size,
-        "strategy": _strategy(training),
-    }
-    return sizes, Run(**values)
+    steps = saved["prompts"] // (run.per_device_train_batch_size * run.num_processes)
+    passes = passes or saved["optimizer steps"] * run.gradient_accumulation_steps // max(1, steps * run.fits_per_round)
+    made = replace(run, steps_per_generation=steps, num_iterations=passes)
+    same = (made.prompts_per_round, made.optimizer_steps_per_round) == (saved["prompts"], saved["optimizer steps"])
+    return (steps, passes) if steps and passes and same else None
 
 
-def device_memory(training) -> float:
-    """Bytes that a process may use on what it trains on."""
-    import torch
+def load_model_sizes(path: str, arguments) -> ModelSizes:
+    """
+    The sizes of the model that is trained.
 
-    if training.device.type == "cuda":
-        return torch.cuda.get_device_properties(training.device).total_memory
-    return machine_memory() * GIB / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def _sizes(path: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelSizes | None:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-        return sizes_from_config(config, path)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, ImportError):
-        return None  # not at hand, or no language model whose parts are known
+    Raises:
+        UsageError: If they cannot be counted.
+    """
+    revision, trusted = arguments.model.model_revision, arguments.training.trust_remote_code
+    return load_sizes(path, local_files_only=False, revision=revision, trust_remote_code=trusted)
 
 
-def _judge_parameters(key: str, target: str) -> int:
-    if key not in ("reward", "pairwise-lm", "gpm", "pairrm"):
-        return 0
-    sizes = _sizes(target) if target else None
-    return UNKNOWN_JUDGE if sizes is None else sizes.parameters
-
-
-def _strategy(training) -> str:
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-        return f"zero{stage}" if stage in "123" else "ddp"
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        return "fsdp2"
-    return "cpu" if training.device.type == "cpu" else "ddp"
+def count(dataset) -> int | None:
+    """Rows of a dataset; `None` of a stream, and where there is none."""
+    return len(dataset) if hasattr(dataset, "__len__") else None
 
 
 def _listed(value) -> list:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..planning.words import counted, remarks_on, run_words
+
 
 if TYPE_CHECKING:
     from ..trainers.run.completions import Verdict
@@ -55,7 +57,9 @@ def plan_text(
         `str`
     """
     from ..data.messages import prompt_of
+    from ..planning.config import length_of
     from .dry_run import rate_of
+    from .sizes import count
 
     training, model = arguments.training, arguments.model
     text, cut = render(prompt_of(prompts.first))
@@ -66,21 +70,19 @@ def plan_text(
         base = adapter["base_model_name_or_path"]
         merged = f"{own} merged into {base}, then {weights}"
         weights = merged if training.merge_adapter else f"{own} on {base}, trained further"
-    processes = _counted(training.world_size, "process", "processes")
+    processes = counted(training.world_size, "process", "processes")
+    precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32"
     evaluation = "" if prompts.evaluation is None else f"; {_rows(prompts.evaluation)} to evaluate on"
-    steps = _counted(training.optimizer_steps_per_round, "optimizer step", "optimizer steps")
-    passes = f" in {training.num_iterations} passes" if training.num_iterations > 1 else ""
-    passes += _unless(arguments, "generation_batch_size", "steps_per_generation")
+    length = length_of(training, training, count(prompts.train))
+    sizes = run_words(training, *(length or (0, 0)))
+    sizes["steps"] = "as many as the stream has prompts" if length is None else f"{sizes['steps']} in {precision}"
+    remarks = remarks_on(training, arguments.chosen, training.max_steps)
     lines = {
         "model": f"{model.model_name_or_path} ({quantised}{weights}), {processes}",
         "prompts": f"{_rows(prompts.train)} of {prompts.name}, column {prompts.column}{evaluation}",
         "held out": held_out,
         "first": f"{_shortened(text)}{f' (cut from the left to {render.limit} tokens)' if cut else ''}",
-        "round": f"{training.prompts_per_round} prompts x {training.num_generations} completions of up to "
-        f"{training.max_new_tokens} tokens, then {steps}{passes}",
-        "generate": f"{training.generation_chunk} prompts a call"
-        + _unless(arguments, "per_device_generation_batch_size"),
-        "steps": _steps(training, prompts),
+        **{name: line + remarks.get(name, "") for name, line in sizes.items()},
         "rate": rate_of(training),
         "judge": " and ".join(arguments.judge.names) or f"reward model {training.reward_model_path}",
         **(costs or {}),
@@ -114,7 +116,7 @@ def result_text(
     """
     from ..trainers.run.result import result
 
-    steps = _counted(state.global_step, "step", "steps")
+    steps = counted(state.global_step, "step")
     done = f"Finished before, after {steps}" if seconds is None else f"Trained {steps} in {seconds:.0f} s"
     lines = [f"{done}. The model is in {output_dir}."]
     shown = [f"{label} {last[name]:.3g}" for name, label in _RESULTS.items() if name in last]
@@ -128,28 +130,8 @@ def result_text(
     return "\n".join(lines)
 
 
-def _steps(training, prompts) -> str:
-    from .dry_run import steps_of
-
-    if (found := steps_of(training, prompts)) is None:
-        return "as many as the stream has prompts"
-    rounds, steps = found
-    precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32"
-    rounds = _counted(rounds, "round", "rounds")
-    return f"{rounds}, {_counted(steps, 'optimizer step', 'optimizer steps')} in {precision}"
-
-
-def _unless(arguments, option: str, *others: str) -> str:
-    """Behind a size that nobody has chosen: how to."""
-    return "" if arguments.chosen & {option, *others} else f" (--{option} N to decide yourself)"
-
-
 def _rows(dataset) -> str:
     return f"{len(dataset):,} rows" if hasattr(dataset, "__len__") else "streamed rows"
-
-
-def _counted(count: int, one: str, several: str) -> str:
-    return f"{count} {one if count == 1 else several}"
 
 
 def _shortened(text: str) -> str:

@@ -128,6 +128,7 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     from ..trainers.run.checkpoint_files import find_checkpoint
     from .data import load_prompts
     from .dry_run import check_model_without_weights, costs
+    from .sizes import choose_sizes
 
     script, training, model = arguments.script, arguments.training, arguments.model
     resumed = find_checkpoint(training.resume_from_checkpoint, training.output_dir)
@@ -150,7 +151,8 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     with training.main_process_first(desc="reading prompts"):
         prompts = load_prompts(script, mixture, render, evaluate=evaluate, seed=training.seed)
         prompts, held_out = hold_out(prompts, training, none=holds_none)
-    choose_sizes(algorithm, arguments, prompts.train, path if adapter is None else adapter["base_model_name_or_path"])
+    base = path if adapter is None else adapter["base_model_name_or_path"]
+    run = choose_sizes(algorithm, arguments, prompts, base, further, resumed)
     for dataset in (prompts.train, prompts.evaluation):
         remember(dataset, render)  # its rows were rendered while they had the numbers that the user knows
     check_arguments(
@@ -161,9 +163,8 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
         check_columns(judge, prompts.train, prompts.evaluation)
     found = None
     if script.dry_run:
-        base = path if adapter is None else adapter["base_model_name_or_path"]
         check_model_without_weights(base, arguments, peft_config)
-        found = costs(algorithm, base, arguments, render, prompts, further)
+        found = costs(run, base, arguments, render, prompts)
     if is_first_process():
         print(plan_text(algorithm, arguments, render, prompts, held_out, adapter, found, resumed), flush=True)
     if script.dry_run:
@@ -194,32 +195,6 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
             name for name, buffer in trainer.model.named_buffers() if not buffer.is_floating_point()
         ]
     return trainer
-
-
-def choose_sizes(algorithm: str, arguments: "Arguments", prompts, path: str) -> None:
-    """
-    Sets the sizes that nobody has chosen: see [`trl_nash.cli.sizes`].
-
-    Args:
-        algorithm (`str`):
-            A key of `ALGORITHMS`.
-        arguments ([`Arguments`]):
-            What [`read_arguments`] returned. Its `training` is changed.
-        prompts ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            To train on.
-        path (`str`):
-            The model.
-    """
-    from .sizes import device_memory, fitted_round, generation_batch, planned
-
-    training, chosen = arguments.training, arguments.chosen
-    fits = getattr(trl_nash, ALGORITHMS[algorithm].trainer).assumes_fitted_rounds
-    if fits and not chosen & {"steps_per_generation", "generation_batch_size"}:
-        count = len(prompts) if hasattr(prompts, "__len__") else None
-        passes = training.num_iterations if "num_iterations" in chosen else None
-        training.steps_per_generation, training.num_iterations = fitted_round(training, count, passes)
-    if "per_device_generation_batch_size" not in chosen and (plan := planned(algorithm, arguments, path)) is not None:
-        training.per_device_generation_batch_size = generation_batch(*plan, device_memory(training))
 
 
 def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:

@@ -10,6 +10,7 @@ from .bytes import quantised
 from .costs import Plan
 from .memory import GIB
 from .run import DEEPSPEED, SHARDED, Run
+from .sizes import generation_batch
 from .words import duration
 
 
@@ -39,7 +40,7 @@ def _changes(run: Run) -> Iterator[tuple[str, dict]]:
         eases.append((["--dtype bfloat16"], HALF))
     if run.colocates_vllm and not run.vllm_enable_sleep_mode:
         eases.append((["--vllm_enable_sleep_mode"], {"vllm_enable_sleep_mode": True}))
-    for size in _halves_of(run.generation_prompts):
+    for size in _halves_of(run.generation_chunk):
         eases.append(([f"--per_device_generation_batch_size {size}"], {"per_device_generation_batch_size": size}))
     if not run.gradient_checkpointing:
         eases.append((["--gradient_checkpointing"], {"gradient_checkpointing": True}))
@@ -92,7 +93,7 @@ def _micro_batch(run: Run, size: int) -> tuple[list[str], dict]:
         "per_device_train_batch_size": size,
         "gradient_accumulation_steps": factor * run.gradient_accumulation_steps,
         "steps_per_generation": factor * run.steps_per_generation,
-        "per_device_generation_batch_size": min(size, run.generation_prompts),
+        "per_device_generation_batch_size": min(size, run.generation_chunk),
     }
     accumulation = changes["gradient_accumulation_steps"]
     return [f"--per_device_train_batch_size {size} --gradient_accumulation_steps {accumulation}"], changes
@@ -135,7 +136,7 @@ def hints(plan: Plan) -> list[str]:
         found.append(
             f"--dtype bfloat16 takes {saved:.2f} GiB less for weights that are not trained{_in_place_of(then, now)}."
         )
-    chunk = generation_batch(plan)
+    chunk = generation_batch(plan.model, plan.run, plan.limit)
     then = sum(plan.having(per_device_generation_batch_size=chunk).seconds.values())
     if now - then > WORTH * now:
         found.append(f"--per_device_generation_batch_size {chunk} samples faster{_in_place_of(then, now)}.")
@@ -148,19 +149,9 @@ def _in_place_of(then: float, now: float) -> str:
     return f": {duration(then)} in place of {duration(now)}" if now - then > WORTH * now else ""
 
 
-def generation_batch(plan: Plan) -> int:
-    """The smallest batch of prompts, a power of two or a whole round, that samples about as fast as any that fits."""
-    run = plan.run
-    a_device = run.prompts_per_round // run.num_processes
-    sizes = sorted({run.generation_prompts, a_device, *(2**n for n in range(a_device.bit_length()))})
-    plans = {size: plan.having(per_device_generation_batch_size=size) for size in sizes if size <= a_device}
-    seconds = {size: sum(other.seconds.values()) for size, other in plans.items() if other.fits}
-    return next(size for size, time in seconds.items() if time < 1.02 * min(seconds.values()))
-
-
 def largest_batches(plan: Plan) -> dict[str, int]:
     """The largest micro-batch, and the largest batch of the generator beside it that a round can fill, by option."""
-    chunk = plan.run.generation_prompts
+    chunk = plan.run.generation_chunk
 
     def with_micro_batch(size: int) -> bool:
         # The generator's batch stays what it is.

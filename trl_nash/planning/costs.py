@@ -26,20 +26,32 @@ from .vllm import least_share
 USABLE = 0.9  # the share of a device's memory that tensors get: the rest is the driver's, or in pieces
 
 
+def usable(run: Run, memory: float) -> int:
+    """Bytes that tensors get of a device with so many GiB. On the CPU the processes share them."""
+    return int(USABLE * GIB * memory / (run.num_processes if run.strategy == "cpu" else 1))
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A run of a model on devices."""
+    """
+    A run of a model on devices.
+
+    Args:
+        model ([`ModelSizes`]): what [`load_sizes`], [`sizes_from_config`] or [`sizes_by_hand`] counts.
+        run ([`Run`]): the run; [`run_of`] makes one of a trainer's config.
+        device ([`Device`]): each of them, as in [`DEVICES`].
+        speed ([`Speed`], *optional*): the shares of its peak rates that are reached.
+    """
 
     model: ModelSizes
     run: Run
     device: Device
-    speed: Speed
+    speed: Speed = Speed()
 
     @property
     def limit(self) -> int:
-        """Bytes that a device has for tensors. On the CPU the processes share them."""
-        share = self.run.num_processes if self.run.strategy == "cpu" else 1
-        return int(USABLE * GIB * self.device.memory / share)
+        """Bytes that a device has for tensors."""
+        return usable(self.run, self.device.memory)
 
     @cached_property
     def memory(self) -> Memory:

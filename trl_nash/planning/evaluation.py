@@ -3,28 +3,31 @@
 
 """How often a run is evaluated, and on how many prompts."""
 
-import argparse
 import math
 
-from ..cli.held_out import held_out_count
+
+SHARE, LEAST, MOST = 0.05, 16, 128  # of the prompts that there are, and how many may be held out
+LARGEST_SHARE = 0.2  # where even the least would be more than this, none are
 
 
-def evaluation_prompts(options: argparse.Namespace, total: int, prompts_per_round: int) -> int:
-    """How many of `total` prompts a run is evaluated on, as `trl_nash.cli.train` divides them."""
-    size = options.test_split_size
-    if size is not None:
-        return min(int(size), total) if size >= 1 else math.ceil(size * total)
-    if options.dataset_test_split is not None:
-        options.notes.append("an evaluation on --dataset_test_split is not counted: give --test_split_size N for it")
-        return 0
-    return held_out_count(total, prompts_per_round)
+def held_out_count(total: int, prompts_per_round: int) -> int:
+    """How many of `total` prompts are held out; 0 where there are too few."""
+    count = min(max(round(SHARE * total), LEAST), MOST)
+    return 0 if count > LARGEST_SHARE * total or total - count < prompts_per_round else count
 
 
-def evaluations(options: argparse.Namespace, steps: int) -> int:
-    """How often a run of that many optimizer steps is evaluated: at its end, and when `--eval_strategy` says."""
-    if options.eval_strategy == "epoch":
-        return max(1, math.ceil(options.num_train_epochs))
-    if options.eval_strategy == "no":
+def evaluations(training, steps: int) -> int:
+    """
+    How often a run is evaluated: at its end, and when `eval_strategy` says.
+
+    Args:
+        training ([`~transformers.TrainingArguments`] or what has its names): when.
+        steps (`int`): optimizer steps of the run.
+    """
+    strategy = getattr(training.eval_strategy, "value", training.eval_strategy)
+    if strategy == "epoch":
+        return max(1, math.ceil(training.num_train_epochs))
+    if strategy == "no":
         return 1
-    every = options.eval_steps or options.logging_steps
+    every = training.eval_steps or training.logging_steps
     return math.ceil(steps / max(1, math.ceil(steps * every) if every < 1 else int(every)))

@@ -261,7 +261,7 @@ def kv_cache(model: ModelSizes, run: Run) -> int:
 
     prompt = run.max_length - run.max_new_tokens - 1
     tokens = prompt + (ROOM + 1) * math.ceil(run.max_new_tokens / (ROOM + 1))  # the last one is never fed
-    prompts = run.generation_prompts
+    prompts = run.generation_chunk
     if run.evaluation_prompts:
         a_device = math.ceil(run.evaluation_prompts / run.num_processes)
         prompts = max(prompts, min(run.per_device_eval_batch_size, a_device))

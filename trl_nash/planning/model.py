@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..cli.errors import UsageError, is_user_error
+from ..usage import UsageError
 from .models import known_config, near
 
 
@@ -208,10 +208,14 @@ def sizes_by_hand(parameters: int | None, **given) -> ModelSizes:
     )
 
 
-def load_sizes(path: str) -> ModelSizes:
+def load_sizes(path: str, *, local_files_only: bool = True, **kwargs) -> ModelSizes:
     """
-    Reads `config.json` of a directory, of the hub's cache, or the file itself, or knows the model by its name. Nothing
-    is downloaded.
+    Reads `config.json` of a directory, of the hub's cache, or the file itself, or knows the model by its name.
+
+    Args:
+        path (`str`): the directory, the file, or the name.
+        local_files_only (`bool`, *optional*, defaults to `True`): whether nothing is downloaded.
+        kwargs: of [`~transformers.AutoConfig.from_pretrained`]: `revision`, `trust_remote_code`.
 
     Raises:
         UsageError: If there is none, or it is not of a causal language model.
@@ -228,7 +232,7 @@ def load_sizes(path: str) -> ModelSizes:
             values = json.loads(file.read_text(encoding="utf-8"))
             config = AutoConfig.for_model(**values)
         else:
-            config = AutoConfig.from_pretrained(path, local_files_only=True)
+            config = AutoConfig.from_pretrained(path, local_files_only=local_files_only, **kwargs)
     except Exception as error:
         if not file.exists():
             config = known_config(path)
@@ -239,12 +243,10 @@ def load_sizes(path: str) -> ModelSizes:
                     "give a folder with its config.json, or --parameters."
                 ) from error
             return sizes_from_config(config, path)
-        if not is_user_error(error, starting=True):
-            raise
         raise UsageError(f"--model_name_or_path {path}: {' '.join(str(error).split())}") from error
     try:
         return sizes_from_config(config, path)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, ImportError) as error:
         raise UsageError(
             f"--model_name_or_path {path}: {type(config).__name__} is not of a causal language model that can be "
             "counted; give its sizes by hand (--parameters, --hidden_size ...)."

@@ -3,7 +3,9 @@
 
 """What `trl-nash plan` prints."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +15,7 @@ from rich.text import Text
 from .advice import hints, largest_batches
 from .costs import USABLE, Plan
 from .run import REMOTE_JUDGES
-from .words import duration, gib
+from .words import duration, gib, run_words
 
 
 def record(plan: Plan) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def record(plan: Plan) -> dict[str, Any]:
         },
         "in_all": {
             "rounds": plan.run.rounds,
+            "optimizer_steps": plan.run.optimizer_steps,
             **{f"tokens_{name}": count for name, count in plan.tokens._asdict().items()},
             "judge_calls": plan.judge_calls,
             "flop": plan.flop,
@@ -42,18 +45,28 @@ def record(plan: Plan) -> dict[str, Any]:
     }
 
 
-def print_plans(console: Console, plans: list[Plan], notes: list[str]) -> None:
-    """Prints one plan in full, or several strategies beside each other."""
+def print_plans(
+    console: Console, plans: list[Plan], notes: Iterable[str] = (), remarks: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """
+    Prints one plan in full, or several strategies beside each other.
+
+    Args:
+        console ([`~rich.console.Console`]): where.
+        plans (`list[Plan]`): of the same run.
+        notes (`Iterable[str]`, *optional*): what was assumed besides.
+        remarks (`Mapping[str, str]`, *optional*): what is said behind a line, as [`remarks_on`] has it.
+    """
     first = plans[0]
     run = first.run
     grid = Table.grid(padding=(0, 2))
     for term, fact in {
         "model": f"{first.model.name}, {first.model.parameters:,} parameters",
-        "run": f"{run.algorithm}, {_trained(first)}, {run.rounds:,} rounds of {run.prompts_per_round:,} prompts, "
-        f"{run.num_generations} completions each",
+        "run": f"{run.algorithm}, {_trained(first)}",
+        **run_words(run, run.rounds, run.optimizer_steps),
         "hardware": f"{run.num_processes} x {first.device.memory:.0f} GiB",
     }.items():
-        grid.add_row(Text(term, style="dim"), Text(fact))
+        grid.add_row(Text(term, style="dim"), Text(fact + remarks.get(term, "")))
     console.print(grid, "")
     _print_memory(console, plans)
     _print_work(console, first)

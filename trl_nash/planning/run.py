@@ -6,6 +6,7 @@
 import math
 from dataclasses import dataclass
 from inspect import signature
+from typing import Any
 
 from ..algorithms import (
     AVERAGE,
@@ -40,6 +41,17 @@ _DEFINITIONS = METHODS | {
     "sppo": iterative_ipo,
 }
 PLAYED = ("nash-md", "nash-prox")  # whose completions play others, which are not trained on
+UNFITTED = (*PLAYED, "online-ipo", "iterative-ipo")  # whose trainers want no round of many optimizer steps
+# Of the commands' defaults those that differ from ONPO's, which are those of `Run`.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "comal": {"num_generations": 5},
+    "inpo": {"num_generations": 8},
+    "mnpo": {"num_generations": 5},
+    "mpo": {"reference_rounds": 10},
+    "nash-prox": {"reference_rounds": 100},
+    "online-ipo": {"mixture_coef": 0.0},
+    "sppo": {"num_generations": 5},
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Run:
     num_generations: int = 2
     num_iterations: int = 1
     rounds: int = 10
+    max_steps: int | None = None  # optimizer steps after which a run ends, within a round if need be
     steps_per_generation: int = 1
     gradient_accumulation_steps: int = 1
     per_device_train_batch_size: int = 8
@@ -114,7 +127,7 @@ class Run:
         return self.per_device_train_batch_size * self.num_generations
 
     @property
-    def generation_prompts(self) -> int:
+    def generation_chunk(self) -> int:
         """Prompts in one call of the generator on a device, which has no more of them than its part of a round."""
         chunk = self.per_device_generation_batch_size or self.per_device_train_batch_size
         return min(chunk, self.per_device_train_batch_size * self.steps_per_generation)
@@ -144,7 +157,21 @@ class Run:
     @property
     def fit_passes(self) -> int:
         """Passes over a round's rows that train."""
-        return self.num_iterations * len(self.fits_of(self.past(0)))
+        return self.num_iterations * self.fits_per_round
+
+    @property
+    def fits_per_round(self) -> int:
+        return len(self.fits_of(self.past(0)))
+
+    @property
+    def optimizer_steps_per_round(self) -> int:
+        return max(1, self.steps_per_generation * self.fit_passes // self.gradient_accumulation_steps)
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Of the run."""
+        steps = self.rounds * self.optimizer_steps_per_round
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
     @property
     def plays_mixture(self) -> bool:

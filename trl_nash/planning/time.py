@@ -4,7 +4,6 @@
 """Tokens, floating-point operations (FLOP) and time of a run, on devices whose peak rates are known."""
 
 import math
-import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,11 +73,6 @@ class Tokens(NamedTuple):
     trained: int
 
 
-def machine_memory() -> float:
-    """GiB of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-
-
 def tokens(run: Run, scorings: float) -> Tokens:
     """Tokens of a round with that many scorings."""
     rows = run.prompts_per_round * run.num_generations
@@ -146,7 +140,7 @@ def scoring_flop(model: ModelSizes, run: Run, rows: int) -> float:
 
 def generation_flop(model: ModelSizes, run: Run, rows: int) -> float:
     """Prompts, each of them read once for its K completions, then token by token."""
-    prompt, completion = run.mean_prompt, decoded(run, run.generation_prompts * run.num_generations)
+    prompt, completion = run.mean_prompt, decoded(run, run.generation_chunk * run.num_generations)
     positions = completion * (prompt + completion / 2)  # that are attended to
     flop = prefill_flop(model, run, rows / run.num_generations) + 2 * rows * completion * model.active
     return flop + 4 * model.layers * rows * positions * model.attention + head_flop(model, rows * completion)
@@ -233,7 +227,7 @@ def generation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed
     """Seconds in which each device samples its part of a round."""
     prompts = run.prompts_per_round / run.num_processes
     samplings = run.completions / run.num_generations + run.plays_mixture  # of the mixture, by each of its policies
-    return sampling_seconds(model, run, device, speed, prompts, samplings, run.generation_prompts)
+    return sampling_seconds(model, run, device, speed, prompts, samplings, run.generation_chunk)
 
 
 def sampling_seconds(

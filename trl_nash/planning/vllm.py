@@ -18,7 +18,7 @@ def pushes(run: Run) -> int:
     if not run.use_vllm:
         return 0
     if run.algorithm in PLAYED and run.fits_of(run.past(1))[0].pairs_from:
-        return 2 * math.ceil(run.prompts_per_round / run.num_processes / run.generation_prompts)
+        return 2 * math.ceil(run.prompts_per_round / run.num_processes / run.generation_chunk)
     return run.samplings
 
 

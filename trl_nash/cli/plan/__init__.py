@@ -39,6 +39,8 @@ def run(argv: list[str]) -> int:
     runs = check(options)
     from ...planning.costs import Plan
     from ...planning.report import print_plans, record
+    from ...planning.sizes import generation_batch
+    from ...planning.words import remarks_on
 
     model = load_model(options)
     if options.use_peft and not model.adapted(runs[0].lora_target_modules):
@@ -46,12 +48,17 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"--lora_target_modules name no layer of {model.name}: there are {names}, or all-linear.")
     device, speed = hardware(options)
     plans = [Plan(model, one, device, speed) for one in runs]
+    if options.per_device_generation_batch_size is None:
+        calls = [generation_batch(plan.model, plan.run, plan.limit) for plan in plans]
+        plans = [plan.having(per_device_generation_batch_size=call) for plan, call in zip(plans, calls, strict=True)]
     if options.json:
         print(json.dumps([record(plan) for plan in plans], indent=1))
         return 0
     from rich.console import Console
 
-    print_plans(Console(highlight=False), plans, options.notes)
+    chosen = {name for name, value in vars(options).items() if value is not None}
+    remarks = remarks_on(plans[0].run, chosen, options.max_steps)
+    print_plans(Console(highlight=False), plans, options.notes, remarks)
     return 0
 
 
@@ -149,7 +156,8 @@ def hardware(options: argparse.Namespace):
     Raises:
         UsageError: If no such device is known.
     """
-    from ...planning.time import DEVICES, Speed, machine_memory
+    from ...planning.machine import machine_memory
+    from ...planning.time import DEVICES, Speed
 
     names = {name.lower(): name for name in DEVICES}
     name = names.get(options.device.lower())

@@ -4,26 +4,17 @@
 """From the options of `trl-nash plan` to the runs that they describe."""
 
 import argparse
+import json
 import math
+from dataclasses import replace
 
-from ...algorithms import Past
-from ...planning.evaluation import evaluation_prompts, evaluations
+from ...planning.config import length_of, run_of
+from ...planning.evaluation import evaluations, held_out_count
 from ...planning.judge import judge_of
-from ...planning.run import PLAYED, SHARDED, STRATEGIES, Run
+from ...planning.run import PLAYED, SHARDED, STRATEGIES, UNFITTED, Run
+from ...planning.sizes import fitted_round
 from ...usage import UsageError
 from .options import OWN, STRATEGY_OF
-
-
-# Of the commands' defaults those that differ from ONPO's, which are those of `Run`.
-_DEFAULTS = {
-    "comal": {"num_generations": 5},
-    "inpo": {"num_generations": 8},
-    "mnpo": {"num_generations": 5},
-    "mpo": {"reference_rounds": 10},
-    "nash-prox": {"reference_rounds": 100},
-    "online-ipo": {"mixture_coef": 0.0},
-    "sppo": {"num_generations": 5},
-}
 
 
 def check(options: argparse.Namespace) -> list[Run]:
@@ -56,47 +47,29 @@ def check(options: argparse.Namespace) -> list[Run]:
     if "adam" not in options.optim:
         raise UsageError(f"--optim {options.optim}: only AdamW and its 8-bit and paged kinds can be planned.")
     if options.dtype == "auto":
-        options.dtype = "bfloat16"
         options.notes.append("dtype auto is bfloat16")
-    strategies = _strategies(options)
+    judge = judge_of(_judges(options), _judge_kwargs(options), options.judge_parameters)
+    options.notes += judge.notes
     steps = _steps_per_generation(options)
-    kind, orders = judge_of(options)
-    names = {name for name in Run.__dataclass_fields__ if getattr(options, name, None) is not None}
-    values = {name: getattr(options, name) for name in names} | {
-        "steps_per_generation": steps,
-        "judge": kind,
-        "judge_orders": orders,
-    }
-    values = _DEFAULTS.get(options.algorithm, {}) | values
-    if options.history_weights is not None:
-        values["history_weights"] = tuple(options.history_weights)
-    if options.lora_target_modules is not None:
-        values["lora_target_modules"] = tuple(options.lora_target_modules)
-    if options.mixture_coef is not None:
-        values["mixture_coef"] = max(options.mixture_coef)
-    if options.pair_selection == "tournament" and values["num_generations"] < 3:
-        raise UsageError("--pair_selection tournament needs --num_generations of at least 3.")
-    prompts = options.per_device_train_batch_size * steps * options.num_processes
-    optimizer_steps = _optimizer_steps(options, steps)
-    rounds, held_out = _rounds(options, prompts, optimizer_steps)
-    values |= {"rounds": rounds, "evaluation_prompts": held_out}
-    values["evaluations"] = evaluations(options, rounds * optimizer_steps)
     runs = []
-    for strategy in strategies:
-        half = strategy != "cpu" if options.bf16 is None and not options.fp16 else bool(options.bf16)
-        precision = "fp16" if options.fp16 else "bf16" if half else "fp32"
-        run = Run(**values | {"strategy": strategy, "precision": precision})
-        if strategy in SHARDED and run.plays_mixture and not run.use_peft:
+    for strategy in _strategies(options):
+        one = argparse.Namespace(**vars(options))
+        one.bf16 = strategy != "cpu" and not options.fp16 if options.bf16 is None else options.bf16
+        runs.append(run_of(options.algorithm, one, one, judge=judge, strategy=strategy, steps_per_generation=steps))
+    if options.pair_selection == "tournament" and runs[0].num_generations < 3:
+        raise UsageError("--pair_selection tournament needs --num_generations of at least 3.")
+    for run in runs:
+        if run.strategy in SHARDED and run.plays_mixture and not run.use_peft:
             raise UsageError(
-                f"{run.algorithm} cannot run two policies at once under {strategy}: add --use_peft or "
+                f"{run.algorithm} cannot run two policies at once under {run.strategy}: add --use_peft or "
                 "--mixture_coef 0."
             )
         if run.use_vllm and run.plays_mixture:
             raise UsageError("vLLM samples from no mixture of two policies: --mixture_coef is 0 or 1 with it.")
-        if strategy == "zero3" and (run.load_in_4bit or run.load_in_8bit):
+        if run.strategy == "zero3" and (run.load_in_4bit or run.load_in_8bit):
             raise UsageError("transformers cannot take quantised weights apart under zero3: plan zero2 or ddp.")
-        runs.append(run)
-    return runs
+    found = _length(options, runs[0])
+    return [replace(run, **found) for run in runs]
 
 
 def _strategies(options: argparse.Namespace) -> list[str]:
@@ -127,12 +100,13 @@ def _steps_per_generation(options: argparse.Namespace) -> int:
                 f"--generation_batch_size {options.generation_batch_size} must be a multiple of "
                 f"--per_device_train_batch_size times the devices, {per_step}."
             )
-    if steps * options.num_iterations % accumulation:
+    passes = options.num_iterations or 1
+    if steps * passes % accumulation:
         raise UsageError(
-            f"micro-steps of a round ({steps} times --num_iterations {options.num_iterations}) must be a multiple of "
+            f"micro-steps of a round ({steps} times --num_iterations {passes}) must be a multiple of "
             f"--gradient_accumulation_steps {accumulation}."
         )
-    if options.algorithm in PLAYED and steps * options.num_iterations != accumulation:
+    if options.algorithm in PLAYED and steps * passes != accumulation:
         raise UsageError(
             f"{options.algorithm} is on-policy, a round is one optimizer step: leave --num_iterations at 1 and the "
             f"round at --gradient_accumulation_steps, got {steps} micro-steps for {accumulation}."
@@ -140,28 +114,54 @@ def _steps_per_generation(options: argparse.Namespace) -> int:
     return steps
 
 
-def _optimizer_steps(options: argparse.Namespace, steps: int) -> int:
-    """Of a round."""
-    fits = len(Run(algorithm=options.algorithm, fits=options.fits or "one").fits_of(Past(0)))
-    return max(1, steps * options.num_iterations * fits // options.gradient_accumulation_steps)
+def _length(options: argparse.Namespace, run: Run) -> dict[str, int | None]:
+    """How large a round is, how many there are, and what is left out of them to evaluate on."""
+    total, found = options.dataset_size, {}
+    held_out = 0 if total is None else _held_out(options, total, run)
+    chosen = options.steps_per_generation is not None or options.generation_batch_size is not None
+    if not chosen and run.algorithm not in UNFITTED:
+        prompts = None if total is None else total - held_out
+        steps, passes = fitted_round(run, prompts, options.num_iterations, options.max_steps)
+        found = {"steps_per_generation": steps, "num_iterations": passes}
+        run = replace(run, **found)
+    length = length_of(run, options, None if total is None else total - held_out)
+    if options.rounds is not None:
+        length = options.rounds, options.rounds * run.optimizer_steps_per_round
+    if length is None:
+        length = Run.rounds, Run.rounds * run.optimizer_steps_per_round
+        options.notes.append(f"{Run.rounds} rounds: no --rounds, --max_steps or --dataset_size was given")
+    rounds, steps = length
+    if rounds < 1:
+        raise UsageError(f"--dataset_size {total} is less than a round of {run.prompts_per_round:,} prompts.")
+    if total is None:
+        held_out = _held_out(options, rounds * run.prompts_per_round, run)
+        if held_out and options.test_split_size is None:
+            options.notes.append(f"{held_out} prompts held out, of as many as the rounds take (--dataset_size)")
+    counts = {"evaluation_prompts": held_out, "evaluations": evaluations(options, steps)}
+    return found | counts | {"rounds": rounds, "max_steps": steps}
 
 
-def _rounds(options: argparse.Namespace, prompts: int, optimizer_steps: int) -> tuple[int, int]:
-    """The rounds of a run, and how many prompts are left out of them to evaluate on."""
-    rounds = options.rounds
-    if rounds is None and options.max_steps is not None and options.max_steps > 0:
-        rounds = math.ceil(options.max_steps / optimizer_steps)
-    if options.dataset_size is not None:
-        held_out = evaluation_prompts(options, options.dataset_size, prompts)
-        if rounds is None:
-            rounds = math.ceil((options.dataset_size - held_out) // prompts * options.num_train_epochs)
-        if rounds < 1:
-            raise UsageError(f"--dataset_size {options.dataset_size} is less than a round of {prompts:,} prompts.")
-        return rounds, held_out
-    if rounds is None:
-        rounds = 10
-        options.notes.append("10 rounds: no --rounds, --max_steps or --dataset_size was given")
-    held_out = evaluation_prompts(options, rounds * prompts, prompts)
-    if held_out and options.test_split_size is None:
-        options.notes.append(f"{held_out} prompts held out, of as many as the rounds take (--dataset_size)")
-    return rounds, held_out
+def _held_out(options: argparse.Namespace, total: int, run: Run) -> int:
+    """How many of `total` prompts a run is evaluated on, as the training commands divide them."""
+    size = options.test_split_size
+    if size is not None:
+        return min(int(size), total) if size >= 1 else math.ceil(size * total)
+    if options.dataset_test_split is not None:
+        options.notes.append("an evaluation on --dataset_test_split is not counted: give --test_split_size N for it")
+        return 0
+    return held_out_count(total, run.prompts_per_round)
+
+
+def _judges(options: argparse.Namespace) -> list[str]:
+    if options.reward_model_path:
+        return [f"reward:{options.reward_model_path}"]
+    return [spec.get("judge") if isinstance(spec, dict) else spec for spec in options.judge or [] if spec]
+
+
+def _judge_kwargs(options: argparse.Namespace) -> dict | None:
+    if not isinstance(options.judge_kwargs, str):
+        return options.judge_kwargs
+    try:
+        return json.loads(options.judge_kwargs)
+    except ValueError as error:
+        raise UsageError(f"--judge_kwargs must be JSON: {error} in {options.judge_kwargs!r}.") from None

@@ -6,6 +6,8 @@
 import argparse
 
 from ...planning.run import STRATEGIES
+from ...planning.words import number_of
+from ..options import ALIASES
 
 
 ALGORITHMS = (
@@ -26,14 +28,6 @@ OWN = {
 # The profiles of --accelerate_config.
 PROFILES_OF_DDP = ("multi_gpu", "single_gpu", "multi_node")
 STRATEGY_OF = dict.fromkeys(PROFILES_OF_DDP, "ddp") | {name: name for name in STRATEGIES if name != "ddp"}
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-
-
-def number_of(text: str) -> int:
-    """`7B` is 7,000,000,000."""
-    text = text.strip().upper()
-    unit = text[-1:] if text[-1:] in _UNITS else ""
-    return int(float(text.removesuffix(unit) if unit else text) * _UNITS[unit])
 
 
 def gibibytes(text: str) -> float:
@@ -119,10 +113,10 @@ def _add_training(group) -> None:
     whole("num_generations", None, "K, completions per prompt (default: the command's)")
     whole("per_device_train_batch_size", 8, "prompts in a micro-step")
     whole("gradient_accumulation_steps", 1, "micro-steps of an optimizer step")
-    whole("generation_batch_size", None, "prompts in a round over all devices")
+    whole("generation_batch_size", None, "prompts in a round over all devices (default: the command's)")
     whole("steps_per_generation", None, "or micro-steps in a round")
-    whole("per_device_generation_batch_size", None, "prompts in a call of the generator")
-    whole("num_iterations", 1, "passes over a round")
+    whole("per_device_generation_batch_size", None, "prompts in a call of the generator (default: what fits)")
+    whole("num_iterations", None, "passes over a round (default: 1, or what a round of few prompts needs)")
     whole("rounds", None, "rounds of the run")
     whole("max_steps", None, "or its optimizer steps")
     whole("dataset_size", None, "or the prompts of the data set, with --num_train_epochs")
@@ -148,6 +142,7 @@ def _add_training(group) -> None:
     whole("completion_length", None, "mean, for tokens and time (default: the longest)")
     group.add_argument(
         "--dtype",
+        *(f"--{alias}" for alias, name in ALIASES.items() if name == "dtype"),
         choices=("float32", "bfloat16", "float16", "auto"),
         default="float32",
         help="of the weights (default: %(default)s)",
@@ -176,7 +171,7 @@ def _add_judge(group) -> None:
     group.add_argument("--judge_kwargs", metavar="JSON", help="its arguments, of which `order` counts")
     group.add_argument("--reward_model_path", metavar="MODEL", help="or a reward model")
     group.add_argument(
-        "--judge_parameters", type=number_of, default=0, metavar="N", help="size of a local judge, 8B (in 16 bits)"
+        "--judge_parameters", type=number_of, default=0, metavar="N", help="size of a local judge (in 16 bits), as 8B"
     )
     group.add_argument(
         "--judge_rate",

@@ -50,6 +50,12 @@ def _lack_of(checkpoint: Path) -> str | None:
     return "it holds a model and no state of a run, as `save_only_model` and other trainers save it"
 
 
+def round_of(checkpoint: Path) -> dict[str, int] | None:
+    """How large the rounds of a run are: "prompts" and "optimizer steps"; `None` of another trainer's checkpoint."""
+    file = checkpoint / "nash" / "round.json"
+    return json.loads(file.read_text(encoding="utf-8"))["round"] if file.is_file() else None
+
+
 def how_to_go_on(which: str, save_only_model: bool) -> str:
     """From what a run that stopped can go on: the end of a sentence."""
     return f"start a new run from {which} saved model" if save_only_model else f"resume from {which} checkpoint"

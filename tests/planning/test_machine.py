@@ -1,13 +1,14 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How a dry run names this machine and its distribution to `trl-nash plan`. What it checks is in test_train.py."""
+"""How a plan names this machine and its distribution."""
 
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from trl_nash.cli import dry_run
+from trl_nash.planning import machine
 from trl_nash.usage import UsageError
 
 
@@ -26,14 +27,14 @@ from trl_nash.usage import UsageError
 def test_devices(name, known, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: name)
-    assert dry_run._known_device() == known
+    assert machine.known_device() == known
 
 
 def test_a_device_that_nobody_knows(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Abacus 9")
     with pytest.raises(UsageError, match="knows no Abacus 9: give it --memory, --tflops and --bandwidth"):
-        dry_run._known_device()
+        machine.known_device()
 
 
 @pytest.mark.parametrize(
@@ -47,12 +48,9 @@ def test_a_device_that_nobody_knows(monkeypatch):
 def test_strategies(environment, strategy, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert dry_run._strategy(SimpleNamespace(fsdp=None, deepspeed=None)) == strategy
+    assert machine.strategy_here(settings(torch.device("cuda"))) == strategy
+    assert machine.strategy_here(settings(torch.device("cpu"))) == "cpu"
 
 
-def test_steps_of_a_stream():
-    training = SimpleNamespace(optimizer_steps_per_round=2, max_steps=-1, num_train_epochs=1, prompts_per_round=4)
-    assert dry_run.steps_of(training, SimpleNamespace(train=iter([]))) is None
-    assert dry_run.steps_of(training, SimpleNamespace(train=[0] * 11)) == (2, 4)
-    training.max_steps = 3
-    assert dry_run.steps_of(training, SimpleNamespace(train=iter([]))) == (2, 3)
+def settings(device):
+    return SimpleNamespace(device=device, fsdp=None, deepspeed=None)
