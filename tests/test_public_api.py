@@ -5,6 +5,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,11 @@ def test_optional_packages_are_not_needed_to_import_a_trainer():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             assert not optional & {name.split(".")[0] for name in names}, file
+
+
+def test_the_library_knows_no_command_line():
+    package = Path(trl_nash.__file__).parent
+    files = [file for file in package.rglob("*.py") if "cli" not in file.relative_to(package).parts]
+    assert len(files) > 100
+    for file in files:
+        assert not re.search(r"^\s*(from|import) (\.+|trl_nash\.)cli\b", file.read_text(), flags=re.MULTILINE), file

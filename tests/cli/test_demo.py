@@ -15,7 +15,7 @@ import pytest
 from trl_nash.cli import demo
 from trl_nash.cli.demo_data import read_examples
 from trl_nash.cli.demo_judge import TASTES, length_class, quality, three_raters
-from trl_nash.cli.errors import UsageError
+from trl_nash.usage import UsageError
 
 
 SHORT = "Bees make honey."

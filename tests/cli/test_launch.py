@@ -12,8 +12,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from trl_nash.cli import launch, processes
-from trl_nash.cli.errors import UsageError
 from trl_nash.cli.main import main
+from trl_nash.usage import UsageError
 
 
 RUN = ["--model_name_or_path", "m", "--dataset_name", "d", "--judge", "random"]

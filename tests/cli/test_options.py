@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from trl_nash.cli.errors import UsageError
-from trl_nash.cli.options import did_you_mean, read_config, split_options, take_option
+from trl_nash.cli.options import read_config, split_options, take_option
+from trl_nash.usage import UsageError, did_you_mean
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from transformers import TrainingArguments
 
 import trl_nash
 from trl_nash.cli.checks import check_arguments
-from trl_nash.cli.errors import UsageError
 from trl_nash.cli.judge_arguments import JudgeArguments
 from trl_nash.cli.options import ALGORITHMS
 from trl_nash.cli.parser import NashParser
 from trl_nash.cli.unused import NEVER
 from trl_nash.judges import load_judge
+from trl_nash.usage import UsageError
 
 
 REQUIRED = ["--model_name_or_path", "m", "--dataset_name", "d"]

@@ -7,10 +7,10 @@ import re
 import pytest
 
 from trl_nash.cli import hardware, processes, threads
-from trl_nash.cli.errors import UsageError
 from trl_nash.cli.processes import accelerate_config_file, complete_launch_options, launch_parser
 from trl_nash.extras import pip_install
 from trl_nash.trainers.checks import precision
+from trl_nash.usage import UsageError
 
 
 SHIPPED = ("cpu", "single_gpu", "multi_gpu", "multi_node", "zero1", "zero2", "zero3", "fsdp2")

@@ -10,11 +10,11 @@ from anything import VALUES, complaints
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trl_nash.cli.errors import UsageError
 from trl_nash.cli.judge_arguments import JudgeArguments
 from trl_nash.cli.options import apply_config, read_config
 from trl_nash.cli.parser import NashParser
 from trl_nash.cli.processes import launch_parser
+from trl_nash.usage import UsageError
 
 
 SECRET = "sk-fuzz-secret-0123456789"

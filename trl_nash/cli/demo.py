@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..usage import UsageError
 from . import demo_game
 from .demo_data import Example, read_examples
 from .demo_report import Policy, print_answers, print_comparison, progress_bar, show_training
-from .errors import UsageError
 from .options import StrictParser
 
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import UsageError
+from ..usage import UsageError
 
 
 _EMBEDDED = Path(__file__).with_name("demo_prompts.jsonl")

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..usage import UsageError, did_you_mean
 from .demo_game_report import name_of, rows, show_policy, write_files
-from .errors import UsageError
-from .options import did_you_mean
 
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from packaging.version import Version
 from trl_nash import __version__
 
 from ..extras import pip_install
-from .errors import UsageError
+from ..usage import UsageError
 
 
 _PACKAGES = ("trl", "transformers", "torch", "accelerate", "datasets", "huggingface_hub")

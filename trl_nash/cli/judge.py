@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError, is_user_error, report
+from ..usage import UsageError
+from .errors import is_user_error, report
 from .options import StrictParser
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from trl_nash import __version__
 
-from .errors import UsageError, hide_noise, is_user_error, report
-from .options import ALGORITHMS, did_you_mean
+from ..usage import UsageError, did_you_mean
+from .errors import hide_noise, is_user_error, report
+from .options import ALGORITHMS
 
 
 _OTHER_COMMANDS = {

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from ..extras import pip_install
-from .errors import UsageError
+from ..usage import UsageError
 from .hardware import visible_devices
 from .options import read_config
 from .threads import share_cores

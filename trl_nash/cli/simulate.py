@@ -8,8 +8,8 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import UsageError
-from .options import StrictParser, did_you_mean
+from ..usage import UsageError, did_you_mean
+from .options import StrictParser
 
 
 if TYPE_CHECKING:

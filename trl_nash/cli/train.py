@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import trl_nash
 
+from ..usage import UsageError
 from .command import COMMAND, shown_command
-from .errors import UsageError, hide_noise, is_first_process, is_user_error, report
+from .errors import hide_noise, is_first_process, is_user_error, report
 from .held_out import hold_out
 from .options import ALGORITHMS, LORA_LEARNING_RATE
 from .output_folder import give_up
