@@ -23,7 +23,7 @@ PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRL_EXPER
 OWN_BASE := PYTHONPATH="$(CURDIR)/tests/without_experimental$${PYTHONPATH:+:$$PYTHONPATH}"
 OWN_BASE_TESTS := tests/trainers/test_base_class.py tests/trainers/test_dropin.py tests/trainers/test_rounds.py \
 	tests/cli/test_train.py tests/test_trl_contract.py
-OWN_BASE_SLOW_TESTS := tests/trainers tests/cli/test_launch.py tests/cli/test_demo.py
+OWN_BASE_SLOW_TESTS := tests/trainers tests/cli/test_launch.py tests/demo/test_language.py
 # Several processes; a file's tests stay together.
 SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
 

@@ -237,8 +237,9 @@ def plan(monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
-    from trl_nash.cli import demo, demo_game, judge, simulate
+    from trl_nash.cli import demo, judge, simulate
     from trl_nash.cli import plan as plan_command
+    from trl_nash.demo import game
 
     monkeypatch.chdir(tmp_path)  # `check` makes output directories
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
@@ -276,7 +277,7 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
                 case ["trl-nash", "demo", *options]:
                     parsed = demo._parse(options)
                     if parsed.game:
-                        demo_game.check(parsed.game, parsed.algorithms, parsed.rounds, parsed.seeds)
+                        game.check(parsed.game, parsed.algorithms, parsed.rounds, parsed.seeds)
                 case ["trl-nash", command, *_]:
                     assert command in [*COMMANDS, "--help"]
                 case _:

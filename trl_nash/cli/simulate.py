@@ -75,7 +75,7 @@ def simulation_of(options: argparse.Namespace) -> "Simulation":
         UsageError: If an option cannot be used.
         ValueError: If the game or a setting of an algorithm is refused.
     """
-    from ..games.named import load_game
+    from ..games.named import default_start, load_game
     from ..games.simulation import Simulation
 
     check(options)
@@ -268,8 +268,3 @@ def sampling(options: argparse.Namespace) -> dict[str, object] | None:
         return None
     typed = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
     return {"pairs": options.pairs, **typed}
-
-
-def default_start(answers: int) -> list[float]:
-    """Far from the equilibrium of the games of three answers, where a start at it would show nothing; else uniform."""
-    return [0.2, 0.5, 0.3] if answers == 3 else [1 / answers] * answers

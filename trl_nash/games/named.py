@@ -150,6 +150,11 @@ def load_game(spec: str | os.PathLike) -> MatrixGame:
     )
 
 
+def default_start(answers: int) -> list[float]:
+    """Far from the equilibrium of the games of three answers, where a start at it would show nothing; else uniform."""
+    return [0.2, 0.5, 0.3] if answers == 3 else [1 / answers] * answers
+
+
 def _cycle(first: float, second: float, third: float) -> np.ndarray:
     """The matrix of a > b > c > a with these win rates."""
     return np.array([[0.5, first, 1 - third], [1 - first, 0.5, second], [third, 1 - second, 0.5]])

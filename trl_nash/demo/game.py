@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..usage import UsageError, did_you_mean
-from .demo_game_report import name_of, rows, show_policy, write_files
+from .game_report import name_of, rows, show_policy, write_files
 
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def check(game: str, algorithms: Sequence[str], rounds: int, seeds: int) -> Cont
     for name, value in {"rounds": rounds, "seeds": seeds}.items():
         if value < 1:
             raise UsageError(f"--{name} must be at least 1, got {value}.")
-    from ..games.named import load_game
-    from .simulate import default_start
+    from ..games.named import default_start, load_game
 
     matrix = load_game(game)
     return Contest(Path(game).stem, matrix, matrix.policy(default_start(len(matrix))), rounds)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..usage import UsageError
 
 
-_EMBEDDED = Path(__file__).with_name("demo_prompts.jsonl")
+_EMBEDDED = Path(__file__).with_name("prompts.jsonl")
 
 
 class Example(NamedTuple):

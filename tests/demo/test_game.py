@@ -11,8 +11,8 @@ import warnings
 import numpy as np
 import pytest
 
-from trl_nash.cli import demo_game
 from trl_nash.cli.main import main
+from trl_nash.demo import game
 from trl_nash.extras import pip_install
 from trl_nash.games.players import PLAYERS
 
@@ -83,13 +83,13 @@ def test_without_matplotlib_the_numbers_are_saved(tmp_path, capsys, monkeypatch)
 
 
 def test_the_algorithms_offered_are_those_that_play():
-    assert set(demo_game.ALGORITHMS) == set(PLAYERS)
-    assert set(demo_game.DEFAULT_ALGORITHMS) <= set(PLAYERS)
+    assert set(game.ALGORITHMS) == set(PLAYERS)
+    assert set(game.DEFAULT_ALGORITHMS) <= set(PLAYERS)
 
 
 def test_sparkline_is_a_logarithmic_scale():
-    assert demo_game.sparkline([1.0, 10**-1.25, 10**-2.5, 1e-9]) == "█▅▁▁"
-    assert len(demo_game.sparkline(np.geomspace(1, 1e-3, 500))) == 24
+    assert game.sparkline([1.0, 10**-1.25, 10**-2.5, 1e-9]) == "█▅▁▁"
+    assert len(game.sparkline(np.geomspace(1, 1e-3, 500))) == 24
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from trl_nash.cli import demo
-from trl_nash.cli.demo_data import read_examples
-from trl_nash.cli.demo_judge import TASTES, length_class, quality, three_raters
+from trl_nash.demo import language
+from trl_nash.demo.data import read_examples
+from trl_nash.demo.judge import TASTES, length_class, quality, three_raters
 from trl_nash.usage import UsageError
 
 
@@ -75,7 +76,7 @@ def test_win_rate_is_the_mean_over_all_comparisons():
     def judge(prompts, first, second):
         return [float(len(a) > len(b)) for a, b in zip(first, second, strict=True)]
 
-    rate, error = demo.win_rate(judge, ["p", "q"], [["aa", "aa"], ["aa", "a"]], [["a", "a"], ["a", "aa"]])
+    rate, error = language.win_rate(judge, ["p", "q"], [["aa", "aa"], ["aa", "a"]], [["a", "a"], ["a", "aa"]])
     assert rate == 0.75
     assert error == pytest.approx(np.std([1.0, 0.5], ddof=1) / math.sqrt(2))
 
@@ -90,11 +91,11 @@ def test_embedded_prompts_have_answers_of_every_length():
 
 def test_the_demo_leaves_a_model_that_can_be_trained_further(tmp_path, capsys, monkeypatch):
     """Model, tokenizer, card and prompts are saved and load; the table's numbers are those of the comparison."""
-    monkeypatch.setattr(demo, "WARM_UP_STEPS", 3)
-    monkeypatch.setattr(demo, "ANSWERS_PER_PROMPT", 2)
+    monkeypatch.setattr(language, "WARM_UP_STEPS", 3)
+    monkeypatch.setattr(language, "ANSWERS_PER_PROMPT", 2)
     compared = []
-    compare = demo.compare
-    monkeypatch.setattr(demo, "compare", lambda *args: compared.append(compare(*args)) or compared[0])
+    compare = language.compare
+    monkeypatch.setattr(language, "compare", lambda *args: compared.append(compare(*args)) or compared[0])
 
     assert demo.run(["--rounds", "1", "--output_dir", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
@@ -125,7 +126,7 @@ def test_what_it_says_to_type_next_is_a_command(purpose, tmp_path):
 
     from trl_nash.cli.launch import plan_launch
 
-    program, algorithm, *argv = shlex.split(demo.next_commands(str(tmp_path))[purpose])
+    program, algorithm, *argv = shlex.split(language.next_commands(str(tmp_path))[purpose])
     assert program == "trl-nash"
     plan_launch(algorithm, argv)
 
@@ -162,9 +163,9 @@ def test_wrong_options_are_answered_with_a_sentence(argv):
 def test_interrupted(monkeypatch, tmp_path, capsys):
     """Ctrl-C ends the demo with one sentence and exit code 130."""
 
-    def interrupt(*args):
+    def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "_demo", interrupt)
+    monkeypatch.setattr(language, "run_demo", interrupt)
     assert demo.run(["--output_dir", str(tmp_path)]) == 130
     assert "interrupted" in capsys.readouterr().err

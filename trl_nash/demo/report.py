@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .demo_data import Example
+from .data import Example
 
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def print_comparison(console: "Console", examples: list[Example], first: Policy,
 
 def length_shares(texts: list[str]) -> np.ndarray:
     """The shares of short, medium and long answers."""
-    from .demo_judge import length_class
+    from .judge import length_class
 
     return np.bincount([length_class(text) for text in texts], minlength=3) / len(texts)
 

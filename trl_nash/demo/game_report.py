@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from .demo_game import Contest
+    from .game import Contest
 
 
 def rows(contest: "Contest", equilibrium: np.ndarray) -> list[dict[str, object]]:
