@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 from accelerate import PartialState
 
-from trl_nash.cli.data import load_prompts
+from trl_nash.cli.training.data import load_prompts
 from trl_nash.compat import DatasetMixtureConfig
 from trl_nash.generation.prompts import PromptRenderer
 

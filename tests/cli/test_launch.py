@@ -11,8 +11,8 @@ import pytest
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from trl_nash.cli import launch, processes
 from trl_nash.cli.main import main
+from trl_nash.cli.training import launch, processes
 from trl_nash.usage import UsageError
 
 
@@ -98,7 +98,7 @@ def test_the_algorithm_and_its_options_reach_the_training_module(monkeypatch):
     started = []
     monkeypatch.setattr("accelerate.commands.launch.launch_command", started.append)
     assert main(["nash-md", *RUN, "--mixture_coef", "0.5"]) == 0
-    assert (started[0].module, started[0].training_script) == (True, "trl_nash.cli.train")
+    assert (started[0].module, started[0].training_script) == (True, "trl_nash.cli.training.train")
     assert started[0].training_script_args == ["nash-md", *RUN, "--mixture_coef", "0.5"]
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from tiny import build_model, build_tokenizer
 
-from trl_nash.cli import train
-from trl_nash.cli.output_folder import check_output_folder
+from trl_nash.cli.training import train
+from trl_nash.cli.training.output_folder import check_output_folder
 from trl_nash.usage import UsageError
 
 

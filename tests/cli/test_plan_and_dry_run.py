@@ -8,8 +8,8 @@ import re
 import pytest
 from tiny import build_model, build_tokenizer
 
-from trl_nash.cli import train
 from trl_nash.cli.main import main
+from trl_nash.cli.training import train
 
 
 PROMPTS = 500

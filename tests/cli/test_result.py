@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import ModelCard
 
-from trl_nash.cli import train
 from trl_nash.cli.command import COMMAND, shown_command
-from trl_nash.cli.round_lines import round_line
+from trl_nash.cli.training import train
+from trl_nash.cli.training.round_lines import round_line
 from trl_nash.trainers.run.result import result
 
 
@@ -248,7 +248,7 @@ def test_the_command_without_secrets():
 
 
 def test_answers_are_printed_and_not_obeyed():
-    from trl_nash.cli.summary import result_text
+    from trl_nash.cli.training.summary import result_text
     from trl_nash.trainers.run.completions import Verdict
 
     state = SimpleNamespace(log_history=[], global_step=1)

@@ -13,8 +13,9 @@ from datasets import Dataset
 from tiny import build_model, build_tokenizer
 
 import trl_nash
-from trl_nash.cli import main, sizes, threads, train
+from trl_nash.cli import main
 from trl_nash.cli.options import ALGORITHMS
+from trl_nash.cli.training import sizes, threads, train
 from trl_nash.demo.language import next_commands
 from trl_nash.planning.model import load_sizes
 from trl_nash.planning.sizes import FITTED
@@ -104,7 +105,7 @@ def printed() -> dict[str, str]:
     lines = main._HELP.replace("\\\n", " ").splitlines()
     found = {f"--help {n}": line for n, line in enumerate(lines) if line.strip().startswith("trl-nash comal ")}
     found |= {name: line for name, line in next_commands("out").items() if "trl-nash comal" in line}
-    readme = (train.__file__).rsplit("/", 3)[0] + "/README.md"
+    readme = (train.__file__).rsplit("/", 4)[0] + "/README.md"
     if os.path.exists(readme):  # in a checkout
         with open(readme, encoding="utf-8") as file:
             lines = file.read().replace("\\\n", " ").splitlines()

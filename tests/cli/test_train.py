@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from trl_nash.cli import stop_signals, train
-from trl_nash.cli.stop_signals import StopSignals
-from trl_nash.cli.summary import result_text
+from trl_nash.cli.training import stop_signals, train
+from trl_nash.cli.training.stop_signals import StopSignals
+from trl_nash.cli.training.summary import result_text
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 
-from trl_nash.cli import train
+from trl_nash.cli.training import train
 
 
 ANSWERS = {"chosen": "yes a b", "rejected": "yes a c"}

@@ -17,8 +17,8 @@ from tiny import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 
 import trl_nash
-from trl_nash.cli import train
 from trl_nash.cli.main import main
+from trl_nash.cli.training import train
 from trl_nash.judges.pairwise_lm import TEMPLATES, Template
 from trl_nash.judges.question import PROMPTS, QuestionTemplate
 from trl_nash.trainers.run.completions import Verdict, log_verdicts

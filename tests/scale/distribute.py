@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trl_nash.cli.processes import accelerate_config_file
+from trl_nash.cli.training.processes import accelerate_config_file
 
 
 # backend -> the profile that it is launched with

@@ -13,8 +13,8 @@ from ..trainers.checks.refused import check_refused
 from ..trainers.checks.values import check_values
 from ..usage import UsageError
 from .judge_arguments import JudgeArguments
-from .output_folder import check_output_folder
-from .trackers import check_trackers
+from .training.output_folder import check_output_folder
+from .training.trackers import check_trackers
 from .unused import check_unused
 
 

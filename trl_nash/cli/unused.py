@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..data.files import ending_of
 from ..trainers.checks.refused import REFUSED
 from ..usage import UsageError
-from .trackers import trackers_of
+from .training.trackers import trackers_of
 
 
 _SCRIPT = "a training command trains, and evaluates on the prompts that are held out (--test_split_size)"

@@ -98,7 +98,7 @@ def apply_file(parser: argparse.ArgumentParser, file: str) -> None:
     unknown = [name for name in config if name not in spellings]
     if unknown:
         from ..parser import NashParser
-        from ..processes import launch_parser
+        from ..training.processes import launch_parser
 
         trained = {
             action.dest for parser in map(NashParser, ("onpo", "comal", "nash-md")) for action in parser._actions

@@ -7,7 +7,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from ..usage import UsageError
+from ...usage import UsageError
 
 
 DEFAULT = "trainer_output"  # where transformers writes to, if nobody says

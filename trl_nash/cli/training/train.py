@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-The script behind every training command: `accelerate launch -m trl_nash.cli.train ALGORITHM [options]`.
+The script behind every training command: `accelerate launch -m trl_nash.cli.training.train ALGORITHM [options]`.
 
 `trl-nash ALGORITHM` checks the options and starts it; started by hand it reads the same ones.
 """
@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 
 import trl_nash
 
-from ..usage import UsageError
-from .command import COMMAND, shown_command
-from .errors import hide_noise, is_first_process, is_user_error, report
+from ...usage import UsageError
+from ..command import COMMAND, shown_command
+from ..errors import hide_noise, is_first_process, is_user_error, report
+from ..options import ALGORITHMS, LORA_LEARNING_RATE
+from ..reading import read_options
 from .held_out import hold_out
-from .options import ALGORITHMS, LORA_LEARNING_RATE
 from .output_folder import give_up
-from .reading import read_options
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
 from .threads import choose_threads
 
 
 if TYPE_CHECKING:
-    from .arguments import Arguments
+    from ..arguments import Arguments
 
 _LIGHT = {"function", "random", "openai", "hf"}  # judges that load no model here
 
@@ -91,7 +91,7 @@ def read_arguments(algorithm: str, argv: list[str]) -> "Arguments":
         UsageError: If an option is unknown or its value cannot be read.
         ValueError: If the algorithm's config refuses a value.
     """
-    from .arguments import arguments_of
+    from ..arguments import arguments_of
     from .hardware import hardware_options
 
     read = read_options(algorithm, argv)
@@ -120,13 +120,13 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     Returns:
         [`NashTrainer`] or `None`
     """
-    from ..compat import get_peft_config, get_quantization_config
-    from ..data.check import remember
-    from ..generation.prompts import PromptRenderer
-    from ..trainers.checks.ahead import check_columns, check_run
-    from ..trainers.checks.arguments import check_arguments
-    from ..trainers.loading import adapter_config, check_adapter, load_tokenizer
-    from ..trainers.run.checkpoint_files import find_checkpoint
+    from ...compat import get_peft_config, get_quantization_config
+    from ...data.check import remember
+    from ...generation.prompts import PromptRenderer
+    from ...trainers.checks.ahead import check_columns, check_run
+    from ...trainers.checks.arguments import check_arguments
+    from ...trainers.loading import adapter_config, check_adapter, load_tokenizer
+    from ...trainers.run.checkpoint_files import find_checkpoint
     from .data import load_prompts
     from .dry_run import check_model_without_weights, costs
     from .sizes import choose_sizes
@@ -274,7 +274,7 @@ def _report_stop(algorithm: str, trainer, how: str, signals: StopSignals) -> int
 def _how_to_resume(trainer) -> str:
     if trainer is None:
         return "Nothing was trained yet."
-    from ..trainers.run.checkpoint_files import complete_checkpoints
+    from ...trainers.run.checkpoint_files import complete_checkpoints
 
     if trainer.args.save_only_model:
         return "--save_only_model keeps nothing to resume from: start from a saved model with --model_name_or_path."

@@ -7,11 +7,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..planning.words import counted, remarks_on, run_words
+from ...planning.words import counted, remarks_on, run_words
 
 
 if TYPE_CHECKING:
-    from ..trainers.run.completions import Verdict
+    from ...trainers.run.completions import Verdict
 
 _LONGEST_PROMPT = 400  # characters shown of the rendered prompt
 _RESULTS = {
@@ -38,11 +38,11 @@ def plan_text(
     Args:
         algorithm (`str`):
             A key of `ALGORITHMS`.
-        arguments ([`~trl_nash.cli.train.Arguments`]):
+        arguments ([`~trl_nash.cli.training.train.Arguments`]):
             What the options say.
         render ([`~trl_nash.generation.prompts.PromptRenderer`]):
             Renders the first prompt.
-        prompts ([`~trl_nash.cli.data.Prompts`]):
+        prompts ([`~trl_nash.cli.training.data.Prompts`]):
             The data.
         held_out (`str`, *optional*):
             Which of the prompts are held out, or why none are.
@@ -56,8 +56,8 @@ def plan_text(
     Returns:
         `str`
     """
-    from ..data.messages import prompt_of
-    from ..planning.config import length_of
+    from ...data.messages import prompt_of
+    from ...planning.config import length_of
     from .dry_run import rate_of
     from .sizes import count
 
@@ -114,7 +114,7 @@ def result_text(
     Returns:
         `str`
     """
-    from ..trainers.run.result import result
+    from ...trainers.run.result import result
 
     steps = counted(state.global_step, "step")
     done = f"Finished before, after {steps}" if seconds is None else f"Trained {steps} in {seconds:.0f} s"
@@ -135,7 +135,7 @@ def _rows(dataset) -> str:
 
 
 def _shortened(text: str) -> str:
-    from ..trainers.run.completions import printable
+    from ...trainers.run.completions import printable
 
     text = printable(text)
     if len(text) > _LONGEST_PROMPT:

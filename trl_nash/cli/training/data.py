@@ -6,10 +6,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.check import check_row, check_rows
-from ..data.files import load_splits, take_split
-from ..data.prompts import Reading, concatenated, how_to_read, with_prompts
-from .errors import is_first_process
+from ...data.check import check_row, check_rows
+from ...data.files import load_splits, take_split
+from ...data.prompts import Reading, concatenated, how_to_read, with_prompts
+from ..errors import is_first_process
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,20 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..planning.config import run_of
-from ..planning.costs import usable
-from ..planning.judge import judge_of
-from ..planning.machine import memory_here, strategy_here
-from ..planning.model import ModelSizes, load_sizes
-from ..planning.run import UNFITTED, Run
-from ..planning.sizes import fitted_round, generation_batch
-from ..usage import UsageError
+from ...planning.config import run_of
+from ...planning.costs import usable
+from ...planning.judge import judge_of
+from ...planning.machine import memory_here, strategy_here
+from ...planning.model import ModelSizes, load_sizes
+from ...planning.run import UNFITTED, Run
+from ...planning.sizes import fitted_round, generation_batch
+from ...usage import UsageError
 
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..trainers.run.checkpoint_files import Found
+    from ...trainers.run.checkpoint_files import Found
 
 
 def choose_sizes(
@@ -33,7 +33,7 @@ def choose_sizes(
             A key of `ALGORITHMS`.
         arguments ([`~trl_nash.cli.arguments.Arguments`]):
             What the options say. Its `training` is changed.
-        prompts ([`~trl_nash.cli.data.Prompts`]):
+        prompts ([`~trl_nash.cli.training.data.Prompts`]):
             The data.
         path (`str`):
             The model, or that beneath an adapter.
@@ -75,7 +75,7 @@ def choose_sizes(
 
 def _saved_round(run: Run, checkpoint: "Path", passes: int | None) -> tuple[int, int] | None:
     """`steps_per_generation` and `num_iterations` that make rounds like those of a checkpoint, if there are such."""
-    from ..trainers.run.checkpoint_files import round_of
+    from ...trainers.run.checkpoint_files import round_of
 
     if (saved := round_of(checkpoint)) is None:
         return None

@@ -9,14 +9,14 @@ import importlib.util
 import os
 from pathlib import Path
 
-from ..extras import pip_install
-from ..usage import UsageError
+from ...extras import pip_install
+from ...usage import UsageError
+from ..options import read_config
 from .hardware import visible_devices
-from .options import read_config
 from .threads import share_cores
 
 
-TRAINING_MODULE = "trl_nash.cli.train"
+TRAINING_MODULE = "trl_nash.cli.training.train"
 _SHIPPED = importlib.resources.files("trl_nash").joinpath("accelerate_configs")
 _STRATEGY_FLAGS = ("use_deepspeed", "use_fsdp", "use_megatron_lm", "tpu")
 _STRATEGY_TYPES = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")

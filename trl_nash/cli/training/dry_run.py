@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.messages import prompt_of
-from ..usage import UsageError
+from ...data.messages import prompt_of
+from ...usage import UsageError
 from .sizes import count, load_model_sizes
 
 
 if TYPE_CHECKING:
-    from ..planning.run import Run
+    from ...planning.run import Run
 
 _LOOKED_AT = 256  # prompts, for their mean length
 
@@ -30,7 +30,7 @@ def check_model_without_weights(path: str, arguments, peft_config) -> None:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from ..trainers.checks.arguments import check_devices, check_model
+    from ...trainers.checks.arguments import check_devices, check_model
 
     training, model = arguments.training, arguments.model
     check_devices(training)
@@ -45,20 +45,20 @@ def costs(run: "Run", path: str, arguments, render, prompts) -> dict[str, str]:
     What `trl-nash plan` has to say of the run on this machine.
 
     Args:
-        run ([`Run`]): what [`~trl_nash.cli.sizes.choose_sizes`] returned.
+        run ([`Run`]): what [`~trl_nash.cli.training.sizes.choose_sizes`] returned.
         path (`str`): of the model, without its adapter.
         arguments ([`~trl_nash.cli.arguments.Arguments`]): what the options say.
         render ([`PromptRenderer`]): of the run.
-        prompts ([`~trl_nash.cli.data.Prompts`]): the data.
+        prompts ([`~trl_nash.cli.training.data.Prompts`]): the data.
 
     Returns:
         `dict[str, str]`: lines by their headings.
     """
-    from ..planning.config import length_of
-    from ..planning.costs import Plan
-    from ..planning.evaluation import evaluations
-    from ..planning.machine import device_here
-    from ..planning.words import duration, gib
+    from ...planning.config import length_of
+    from ...planning.costs import Plan
+    from ...planning.evaluation import evaluations
+    from ...planning.machine import device_here
+    from ...planning.words import duration, gib
 
     training = arguments.training
     length = length_of(training, training, count(prompts.train))

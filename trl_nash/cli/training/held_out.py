@@ -6,7 +6,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..planning.evaluation import held_out_count
+from ...planning.evaluation import held_out_count
 
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def hold_out(prompts: "Prompts", training, *, none: bool = False) -> tuple["Prom
     Sets some of the training prompts aside, the same ones for the same seed, unless there are others to evaluate on.
 
     Args:
-        prompts ([`~trl_nash.cli.data.Prompts`]): what was read.
+        prompts ([`~trl_nash.cli.training.data.Prompts`]): what was read.
         training ([`NashConfig`]): its `seed`, and how many prompts a round takes.
         none (`bool`, *optional*, defaults to `False`): whether the user wants them all trained on.
 

@@ -14,10 +14,10 @@ import signal
 import subprocess
 from typing import Any
 
-from .command import COMMAND, shown_command
-from .errors import is_user_error, report
-from .options import take_option
-from .reading import read_options
+from ..command import COMMAND, shown_command
+from ..errors import is_user_error, report
+from ..options import take_option
+from ..reading import read_options
 
 
 def run(algorithm: str, argv: list[str]) -> int:
@@ -37,7 +37,7 @@ def run(algorithm: str, argv: list[str]) -> int:
         UsageError: If an option is unknown, misses its value or has one of the wrong kind.
     """
     if asked := {"-h", "--help", "--help-all", "--help_all"} & set(argv):
-        from .parser import NashParser
+        from ..parser import NashParser
 
         print(NashParser(algorithm).format_help(everything=not asked <= {"-h", "--help"}), end="")
         return 0
@@ -57,7 +57,7 @@ def plan_launch(algorithm: str, argv: list[str]) -> tuple[list[str], list[str]]:
             What was typed after it.
 
     Returns:
-        `tuple[list[str], list[str]]`: Options of `accelerate launch` and of `trl_nash.cli.train`.
+        `tuple[list[str], list[str]]`: Options of `accelerate launch` and of `trl_nash.cli.training.train`.
 
     Raises:
         UsageError: If anything in them cannot be run.
@@ -81,7 +81,7 @@ def launch(launch_args: list[str], script_args: list[str]) -> int:
         launch_args (`list[str]`):
             Its options.
         script_args (`list[str]`):
-            The algorithm and the options of `trl_nash.cli.train`.
+            The algorithm and the options of `trl_nash.cli.training.train`.
 
     Returns:
         `int`: The exit code of the first process that failed, 0 if none did.
