@@ -51,10 +51,14 @@ def test_trains_saves_and_says_so(tmp_path, capsys, options, algorithm):
 
 
 def test_continues_from_the_last_checkpoint(capsys, options):
+    """Of a run of 2 steps, which are a whole round; one that goes on keeps its rounds."""
     argv = ["comal", *options, "--judge", "random"]
     assert train.main(argv) == 0
+    said = capsys.readouterr().out
+    assert "then 2 optimizer steps (whole rounds of --max_steps 2; " in said and "round 1/1 |" in said
     assert train.main([*argv, "--max_steps=3", "--resume_from_checkpoint", "true"]) == 0
-    assert "Trained 3 steps in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "then 2 optimizer steps (" in said and "Trained 3 steps in" in said
 
 
 def test_lora_and_a_judge_of_the_users(tmp_path, monkeypatch, options):
