@@ -21,9 +21,8 @@ PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRL_EXPER
 
 # TRL as it may be one day, without trl.experimental, and the tests of what stands on our own base class then.
 OWN_BASE := PYTHONPATH="$(CURDIR)/tests/without_experimental$${PYTHONPATH:+:$$PYTHONPATH}"
-OWN_BASE_TESTS := tests/trainers/test_base_class.py tests/trainers/test_dropin.py tests/trainers/test_rounds.py \
-	tests/cli/test_train.py tests/test_trl_contract.py
-OWN_BASE_SLOW_TESTS := tests/trainers tests/cli/test_launch.py tests/demo/test_language.py
+OWN_BASE_TESTS := tests/trainers tests/cli/test_train.py tests/cli/test_launch.py tests/demo/test_language.py \
+	tests/test_trl_contract.py
 # Several processes; a file's tests stay together.
 SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -36,14 +35,13 @@ help: ## Show this list
 demo: $(VENV)/.installed ## Install, then train a small model on the CPU (trl-nash demo)
 	@$(BIN)/trl-nash demo $(DEMO_ARGS)
 
-test: $(VENV)/.installed-test ## Install, then run the tests, and some of them without trl.experimental
+test: $(VENV)/.installed-test ## Install, then run the tests, and those of trainers without trl.experimental
 	@$(PYTEST) $(SPREAD)
 	@echo "Once more, without trl.experimental ..."
 	@$(OWN_BASE) $(PYTEST) $(SPREAD) $(OWN_BASE_TESTS)
 
-slow: $(VENV)/.installed-test ## Run the slow tests, and all of trainers without trl.experimental
+slow: $(VENV)/.installed-test ## Run the slow tests
 	@$(PYTEST) -m "slow and not gpu and not network"
-	@$(OWN_BASE) $(PYTEST) $(SPREAD) $(OWN_BASE_SLOW_TESTS)
 
 coverage: $(VENV)/.installed-test ## Run the tests with coverage, of which there must be 90 %
 	@$(PYTEST) $(SPREAD) --cov --cov-report=term
