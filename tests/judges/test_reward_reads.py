@@ -7,6 +7,7 @@ the model's own forward on one text at a time, with its config as it came.
 """
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +148,54 @@ def test_a_tokenizer_that_can_do_neither_is_refused_when_it_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="has no chat template, and no separator .* set `tokenizer.chat_template`"):
         load_judge(f"reward:{tmp_path}")
     assert np.isfinite(load_judge(f"reward:{tmp_path}", raw_prompts=True).rewards([PROMPT], ["yes"])).all()
+
+
+# Where the reward is
+
+
+class Gated(LlamaForSequenceClassification):
+    """As ArmoRM: many objectives, and a score of them all in the output; here their mean. The logits are 1-D."""
+
+    attribute = "score"
+
+    def forward(self, **inputs):
+        scores = super().forward(**inputs).logits.mean(-1)
+        return SimpleNamespace(**{"logits": torch.zeros_like(scores), self.attribute: scores})
+
+
+class Flat(Gated):
+    attribute = "logits"
+
+
+class Several(Gated):
+    def forward(self, **inputs):
+        return LlamaForSequenceClassification.forward(self, **inputs)
+
+
+@pytest.mark.parametrize("model_class", [Gated, Flat])
+def test_rewards_that_are_a_score_or_of_one_dimension(model_class):
+    tokenizer, plain = build_tokenizer(), build_classifier("llama", num_labels=3)
+    model = model_class(plain.config)
+    model.load_state_dict(plain.state_dict())
+    expected = []
+    for answer in ANSWERS:
+        ids = torch.tensor([as_rendered(tokenizer, spoken(PROMPT, answer))["input_ids"]])
+        expected.append(plain(input_ids=ids).logits.mean().item())
+    judge = RewardJudge(model, reward_processing_classes=tokenizer)
+    np.testing.assert_allclose(judge.rewards([PROMPT] * 3, ANSWERS), expected, atol=1e-5)
+
+
+def test_scores_that_are_no_reward():
+    model = Several(build_classifier("llama", num_labels=3).config)
+    judge = RewardJudge(model, reward_processing_classes=build_tokenizer())
+    with pytest.raises(ValueError, match=r"gives scores of shape \(3, 3\) for 3 texts"):
+        judge.rewards([PROMPT] * 3, ANSWERS)
+
+
+def test_contents_in_parts():
+    judge = RewardJudge(build_classifier(), reward_processing_classes=build_tokenizer()).reward_funcs[0]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a b"}, {"type": "text", "text": " c"}]}]
+    assert judge([parts], ["yes"]) == judge([PROMPT], ["yes"])
 
 
 # Padding

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from .base import Abstained, PairwiseJudge, Prompt
+from .base import Abstained, PairwiseJudge, Prompt, joined
 from .local import LocalModel
 from .store import as_store
 from .text import Message, Neutraliser, as_messages
@@ -165,7 +165,7 @@ class GPMJudge(PairwiseJudge):
         """
         answer = {"role": "assistant", "content": self.neutralise(completion)}
         if not isinstance(prompt, str) and self.local.takes_system:
-            whole = self.neutralise.messages(prompt)
+            whole = self.neutralise.messages(joined(prompt))
             ids = self._tokens([*whole, answer])
             if self.local.fits(ids):
                 return self._ended(ids, whole)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from .base import Abstained, Prompt
+from .base import Abstained, Prompt, joined
 from .local import LocalModel, pad
 from .question import as_text
 from .text import PROBE, Message, Neutraliser, as_messages
@@ -26,15 +26,15 @@ class Row(NamedTuple):
 
 class RewardModel:
     """
-    A sequence classifier with its own tokenizer as a reward function. A text that is too long for it even without the
-    prompt gets [`Abstained`] for a reward.
+    A sequence classifier with its own tokenizer as a reward function. The reward is the output's `score` if there is
+    one, and its logit otherwise. A text that is too long for it even without the prompt gets [`Abstained`].
 
     Prompt and completion are rendered with the tokenizer's chat template. Without one, a tokenizer that puts a
     separator between two texts (`[CLS] question [SEP] answer [SEP]`) reads them as such a pair.
 
     Args:
         model (`str` or `nn.Module`):
-            Path or hub id, or the model itself. The reward is its only logit.
+            Path or hub id, or the model itself.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's tokenizer; loaded from where the model came from by default.
         raw_prompts (`bool`, *optional*, defaults to `False`):
@@ -60,7 +60,8 @@ class RewardModel:
         )
         self.model, self.tokenizer = self.local.model, self.local.tokenizer
         self.__name__ = self.model.config._name_or_path or type(self.model).__name__
-        if self.model.config.num_labels != 1:
+        # What code from elsewhere does with labels is its own matter: its output must be one number for each text.
+        if self.model.config.num_labels != 1 and type(self.model).__module__.startswith("transformers."):
             raise ValueError(
                 f"The reward model {self.__name__} ({type(self.model).__name__}) has {self.model.config.num_labels} "
                 f"labels; a reward model is a sequence classifier with one (`num_labels=1`)."
@@ -95,7 +96,7 @@ class RewardModel:
             return (prompt + answer,)
         if self._reads_pairs:
             return as_text(as_messages(prompt)), answer
-        messages = as_messages(prompt) if isinstance(prompt, str) else prompt
+        messages = as_messages(prompt) if isinstance(prompt, str) else joined(prompt)
         return (self.local.render([*messages, {"role": "assistant", "content": answer}]),)
 
     def _encode(self, texts: tuple[str, ...]) -> Row:
@@ -125,7 +126,14 @@ class RewardModel:
         if types[0] is not None:
             inputs["token_type_ids"] = pad(types, "right")["input_ids"].to(input_ids)
         with padded(self.model, input_ids, attention_mask) as input_ids:
-            return self.model(input_ids=input_ids, **inputs).logits[:, 0]
+            output = self.model(input_ids=input_ids, **inputs)
+        scores = output.score if getattr(output, "score", None) is not None else output.logits
+        if scores.numel() != len(input_ids):
+            raise ValueError(
+                f"The reward model {self.__name__} gives scores of shape {tuple(scores.shape)} for {len(input_ids)} "
+                f"texts; a reward is one number for each."
+            )
+        return scores.reshape(-1)
 
 
 def separates_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
