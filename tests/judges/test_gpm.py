@@ -96,6 +96,49 @@ def test_first_turn_of_a_dialogue_weighs_the_blocks(folder):
     assert judge([DIALOGUE], ["red"], ["blue"])[0] == pytest.approx(sigmoid((R @ v @ w).item() / 0.1), abs=1e-5)
 
 
+SYSTEM = [{"role": "system", "content": "one two"}, {"role": "user", "content": "a b"}]
+QWEN_TEMPLATE = (  # a system turn of its own where there is none
+    "{% if messages[0]['role'] != 'system' %}<|start_header_id|>system\nthree<|eot_id|>\n{% endif %}"
+    "{% for m in messages %}<|start_header_id|>{{ m['role'] }}\n{{ m['content'] }}<|eot_id|>\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, QWEN_TEMPLATE], ids=["llama3", "qwen"])
+def test_a_system_message_keeps_its_role(folder, template):
+    """As the authors render it: all messages as they are, and the prompt's end is that of the first one alone."""
+    tokenizer = build_llama3_tokenizer(*filter(None, [template]))
+    judge = GPMJudge(folder, tokenizer=tokenizer)
+
+    def render(messages):
+        return tokenizer.decode(tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"])
+
+    texts = [render([*SYSTEM, {"role": "assistant", "content": text}]) for text in ("red", "blue")]
+    assert all("system" in text and "one two<|eot_id|>" in text for text in texts)
+    eos = tokenizer.eos_token  # in place of the last token, a newline in Qwen's template
+    (v, R), (w, _) = (by_hand(folder, text.removesuffix("\n").removesuffix(eos) + eos * (1 + text.endswith("\n")),
+                              render(SYSTEM[:1])) for text in texts)  # fmt: skip
+    assert judge([SYSTEM], ["red"], ["blue"])[0] == pytest.approx(sigmoid((R @ v @ w).item() / 0.1), abs=1e-5)
+
+
+@pytest.mark.parametrize("refusal", ["{{ raise_exception('no system') }}", ""], ids=["refused", "dropped"])
+def test_a_template_without_a_system_gets_it_with_the_user(folder, refusal):
+    """Gemma's raises, others write nothing."""
+    tokenizer = build_llama3_tokenizer()
+    loop = "{% for m in messages %}"
+    body = tokenizer.chat_template.partition(loop)[2]
+    tokenizer.chat_template = f"{loop}{{% if m['role'] == 'system' %}}{refusal}{{% else %}}" + body.replace(
+        "{% endfor %}", "{% endif %}{% endfor %}"
+    )
+    judge = GPMJudge(folder, tokenizer=tokenizer)
+    assert judge.encode(SYSTEM, "red") == judge.encode([{"role": "user", "content": "one two\n\na b"}], "red")
+
+
+def test_a_system_message_is_cut_with_the_first_turn(folder):
+    whole = len(GPMJudge(folder).encode(SYSTEM, "red")[0])
+    judge = GPMJudge(folder, max_length=whole - 9)
+    assert judge.encode(SYSTEM, "red") == judge.encode("two\n\na b", "red") != GPMJudge(folder).encode(SYSTEM, "red")
+
+
 def test_each_completion_costs_one_forward(folder):
     judge = GPMJudge(folder, tokens_per_batch=1)
     calls = []

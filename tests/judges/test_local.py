@@ -142,11 +142,12 @@ def test_quantised_models(folder, model_kwargs):
     """NF4 for the layers; the head that gives the answer stays as it is. Close to the model, and not the model."""
     from bitsandbytes.nn import Linear4bit
 
-    judge = PairwiseLMJudge(folder, device="cpu", model_kwargs=model_kwargs)
+    options = {"template": "rlhflow", "device": "cpu"}
+    judge = PairwiseLMJudge(folder, model_kwargs=model_kwargs, **options)
     projection = judge.local.model.model.layers[0].self_attn.q_proj
     assert isinstance(projection, Linear4bit) and projection.weight.quant_type == "nf4"
     assert not isinstance(judge.local.model.lm_head, Linear4bit)
-    exact = np.array(PairwiseLMJudge(folder).judge(PROMPTS, FIRST, SECOND))
+    exact = np.array(PairwiseLMJudge(folder, **options).judge(PROMPTS, FIRST, SECOND))
     quantised = np.array(judge.judge(PROMPTS, FIRST, SECOND))
     assert 0 < np.abs(quantised - exact).max() < 0.2
     reward = RewardJudge(f"{folder}/reward", device="cpu", model_kwargs=model_kwargs)

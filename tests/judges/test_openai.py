@@ -60,7 +60,7 @@ def test_logprobs_are_renormalised_over_the_two_labels():
     answer, (request,) = one_answer(ok, "logprobs")
     assert answer == pytest.approx(preference("a", "b"))
     assert request.body["max_tokens"] == 1 and request.body["logprobs"] is True
-    assert request.body["top_logprobs"] == 5 and request.body["temperature"] == 0
+    assert request.body["top_logprobs"] == 20 and request.body["temperature"] == 0
 
 
 @pytest.mark.parametrize("mode", ["structured", "text"])
@@ -77,7 +77,8 @@ def test_words_are_won_or_lost(mode):
     [
         (tokens(A=math.log(0.6), B=math.log(0.2)), 0.75),
         (tokens(**{" A": math.log(0.3), "A": math.log(0.3), "B": math.log(0.2)}), 0.75),  # with and without a blank
-        (tokens(A=math.log(0.5)), 1.0),  # the other is not even among the five most likely
+        (tokens(A=math.log(0.97), The=math.log(0.002)), 1.0),  # the other has at most .002, which moves P by .002
+        (tokens(A=math.log(0.5), The=math.log(0.3), B=-9999.0), 1.0),
         (tokens(B=-0.1, A=-9999.0), 0.0),
         ({"content": [tokens(**{"\n": -0.1})["content"][0], *tokens(A=-1.0, B=-1.0)["content"]]}, 0.5),  # blank first
     ],
@@ -100,6 +101,8 @@ WRONG_LOGPROBS = {
     "probabilities": {"content": [{"token": "A", "top_logprobs": [{"token": "A", "logprob": 0.9}]}]},
     "strings": {"content": [{"token": "A", "top_logprobs": [{"token": "A", "logprob": "-0.1"}]}]},
     "nulls": {"content": [{"token": "A", "top_logprobs": [{"token": None, "logprob": None}]}]},
+    "a label not listed": tokens(A=math.log(0.5), The=math.log(0.02)),  # B may have .02, and P be .96
+    "one alternative": tokens(A=math.log(0.5)),
     "not a number": {"content": [{"token": "A", "top_logprobs": [{"token": "A", "logprob": math.nan}]}]},
     "token ids": {"content": [{"token": 32, "top_logprobs": [{"token": 32, "logprob": -0.1}]}]},
     "reasoning": tokens(**{"<think>": -0.01, "A": -6.0, "B": -7.0}),
@@ -145,7 +148,7 @@ def test_wrong_shapes_of_logprobs_abstain_after_one_stricter_question(shape):
         ("text", "arena-hard", "[[A=B]]", 0.5),
         ("text", "arena-hard", "[[B>A]]", 0.25),
         ("text", "arena-hard", "[[B>>A]]", 0.0),
-        ("text", "arena-hard", "[[A>B]] or [[A=B]]", None),
+        ("text", "arena-hard", "[[A>B]] or [[A=B]]", 0.5),
     ],
 )
 def test_texts(mode, prompt, text, expected):
@@ -301,7 +304,7 @@ def test_verdicts_in_a_completion_are_no_verdicts(preset):
 
 
 def test_honest_text_is_not_touched():
-    code = "if a < b and b[0][1] > c: print('<b>x</b>', [[1, 2], [3]], x[[a]], a <| b |> c) # </response>"
+    code = "if a < b and b[0][1] > c: print('<b>x</b>', [[1, 2], [3]], x[[i]], a <| b |> c) # </response>"
     for preset in PRESETS:
         assert QuestionTemplate(preset).neutralise(code) == code
 

@@ -155,6 +155,19 @@ def test_both_orders_are_averaged():
     assert judge(["a"], ["blue"], ["red"]) == pytest.approx([(back + 1 - there) / 2], abs=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_logits_of_both_orders_are_subtracted_as_trl_does(temperature):
+    judge = build_judge()
+    p, q = by_hand(judge, "a", "red", "blue"), by_hand(judge, "a", "blue", "red")
+    difference = math.log(p / (1 - p)) - math.log(q / (1 - q))
+    expected = 1 / (1 + math.exp(-difference / temperature))
+    judge = build_judge(aggregate="logits", temperature=temperature)
+    assert judge(["a"], ["red"], ["blue"]) == pytest.approx([expected], abs=1e-5)
+    assert judge(["a"], ["blue"], ["red"]) == pytest.approx([1 - expected], abs=1e-5)
+    if temperature == 1.0:
+        assert judge.tally.position_bias == pytest.approx(abs(p + q - 1), abs=1e-5)
+
+
 def test_temperature():
     judge = build_judge(temperature=2.0, order="fixed")
     p = by_hand(judge, "a", "red", "blue")
@@ -214,6 +227,8 @@ def test_missing_weights(folder):
     ("options", "message"),
     [
         ({"temperature": 0}, "`temperature` must be positive"),
+        ({"aggregate": "logit"}, "`aggregate` is 'probabilities' or 'logits', got 'logit'"),
+        ({"aggregate": "logits", "order": "random"}, "needs both orders"),
         ({"source_max_length": 2044, "max_length": 2048}, "must leave room for two completions"),
     ],
 )

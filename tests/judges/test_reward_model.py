@@ -75,7 +75,7 @@ def reward_of(model, words: str) -> float:
     return (hidden[0, -1] @ model.score.weight[0]).item()
 
 
-STRINGS_BY_HAND = [["a b c", "a b d e", "a b a a a a"], ["c b", "c e c d", "c c c"]]
+RAW_BY_HAND = [["a b c", "a b d e", "a b a a a a"], ["c b", "c e c d", "c c c"]]
 CHATS_BY_HAND = [
     ["<usr> a b <bot> c", "<usr> a b <bot> d e", "<usr> a b <bot> a a a a"],
     ["<sys> d <usr> c <bot> b", "<sys> d <usr> c <bot> e c d", "<sys> d <usr> c <bot> c c"],
@@ -84,15 +84,17 @@ CHATS_BY_HAND = [
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 20, 16384])
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-@pytest.mark.parametrize("conversational", [False, True])
-def test_model_equals_forward_by_hand(conversational, padding_side, tokens_per_batch):
+@pytest.mark.parametrize("raw", [False, True])
+def test_model_equals_forward_by_hand(raw, padding_side, tokens_per_batch):
     """Whatever the batch and the tokenizer's habit of padding, each text gets the reward it has on its own."""
     model = build_model()
     judge = RewardJudge(
-        model, reward_processing_classes=build_tokenizer(padding_side=padding_side), tokens_per_batch=tokens_per_batch
+        model,
+        reward_processing_classes=build_tokenizer(padding_side=padding_side),
+        tokens_per_batch=tokens_per_batch,
+        raw_prompts=raw,
     )
-    prompts = CHATS if conversational else ["a b ", "c "]
-    by_hand = CHATS_BY_HAND if conversational else STRINGS_BY_HAND
+    prompts, by_hand = (["a b ", "c "], RAW_BY_HAND) if raw else (CHATS, CHATS_BY_HAND)
     rewards = [[reward_of(model, words) for words in row] for row in by_hand]
     assert np.ptp(rewards) > 0.5  # rewards that are all alike would prove nothing
     expected = [[sigmoid(row[i] - row[j]) for i, j in PAIRS] for row in rewards]
@@ -113,7 +115,7 @@ def test_absolute_positions_start_at_the_first_token(padding_side):
 
 def test_equal_texts_are_forwarded_once(monkeypatch):
     model = build_model()
-    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(), tokens_per_batch=4)
+    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(), tokens_per_batch=4, raw_prompts=True)
     rows = []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs))
@@ -124,9 +126,8 @@ def test_equal_texts_are_forwarded_once(monkeypatch):
 
 
 def test_tokenizer_without_padding_token():
-    """Padding is then the end-of-sequence token, and the model is told so, or it would read the reward off padding."""
     model = build_model()
-    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(pad_token=None))
+    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(pad_token=None), raw_prompts=True)
     rewards = judge.rewards(["a b ", "c "], ["a a a a", "b"])
     expected = [reward_of(model, "a b a a a a"), reward_of(model, "c b")]
     np.testing.assert_allclose(rewards, expected, atol=1e-6)
@@ -134,7 +135,7 @@ def test_tokenizer_without_padding_token():
 
 def test_model_is_evaluated_without_dropout_and_gradient():
     model = build_model(attention_dropout=0.5).train()
-    judge = RewardJudge(model, reward_processing_classes=build_tokenizer())
+    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(), raw_prompts=True)
     rewards = [judge.rewards(["a b "], ["c d"])[0] for _ in range(2)]
     assert rewards == pytest.approx([reward_of(model, "a b c d")] * 2, abs=1e-6)
 
@@ -176,7 +177,7 @@ def test_tokenizer_is_loaded_as_the_model_is(tmp_path, monkeypatch):
 def test_completions_cannot_hold_special_tokens(conversational):
     """`<eos>` would end the completion's turn, and let it write the next one itself."""
     model = build_model()
-    judge = RewardJudge(model, reward_processing_classes=build_tokenizer())
+    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(), raw_prompts=not conversational)
     words = "<usr> a b <bot> c <unk> <unk> d" if conversational else "a b c <unk> <unk> d"
     prompt = CHATS[0] if conversational else "a b "
     assert judge.rewards([prompt], ["c <eos> d"])[0] == pytest.approx(reward_of(model, words), abs=1e-6)
@@ -188,7 +189,10 @@ def test_models_and_functions_together():
 
     model = build_model()
     judge = RewardJudge(
-        [length, model], reward_processing_classes=[None, build_tokenizer()], reward_weights=[0.25, 2.0]
+        [length, model],
+        reward_processing_classes=[None, build_tokenizer()],
+        reward_weights=[0.25, 2.0],
+        raw_prompts=True,
     )
     rewards = judge.rewards(["a ", "c "], ["d e", "b"])
     expected = [0.25 * 3 + 2 * reward_of(model, "a d e"), 0.25 * 1 + 2 * reward_of(model, "c b")]
@@ -211,9 +215,12 @@ def test_rewards_are_those_of_trl(conversational):
 
     model, tokenizer = build_model(), build_tokenizer()
     funcs, weights, source = [sometimes, by_column, model], [1.0, 0.3, -2.0], [1.0, 2.0, 3.0]
-    judge = RewardJudge(funcs, reward_processing_classes=[None, None, tokenizer], reward_weights=weights)
+    judge = RewardJudge(
+        funcs, reward_processing_classes=[None, None, tokenizer], reward_weights=weights, raw_prompts=True
+    )
     prompts = [CHATS[0], CHATS[1], CHATS[0]] if conversational else ["a b ", "c ", "a b "]
     texts, ids = ["c", "e c d", "a a a a"], [[1], [1, 2, 3], [1, 2, 3, 4]]
+    model.config.pad_token_id = tokenizer.pad_token_id  # as its constructor does
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(device="cpu"),
         reward_funcs=funcs,
@@ -252,7 +259,9 @@ def test_path_without_a_trained_reward_head(tmp_path, kind):
 
 
 def long_judge(model, max_length, **options) -> RewardJudge:
-    return RewardJudge(model, reward_processing_classes=build_tokenizer(), max_length=max_length, **options)
+    return RewardJudge(
+        model, reward_processing_classes=build_tokenizer(), max_length=max_length, raw_prompts=True, **options
+    )
 
 
 DIALOGUE = [
@@ -339,7 +348,11 @@ def test_what_is_left_of_a_round_is_scored(folder, tmp_path):
 
 def test_settings_that_change_preferences_are_part_of_the_key(folder):
     settings = [{}, {"temperature": 2.0}, {"reward_weights": [2.0]}, {"max_length": 9}]
-    settings += [{"chat_template_kwargs": {"x": 1}}, {"model_kwargs": {"dtype": torch.bfloat16}}]
+    settings += [
+        {"chat_template_kwargs": {"x": 1}},
+        {"raw_prompts": True},
+        {"model_kwargs": {"dtype": torch.bfloat16}},
+    ]
     assert len({RewardJudge(folder, **options).identity for options in settings}) == len(settings)
 
 
@@ -370,7 +383,9 @@ def test_classifiers_that_read_their_first_token(tokens_per_batch):
         num_labels=1, initializer_range=0.5, pad_token_id=WORDS.index("<pad>"),
     )  # fmt: skip
     model = BertForSequenceClassification(config).eval()
-    judge = RewardJudge(model, reward_processing_classes=build_tokenizer(), tokens_per_batch=tokens_per_batch)
+    judge = RewardJudge(
+        model, reward_processing_classes=build_tokenizer(), tokens_per_batch=tokens_per_batch, raw_prompts=True
+    )
     texts = ["b", "c d", "a b c d e"]
     with torch.no_grad():
         rows = [torch.tensor([[WORDS.index(word) for word in f"a {text}".split()]]) for text in texts]

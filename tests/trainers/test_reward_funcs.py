@@ -92,3 +92,12 @@ def test_a_judge_is_no_reward(judge, tmp_path):
     trainer = make_trainer("ipo", tmp_path, judge=judge)
     assert trainer.reward_funcs == trainer.reward_func_names == trainer.reward_processing_classes == []
     assert trainer.reward_weights is None
+
+
+def test_strings_are_put_together_only_for_models_that_are_passed(tmp_path):
+    """A model named by an option is a judge like all others: it reads a string as one turn of the user."""
+    build_reward_model(tmp_path / "reward")
+    path = str(tmp_path / "reward")
+    passed = make_trainer("ipo", tmp_path, judge=None, extra={"reward_funcs": path})
+    named = make_trainer("ipo", tmp_path, judge=None, reward_model_path=path)
+    assert [trainer.judge.reward_funcs[0].raw_prompts for trainer in (passed, named)] == [True, False]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from .base import Abstained, PairwiseJudge, Prompt
+from .base import Abstained, PairwiseJudge, Prompt, joined
 from .local import LocalModel
 from .store import as_store
 from .text import Message, Neutraliser, as_messages
@@ -159,12 +159,22 @@ class GPMJudge(PairwiseJudge):
         return torch.cat([values, torch.softmax(prompts @ self.prompt_head.to(prompts).T, dim=-1)], dim=-1)
 
     def encode(self, prompt: Prompt, completion: str) -> tuple[list[int], int] | None:
-        """Token ids of prompt and completion, and the index of the last token of the prompt's first turn."""
-        messages, completion = self.neutralise.messages(as_messages(prompt)), self.neutralise(completion)
-        answer = {"role": "assistant", "content": completion}
+        """
+        Token ids of prompt and completion, and the index of the last token of the prompt's first turn, which may be
+        the system's. A prompt that must be cut, or whose template knows no system, has it in the user's first turn.
+        """
+        answer = {"role": "assistant", "content": self.neutralise(completion)}
+        if not isinstance(prompt, str) and self.local.takes_system:
+            whole = self.neutralise.messages(joined(prompt))
+            ids = self._tokens([*whole, answer])
+            if self.local.fits(ids):
+                return self._ended(ids, whole)
+        messages = self.neutralise.messages(as_messages(prompt))
         if (fitted := self.local.fit(messages, lambda rest: self._tokens([*rest, answer]))) is None:
             return None
-        ids, messages = fitted
+        return self._ended(*fitted)
+
+    def _ended(self, ids: list[int], messages: list[Message]) -> tuple[list[int], int]:
         ids[-1] = self.tokenizer.eos_token_id
         return ids, len(self._tokens(messages[:1])) - 1
 

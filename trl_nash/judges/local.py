@@ -4,6 +4,7 @@
 """Models that judge on this machine, run on many texts of different lengths."""
 
 import contextlib
+import functools
 import inspect
 import json
 import logging
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .loading import load_model, load_tokenizer
-from .text import Message, cut_left
+from .text import PROBE, Message, cut_left
 
 
 logger = logging.getLogger(__name__)
@@ -160,6 +162,15 @@ class LocalModel:
     def render(self, messages: list[Message], **options) -> str:
         """The chat template's text of a conversation."""
         return self.tokenizer.apply_chat_template(messages, tokenize=False, **self.chat_template_kwargs, **options)
+
+    @functools.cached_property
+    def takes_system(self) -> bool:
+        """Whether the chat template writes a system message, alone and before others; some refuse or drop it."""
+        turns = [{"role": role, "content": f"{PROBE}{role}"} for role in ("system", "user", "assistant")]
+        try:
+            return all(turns[0]["content"] in self.render(turns[:count]) for count in (1, 3))
+        except (TemplateError, ValueError, KeyError, IndexError):
+            return False
 
     def fits(self, ids: list[int]) -> bool:
         return self.max_length is None or len(ids) <= self.max_length

@@ -26,6 +26,10 @@ MODES = ("auto", "logprobs", "structured", "text")
 MAX_TOKENS = {"logprobs": 1, "structured": 1024, "text": 4096}
 PROBE = ("What is 2 + 2?", "2 + 2 is 4.", "2 + 2 is 5.")  # what a server is asked to find out what it can
 SHORTEST_CUT = 200  # characters of a prompt; shorter ones are not cut further
+SLOWEST = 10.0  # tokens a second of one answer on a busy server
+# Parameters that some servers refuse, and what is asked for in their place.
+INSTEAD: dict[str, dict[str, Any]] = {"max_tokens": {}, "temperature": {}, "top_logprobs": {"top_logprobs": 5}}
+REFUSED = r"unsupported|not support|unrecogni[sz]ed|unknown|not (permitted|allowed)|less than|at most|maximum|must be"
 PASSING = (408, 409, 425, 429)  # and 500 and above: states of a server that a retry may heal
 
 
@@ -41,17 +45,22 @@ class OpenAIJudge(RemoteJudge):
         prompt (`str`, *optional*, defaults to `"pair"`):
             The question: `"pair"`, `"alpaca-eval"`, `"mt-bench"`, `"arena-hard"`, or the path of a Jinja file
             ([`~judges.question.QuestionTemplate`]).
+        verdict_pattern (`str` or `dict`, *optional*):
+            How the answer's verdict is found if not by the prompt's labels or verdicts: a preset, a regular
+            expression with named groups, or a table ([`~judges.verdicts.VerdictPattern`]). Answers are then text.
         mode (`str`, *optional*, defaults to `"auto"`):
             How the answer is read. `"logprobs"`: the probabilities of the labels as the first token, relative to each
             other. `"structured"`: JSON that the server holds the model to, 0 or 1. `"text"`: the model's own words.
             `"auto"` takes the first of them that one question more shows to work, and warns if that is not the first.
-            A prompt with `verdicts` instead of labels is read as text.
-        timeout (`float`, *optional*, defaults to 60):
-            Seconds of silence after which a request has failed.
+            A mode that the server answers with an error or not at all is one that does not work. A prompt with
+            `verdicts` instead of labels is read as text. What was cut at `max_tokens` is no verdict.
+        timeout (`float`, *optional*):
+            Seconds of silence after which a request has failed. By default 60, and one more for every 10 tokens that
+            the answer may have: reasoning takes its time.
         request (`dict`, *optional*):
             Further parameters of the request; `None` removes one. The judge itself sets `temperature` 0, `max_tokens`
-            and, for logprobs, `top_logprobs` 5. For OpenAI's reasoning models:
-            `{"temperature": None, "max_tokens": None}`.
+            and, for logprobs, `top_logprobs` 20. A server that refuses one of these is asked again without it
+            (`max_completion_tokens` for `max_tokens`, 5 for 20), and from then on.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
             Environment variable with the key. It is sent to the server and nowhere else. Servers named by a URL may do
             without.
@@ -82,8 +91,9 @@ class OpenAIJudge(RemoteJudge):
         *,
         base_url: str | None = None,
         prompt: str = "pair",
+        verdict_pattern: str | dict[str, float] | None = None,
         mode: str = "auto",
-        timeout: float = 60.0,
+        timeout: float | None = None,
         request: dict[str, Any] | None = None,
         api_key_env: str = "OPENAI_API_KEY",
         **kwargs,
@@ -92,7 +102,8 @@ class OpenAIJudge(RemoteJudge):
         if at and base_url is not None:
             raise ValueError(f"The server is given twice, after the model ({_host(url)}) and as `base_url`; give one.")
         self.model = model
-        self.prompt = QuestionTemplate(prompt)
+        self.prompt = QuestionTemplate(prompt, verdict_pattern)
+        self.verdict_pattern = verdict_pattern
         self.base_url = (url or base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
         self.timeout = timeout
         self.request = dict(request or {})
@@ -107,16 +118,16 @@ class OpenAIJudge(RemoteJudge):
             raise ValueError("The judge needs the name of a model, as in `openai:MODEL` or `openai:MODEL@http://...`.")
         if mode not in MODES:
             raise ValueError(f"`mode` is one of {', '.join(map(repr, MODES))}; got {mode!r}.")
-        if self.prompt.verdicts is not None and mode not in ("auto", "text"):
+        if self.prompt.pattern is not None and mode not in ("auto", "text"):
             raise ValueError(
                 f"The prompt {prompt!r} is answered in sentences, so `mode` must be 'text'; got {mode!r}."
             )
-        if not isinstance(timeout, int | float) or not timeout > 0:
+        if timeout is not None and (not isinstance(timeout, int | float) or not timeout > 0):
             raise ValueError(f"`timeout` must be a positive number of seconds; got {timeout!r}.")
         if taken := sorted({"model", "messages", "stream", "n"} & set(self.request)):
             raise ValueError(f"`request` cannot set {taken[0]!r}, which the judge does.")
         if unknown := sorted(set(kwargs) - set(RemoteJudge.__init__.__kwdefaults__)):
-            own = ("base_url", "prompt", "mode", "timeout", "request", "api_key_env")
+            own = ("base_url", "prompt", "verdict_pattern", "mode", "timeout", "request", "api_key_env")
             raise ValueError(
                 f"The judge {model!r} takes no argument {unknown[0]!r}; it takes "
                 f"{', '.join((*own, *RemoteJudge.__init__.__kwdefaults__))}."
@@ -125,7 +136,8 @@ class OpenAIJudge(RemoteJudge):
             raise ValueError(f"{self.base_url} needs a key: set the environment variable {api_key_env}.")
         _import_openai()
         self._client = None  # made when it is used, with the key
-        self.mode = "text" if self.prompt.verdicts is not None else mode
+        self.mode = "text" if self.prompt.pattern is not None else mode
+        self._refused: set[str] = set()  # parameters that the server does not take
         # How answers are read; logprobs are tried first, as servers drop them without a word.
         self._reads = self.mode if self.mode in ("structured", "text") else None
         super().__init__(server=self.base_url, **kwargs)
@@ -146,6 +158,7 @@ class OpenAIJudge(RemoteJudge):
                 "model": self.model,
                 "mode": self.mode,
                 "prompt": self.prompt.source,
+                "verdict_pattern": self.verdict_pattern,
                 "request": self.request,
             },
             sort_keys=True,
@@ -165,9 +178,7 @@ class OpenAIJudge(RemoteJudge):
         if self._client is None:
             # Retries are ours. Servers without keys ignore this one.
             key = os.environ.get(self.api_key_env) or "none"
-            self._client = _import_openai().OpenAI(
-                base_url=self.base_url, api_key=key, timeout=self.timeout, max_retries=0
-            )
+            self._client = _import_openai().OpenAI(base_url=self.base_url, api_key=key, max_retries=0)
         if self._reads is not None:
             return
         modes = ("logprobs", "structured", "text") if self.mode == "auto" else (self.mode,)
@@ -177,7 +188,7 @@ class OpenAIJudge(RemoteJudge):
             try:
                 answer = self._answer(attempt, PROBE, mode, False, columns)
             except RequestFailed as error:
-                if error.retry:
+                if error.retry and not isinstance(error, ModeFailed):
                     raise self.ended(str(error)) from None
                 answer, why = None, f" ({error})"
             if answer is not None and not math.isnan(answer):
@@ -219,7 +230,7 @@ class OpenAIJudge(RemoteJudge):
             "max_tokens": MAX_TOKENS[mode],
         }
         if mode == "logprobs":
-            body |= {"logprobs": True, "top_logprobs": 5}
+            body |= {"logprobs": True, "top_logprobs": 20}
         elif mode == "structured":
             schema = {
                 "type": "object",
@@ -230,20 +241,42 @@ class OpenAIJudge(RemoteJudge):
             schema = {"name": "verdict", "strict": True, "schema": schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         body = {name: value for name, value in (body | self.request).items() if value is not None}
-        choice = attempt(functools.partial(self._send, body))
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or MAX_TOKENS["text"]
+        timeout = self.timeout or 60.0 + limit / SLOWEST
+        while True:  # no longer than there are parameters that can be refused
+            try:
+                choice = attempt(functools.partial(self._send, body, timeout))
+                break
+            except ParameterRefused as refused:
+                self._refused.add(refused.name)
         if isinstance(choice, Abstained):
             return choice
         if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
             return Abstained("refused")
-        return self.prompt.read(choice, mode)
+        if mode != "logprobs":
+            return Abstained("cut") if choice.get("finish_reason") == "length" else self.prompt.read(choice, mode)
+        if (found := self.prompt.read_logprobs(choice)) is None:
+            return None
+        probability, mass = found
+        if self._reads is not None:
+            with self._lock:
+                self.tally.add_label_mass(mass)
+        return probability
 
-    def _send(self, body: dict[str, Any]) -> dict[str, Any] | Abstained:
+    def _accepted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The request without what the server has refused."""
+        rest = {name: value for name, value in body.items() if name not in self._refused}
+        for name in self._refused & body.keys():
+            rest |= {"max_completion_tokens": body[name]} if name == "max_tokens" else INSTEAD[name]
+        return rest
+
+    def _send(self, body: dict[str, Any], timeout: float) -> dict[str, Any] | Abstained:
         """One request. Returns the first choice of the reply."""
         import openai
 
-        error = None
+        error, body = None, self._accepted(body)
         try:
-            reply = self._client.chat.completions.with_raw_response.create(**_known(body))
+            reply = self._client.chat.completions.with_raw_response.create(**{"timeout": timeout, **_known(body)})
             reply = json.loads(reply.http_response.content)
             choice = reply["choices"][0]
             if not isinstance(choice["message"], dict):
@@ -253,18 +286,19 @@ class OpenAIJudge(RemoteJudge):
         except (ValueError, KeyError, TypeError, IndexError):  # no JSON, or not that of a chat completion
             raise RequestFailed("its reply is no chat completion", retry=True) from None
         if error is not None:  # raised out here, so that no traceback shows what the server said
-            return self._failed(error)
+            return self._failed(error, body, timeout)
         usage = reply.get("usage")
         if isinstance(usage, dict):
             names = ("prompt_tokens", "completion_tokens")
             self.count(**{name: usage[name] for name in names if isinstance(usage.get(name), int)})
         return choice
 
-    def _failed(self, error) -> Abstained:
+    def _failed(self, error, sent: dict[str, Any], timeout: float) -> Abstained:
         import openai
 
         if isinstance(error, openai.APITimeoutError):
-            raise RequestFailed(f"no reply within {self.timeout:g} seconds", retry=True)
+            # While it is found out what the server can, silence is an answer.
+            raise ModeFailed(f"no reply within {timeout:g} seconds", retry=self._reads is not None)
         if not isinstance(error, openai.APIStatusError):
             raise RequestFailed(self._clean(error.__cause__ or error), retry=True)
         status = error.status_code
@@ -272,6 +306,8 @@ class OpenAIJudge(RemoteJudge):
         text = self._clean(body.get("message") or error.body or error.message)
         said = f"status {status}, {text}"
         code = f"{error.code} {text}".lower()
+        if status in (400, 422) and (name := self._refusal(error, text, sent)):
+            raise ParameterRefused(said, name)
         if status in (400, 413, 422) and re.search(r"context.?(length|window|size)|too long|too large", code):
             return Abstained("too long")
         if status == 400 and re.search(r"content.?(filter|policy)", code):
@@ -282,9 +318,19 @@ class OpenAIJudge(RemoteJudge):
             raise self.ended(f"it has no model {self.model!r}, or the URL is not that of an API ({said})")
         if status == 429 and "insufficient_quota" in code:
             raise self.ended(f"the account's quota is spent ({said})")
-        raise RequestFailed(
-            said, retry=status in PASSING or status >= 500, retry_after=retry_after(error.response.headers)
-        )
+        kind = RequestFailed if status in PASSING else ModeFailed
+        raise kind(said, retry=status in PASSING or status >= 500, retry_after=retry_after(error.response.headers))
+
+    def _refusal(self, error, text: str, sent: dict[str, Any]) -> str | None:
+        """The parameter of ours that the server does not take, if that is what it says."""
+        if re.search(r"context.?(length|window|size)", text, re.IGNORECASE):
+            return None
+        for name in INSTEAD:
+            if name not in sent or name in self.request or (name == "top_logprobs" and name in self._refused):
+                continue
+            if error.param == name or (name in text and re.search(REFUSED, text, re.IGNORECASE)):
+                return name
+        return None
 
     def _clean(self, text: Any) -> str:
         """What a server said, on one line, cut, and without the key, which some servers repeat."""
@@ -292,6 +338,18 @@ class OpenAIJudge(RemoteJudge):
         if key := os.environ.get(self.api_key_env):
             text = text.replace(key, "***")
         return " ".join(text.split())[:300].rstrip(".")
+
+
+class ModeFailed(RequestFailed):
+    """A request failed such that another way to ask may not."""
+
+
+class ParameterRefused(ModeFailed):
+    """The server does not take a parameter."""
+
+    def __init__(self, message: str, name: str):
+        super().__init__(message, retry=False)
+        self.name = name
 
 
 class HFJudge(OpenAIJudge):
@@ -313,7 +371,16 @@ def _import_openai():
 
 def _known(body: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the client, which refuses parameters that are not OpenAI's own unless they are set apart."""
-    own = ("model", "messages", "temperature", "max_tokens", "logprobs", "top_logprobs", "response_format")
+    own = (
+        "model",
+        "messages",
+        "temperature",
+        "max_tokens",
+        "max_completion_tokens",
+        "logprobs",
+        "top_logprobs",
+        "response_format",
+    )
     extra = {name: value for name, value in body.items() if name not in own}
     return {name: value for name, value in body.items() if name in own} | {"extra_body": extra or None}
 

@@ -83,6 +83,10 @@ class PairRMJudge(PairwiseJudge):
             `"both"`, `"random"` or `"fixed"`, see [`PairwiseJudge`].
         temperature (`float`, *optional*, defaults to `1.0`):
             What the logit is divided by.
+        aggregate (`str`, *optional*, defaults to `"probabilities"`):
+            How the two orders make one verdict. `"probabilities"`: the mean of `P(first ≻ second)` and
+            `1 - P(second ≻ first)`. `"logits"`: `σ(l(first, second) - l(second, first))`, as TRL's judge with
+            llm-blender, further from one half; it asks both orders.
         source_max_length (`int`, *optional*, defaults to `1224`):
             Most tokens of a prompt, its prefix and special tokens included.
         max_length (`int`, *optional*, defaults to `2048`):
@@ -109,6 +113,7 @@ class PairRMJudge(PairwiseJudge):
         tokenizer: str | PreTrainedTokenizerBase | None = None,
         order: str = "both",
         temperature: float = 1.0,
+        aggregate: str = "probabilities",
         source_max_length: int = 1224,
         max_length: int = 2048,
         tokens_per_batch: int = 16384,
@@ -119,6 +124,10 @@ class PairRMJudge(PairwiseJudge):
     ):
         if temperature <= 0:
             raise ValueError(f"`temperature` must be positive, got {temperature}.")
+        if aggregate not in ("probabilities", "logits"):
+            raise ValueError(f"`aggregate` is 'probabilities' or 'logits', got {aggregate!r}.")
+        if aggregate == "logits" and order != "both":
+            raise ValueError(f"`aggregate='logits'` needs both orders; leave `order` ({order!r}) out.")
         # A segment is at least [CLS], its prefix and [SEP].
         if source_max_length < 3 or max_length < source_max_length + 6:
             raise ValueError(
@@ -137,7 +146,8 @@ class PairRMJudge(PairwiseJudge):
             model_kwargs=model_kwargs,
         )
         self.tokenizer = self.local.tokenizer
-        self.order = order
+        self.order, self.aggregate = order, aggregate
+        self.symmetric = aggregate == "logits"  # the two orders are put together here
         self.cache = as_store(cache)
         self.temperature = temperature
         self.source_max_length = source_max_length
@@ -158,12 +168,21 @@ class PairRMJudge(PairwiseJudge):
     def identity(self) -> str | None:
         if self.local.identity is None:
             return None
-        return json.dumps(["pairrm", self.local.identity, self.source_max_length, self.temperature])
+        return json.dumps(["pairrm", self.local.identity, self.source_max_length, self.temperature, self.aggregate])
 
     def judge(self, prompts, first, second):
-        sequences = [self.encode(*row) for row in zip(prompts, first, second, strict=True)]
-        logits = self.local.run(sequences, self._logits, padding_side="right")
+        if self.aggregate == "logits":
+            logits = self._of([*prompts, *prompts], [*first, *second], [*second, *first])
+            for there, back in zip(logits[: len(prompts)], logits[len(prompts) :], strict=True):
+                self.tally.add_orders(*(torch.sigmoid(logit / self.temperature).item() for logit in (there, back)))
+            logits = [a - b for a, b in zip(logits[: len(prompts)], logits[len(prompts) :], strict=True)]
+        else:
+            logits = self._of(prompts, first, second)
         return [torch.sigmoid(logit.double() / self.temperature).item() for logit in logits]
+
+    def _of(self, prompts: list[Prompt], first: list[str], second: list[str]) -> list[torch.Tensor]:
+        sequences = [self.encode(*row) for row in zip(prompts, first, second, strict=True)]
+        return self.local.run(sequences, self._logits, padding_side="right")
 
     def _logits(self, rows: list[int], *, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self.local.model(input_ids, attention_mask, self.prefix_ids)

@@ -25,23 +25,28 @@ from .text import PROBE, Message, Neutraliser, as_messages
 
 
 TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE_OF = {"pair-preference-model": "rlhflow", "offsetbias": "offsetbias"}  # what is in a model's name
 
 
 class PairwiseLMJudge(PairwiseJudge):
     r"""
     A language model that was trained to compare two completions, such as RLHFlow/pair-preference-model-LLaMA3-8B
     ([INPO](https://huggingface.co/papers/2407.00617)'s judge) or NCSOFT/Llama-3-OffsetBias-8B
-    ([COMAL](https://huggingface.co/papers/2410.23223)'s).
+    ([COMAL](https://huggingface.co/papers/2410.23223)'s), or any instruct model.
+
+    How much of the probability of its answer the two labels have is in `tally.label_mass`: near 1 for a model that
+    understood the question.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
             Path or hub id of a causal language model with a chat template, or the model itself.
-        template (`str`, *optional*, defaults to `"rlhflow"`):
-            How the question is written: `"rlhflow"`, `"offsetbias"`, or the path of a Jinja file of your own. It gets
-            `messages` (the prompt, which begins with a user's turn), `first` and `second`, and writes the user's turn
-            to the judge. In it may be set: `labels`, the answers that mean that the first and that the second is
-            better; `delimiters`, texts that must not occur in completions; `prefill`, the beginning of the answer;
-            and `bos = false`, to leave the beginning-of-sequence token away.
+        template (`str`, *optional*):
+            How the question is written: `"rlhflow"`, `"offsetbias"`, `"plain"`, or the path of a Jinja file of your
+            own. By default it is that of the model's training for the two models above, which are known by their
+            names, and `"plain"` for others. A file gets `messages` (the prompt, which begins with a user's turn),
+            `first` and `second`, and writes the user's turn to the judge. In it may be set: `labels`, the answers that
+            mean that the first and that the second is better; `delimiters`, texts that must not occur in completions;
+            `prefill`, the beginning of the answer; and `bos = false`, to leave the beginning-of-sequence token away.
         labels (`tuple[str, str]`, *optional*):
             The two answers, a token each; by default those of the template.
         tokenizer (`str` or [`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -81,7 +86,7 @@ class PairwiseLMJudge(PairwiseJudge):
         self,
         model: str | nn.Module,
         *,
-        template: str = "rlhflow",
+        template: str | None = None,
         labels: tuple[str, str] | list[str] | None = None,
         tokenizer: str | PreTrainedTokenizerBase | None = None,
         order: str = "both",
@@ -96,7 +101,7 @@ class PairwiseLMJudge(PairwiseJudge):
     ):
         if temperature <= 0:
             raise ValueError(f"`temperature` must be positive, got {temperature}.")
-        self.template = Template(template)
+        question = template and Template(template)  # which may be wrong, and costs less to find out than a model
         self.local = LocalModel(
             model,
             tokenizer,
@@ -109,8 +114,10 @@ class PairwiseLMJudge(PairwiseJudge):
             model_kwargs=model_kwargs,
             chat_template_kwargs=chat_template_kwargs,
         )
+        self.template = question or Template(template_for(self.local.name))
         self.tokenizer = self.local.tokenizer
         check_chat_template(self.local)
+        self._bos = "" if self.template.bos else text_begins_with(self.local)
         self.order = order
         self.cache = as_store(cache)
         self.temperature = temperature
@@ -118,8 +125,8 @@ class PairwiseLMJudge(PairwiseJudge):
         self.labels = labels or self.template.labels
         if not isinstance(self.labels, list | tuple) or len(self.labels) != 2:
             raise ValueError(
-                f"`labels` are the two answers of the template {template!r}, got {self.labels!r}; pass them, or "
-                f'`{{% set labels = ["A", "B"] %}}` in the template.'
+                f"`labels` are the two answers of the template {self.template.name!r}, got {self.labels!r}; pass "
+                f'them, or `{{% set labels = ["A", "B"] %}}` in the template.'
             )
         self.label_ids = self._label_ids()
 
@@ -141,9 +148,7 @@ class PairwiseLMJudge(PairwiseJudge):
     def _render(self, messages: list[Message], first: str, second: str) -> str:
         question = [{"role": "user", "content": self.template.render(messages, first, second)}]
         text = self.local.render(question, add_generation_prompt=True)
-        if not self.template.bos and self.tokenizer.bos_token:
-            text = text.removeprefix(self.tokenizer.bos_token)
-        return text + self.template.prefill
+        return text.removeprefix(self._bos) + self.template.prefill
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -173,7 +178,8 @@ class PairwiseLMJudge(PairwiseJudge):
         rows = [row for row, ids in enumerate(sequences) if ids is not None]
         logits = self.local.run([sequences[row] for row in rows], self._label_logits)
         answers: list[float] = [Abstained("too long")] * len(questions)
-        for row, (a, b) in zip(rows, logits, strict=True):
+        for row, (a, b, every) in zip(rows, logits, strict=True):
+            self.tally.add_label_mass((torch.exp(a - every) + torch.exp(b - every)).item())
             answers[row] = torch.sigmoid((a - b).double() / self.temperature).item()
         return answers
 
@@ -186,7 +192,20 @@ class PairwiseLMJudge(PairwiseJudge):
 
     def _label_logits(self, rows: list[int], **inputs) -> torch.Tensor:
         # Left padding: the last position is that of the answer in every row, and needs the only logits.
-        return self.local.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1, self.label_ids]
+        logits = self.local.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
+        return torch.cat([logits[:, self.label_ids], logits.logsumexp(-1, keepdim=True)], dim=-1)
+
+
+def template_for(name: str) -> str:
+    """The template of a model by its name."""
+    return next((template for part, template in TEMPLATE_OF.items() if part in name.lower()), "plain")
+
+
+def text_begins_with(local: LocalModel) -> str:
+    """The token that begins a text, if it begins texts alone: in some models it begins every turn."""
+    bos = local.tokenizer.bos_token or ""
+    turns = local.render([{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}])
+    return bos if bos and turns.count(bos) == 1 else ""
 
 
 def check_chat_template(local: LocalModel) -> None:
@@ -223,7 +242,7 @@ class Template:
                 f"Unknown template {name!r}{f', did you mean {near[0]!r}?' if near else '.'} There are "
                 f"{', '.join(known)}; anything else is the path of a Jinja file."
             )
-        self.source = path.read_text(encoding="utf-8")
+        self.name, self.source = name, path.read_text(encoding="utf-8")
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
         example = {"messages": [{"role": "user", "content": ""}], "first": f"{PROBE}1", "second": f"{PROBE}2"}
         try:

@@ -15,9 +15,11 @@ from jinja2 import StrictUndefined, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .base import Prompt, joined
+from .verdicts import VerdictPattern, without_thinking
 
 
 PROMPTS = Path(__file__).parent / "prompts"
+MOST_UNKNOWN = 0.02  # that labels which the server does not list may move a probability
 LABEL_MASS = 0.1  # of the probability of the answer's first token, below which labels are no answer
 
 # Special tokens and turn marks of chat templates, which a server may parse wherever they stand.
@@ -38,19 +40,21 @@ class QuestionTemplate:
     the dataset that it names. It sets
 
     * either `labels`, two words of which the judge answers one (the first means that `first` is better), or
-      `verdicts`, a table of marks to look for in a longer answer and the probabilities that they stand for;
+      `verdicts`, a table of marks to look for in a longer answer and the probabilities that they stand for, or
+      `verdict_pattern`, what else [`~judges.verdicts.VerdictPattern`] finds verdicts with;
     * `delimiters`, what it writes around texts, so that texts cannot write them: their first character, and that of
       the marks and of special tokens, is replaced by its HTML entity;
     * if wanted, `system`, a system message.
 
     Args:
         name (`str`): A file's name in `trl_nash/judges/prompts` without `.jinja`, or the path of a file.
+        verdict_pattern (`str` or `dict`, *optional*): In place of what the file says of answers.
 
     Raises:
         `ValueError`: If there is no such file or it does not say what it must.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, verdict_pattern: Any = None):
         path = PROMPTS / f"{name}.jinja"
         if not path.is_file():
             path = Path(name)
@@ -76,7 +80,13 @@ class QuestionTemplate:
         self.columns = sorted(names - {"prompt", "first", "second"})
         self.labels: list[str] | None = settings.get("labels")
         self.verdicts: dict[str, float] | None = settings.get("verdicts")
-        if (self.labels is None) == (self.verdicts is None) or (self.labels and len(set(self.labels)) != 2):
+        pattern = settings.get("verdict_pattern")
+        if verdict_pattern is not None:
+            self.labels, self.verdicts, pattern = None, None, verdict_pattern
+        self.pattern = (
+            None if self.labels else VerdictPattern(pattern or self.verdicts) if pattern or self.verdicts else None
+        )
+        if (self.labels is None) == (self.pattern is None) or (self.labels and len(set(self.labels)) != 2):
             raise ValueError(
                 f"The prompt {path} must set either `labels`, two different words, or `verdicts`, a table of marks "
                 f'and probabilities; for example {{% set labels = ["A", "B"] %}}.'
@@ -88,14 +98,20 @@ class QuestionTemplate:
             )
         # Delimiters whatever their case and spaces, as a model would take them; verdicts as they are looked for.
         patterns = [r"\s*".join(map(re.escape, re.findall(r"\w+|[^\w\s]", mark))) for mark in delimiters]
-        patterns += [f"(?-i:{re.escape(mark)})" for mark in self.verdicts or ()]
+        if self.pattern is not None and not self.pattern.scores:  # a pair of numbers may be honest
+            patterns.append(rf"(?=[<\[])(?:{re.sub(r'[?]P<[a-z]+>', '?:', self.pattern.regex.pattern)})")
         self._marks = re.compile("|".join([*patterns, *SPECIAL_TOKENS]), re.IGNORECASE)
 
     def neutralise(self, text: Any) -> Any:
         """`text` without the power to be anything but text in this question."""
         if not isinstance(text, str):
             return text
-        return self._marks.sub(lambda match: ENTITIES[match[0][0]] + match[0][1:], text)
+
+        def harmless(match: re.Match) -> str:
+            rest = match[0].lstrip(match[0][0])
+            return ENTITIES[match[0][0]] * (len(match[0]) - len(rest)) + rest
+
+        return self._marks.sub(harmless, text)
 
     def render(
         self, prompt: Prompt, first: str, second: str, mode: str, strict: bool = False, **columns
@@ -109,24 +125,24 @@ class QuestionTemplate:
             content += f"\n\nAnswer as JSON, {options}, and nothing else."
         elif strict and self.labels:
             content += f"\n\nThe whole answer must be {self.labels[0]} or {self.labels[1]}: no other word or sign."
-        elif strict:
+        elif strict and self.verdicts:
             content += f"\n\nThe answer must end with exactly one of {', '.join(self.verdicts)}, and name no other."
+        elif strict:
+            content += "\n\nThe answer must end with a verdict in exactly the form that was asked for."
         messages = [{"role": "user", "content": content}]
         if system := str(getattr(module, "system", "")).strip():
             messages.insert(0, {"role": "system", "content": system})
         return messages
 
     def read(self, choice: dict[str, Any], mode: str) -> float | None:
-        """The probability that `first` is better in a choice of the server's reply; `None` if it does not say."""
+        """The probability that `first` is better in the words of a server's reply; `None` if it does not say."""
         try:
-            if mode == "logprobs":
-                return self._read_logprobs(choice["logprobs"]["content"])
-            text = re.sub(r"<think>.*?</think>", "", choice["message"]["content"], flags=re.DOTALL).strip()
+            if (text := without_thinking(choice["message"]["content"])) is None:
+                return None
+            if self.pattern is not None:
+                return self.pattern(text)
             if mode == "structured":
                 label = json.loads(text)["better"]
-            elif self.verdicts is not None:
-                marks = set(re.findall("|".join(map(re.escape, self.verdicts)), text))
-                return self.verdicts[marks.pop()] if len(marks) == 1 else None
             else:  # the label alone, or with quotes, stars, and what is labelled
                 words = re.fullmatch(r"\W*(?:(?:response|output|answer|model)\b\W*)?(\w+)\W*", text, re.IGNORECASE)
                 label = words[1]
@@ -134,19 +150,31 @@ class QuestionTemplate:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             return None
 
-    def _read_logprobs(self, positions: list[dict[str, Any]]) -> float | None:
-        """P(first label) over P(either label) in the first token that is not blank."""
-        position = next(position for position in [*positions, None] if position is None or position["token"].strip())
-        if position is None:
+    def read_logprobs(self, choice: dict[str, Any]) -> tuple[float, float] | None:
+        """
+        P(first label) over P(either label) in the first token that is not blank, and P(either label). `None` if they
+        are not listed such that the first is known to .02: a token that is not has at most the least probability of
+        those that are.
+        """
+        try:
+            positions = choice["logprobs"]["content"]
+            entries = next(place["top_logprobs"] for place in positions if place["token"].strip())
+            listed: list[float] = []
+            mass, seen = dict.fromkeys(self.labels, 0.0), set()
+            for entry in entries:
+                if not isinstance(entry["logprob"], Real) or not entry["logprob"] <= 1e-3:
+                    return None  # also nan; a positive one is no logarithm of a probability
+                listed.append(math.exp(entry["logprob"]))
+                if (label := entry["token"].strip()) in mass:
+                    mass[label] += listed[-1]
+                    seen.add(label)
+            total = sum(mass.values())
+            unlisted = min([*listed, max(0.0, 1.0 - sum(listed))]) if len(seen) < 2 else 0.0
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
             return None
-        mass = dict.fromkeys(self.labels, 0.0)
-        for entry in position["top_logprobs"]:
-            if not isinstance(entry["logprob"], Real) or not entry["logprob"] <= 1e-3:
-                return None  # also nan; a positive one is no logarithm of a probability
-            if (label := entry["token"].strip()) in mass:
-                mass[label] += math.exp(entry["logprob"])
-        total = sum(mass.values())
-        return mass[self.labels[0]] / total if total >= LABEL_MASS else None
+        if total < LABEL_MASS or unlisted > MOST_UNKNOWN * (total + unlisted):
+            return None
+        return mass[self.labels[0]] / total, total
 
 
 def as_text(prompt: Prompt) -> str:

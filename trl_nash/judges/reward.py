@@ -59,6 +59,9 @@ class RewardJudge(PairwiseJudge):
             `trust_remote_code` or `load_in_4bit`.
         chat_template_kwargs (`dict`, *optional*):
             Arguments of the models' chat templates, such as `{"enable_thinking": False}`.
+        raw_prompts (`bool`, *optional*, defaults to `False`):
+            Whether models read a prompt that is a string as it is, with the completion right behind it, as TRL's
+            trainers do. By default it is one turn of the user.
         cache (`bool`, `str` or [`JudgementStore`], *optional*):
             Where preferences are kept: `True` for the default store, or a path. Only if all rewards are models given
             by path and there is no `missing_eos_penalty`, which looks at tokens.
@@ -86,6 +89,7 @@ class RewardJudge(PairwiseJudge):
         device: str | torch.device | None = None,
         model_kwargs: dict[str, Any] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        raw_prompts: bool = False,
         cache: Any = None,
         offload: bool = False,
     ):
@@ -115,6 +119,7 @@ class RewardJudge(PairwiseJudge):
                 device=device,
                 model_kwargs=model_kwargs,
                 chat_template_kwargs=chat_template_kwargs,
+                raw_prompts=raw_prompts,
                 offload=offload,
             )
             if isinstance(func, str | nn.Module)
@@ -126,6 +131,7 @@ class RewardJudge(PairwiseJudge):
                 raise TypeError(f"`reward_funcs` takes functions, models and paths of models; got {func!r}.")
         self.reward_weights = np.array(weights, dtype=np.float64)
         self.temperature = temperature
+        self.raw_prompts = raw_prompts
         self.cache = as_store(cache)
         self.missing_eos_penalty = missing_eos_penalty
         self.eos_token_ids = frozenset(eos_token_ids or ())
@@ -139,7 +145,7 @@ class RewardJudge(PairwiseJudge):
         models = [func.local.identity if isinstance(func, RewardModel) else None for func in self.reward_funcs]
         if None in models or self.missing_eos_penalty is not None:
             return None
-        return json.dumps(["reward", models, self.reward_weights.tolist(), self.temperature])
+        return json.dumps(["reward", models, self.reward_weights.tolist(), self.temperature, self.raw_prompts])
 
     @property
     def needs(self) -> frozenset[str]:

@@ -3,31 +3,53 @@
 
 """Reward models as reward functions."""
 
-import torch
-from transformers import AutoModelForSequenceClassification
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from .base import Abstained, Prompt
-from .local import LocalModel
-from .text import Message, Neutraliser, as_messages
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from .base import Abstained, Prompt, joined
+from .local import LocalModel, pad
+from .question import as_text
+from .text import PROBE, Message, Neutraliser, as_messages
+
+
+class Row(NamedTuple):
+    """What the model reads: token ids, and which of them are the answer's, for models that are told."""
+
+    ids: list[int]
+    types: list[int] | None = None
 
 
 class RewardModel:
     """
-    A sequence classifier with its own tokenizer as a reward function. A text that is too long for it even without the
-    prompt gets [`Abstained`] for a reward.
+    A sequence classifier with its own tokenizer as a reward function. The reward is the output's `score` if there is
+    one, and its logit otherwise. A text that is too long for it even without the prompt gets [`Abstained`].
+
+    Prompt and completion are rendered with the tokenizer's chat template. Without one, a tokenizer that puts a
+    separator between two texts (`[CLS] question [SEP] answer [SEP]`) reads them as such a pair.
 
     Args:
         model (`str` or `nn.Module`):
-            Path or hub id, or the model itself. The reward is its only logit.
+            Path or hub id, or the model itself.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's tokenizer; loaded from where the model came from by default.
+        raw_prompts (`bool`, *optional*, defaults to `False`):
+            Whether a prompt that is a string is read as it is, with the completion right behind it, as TRL's trainers
+            do. By default it is one turn of the user.
         model_kwargs (`dict`, *optional*):
             Arguments of `from_pretrained` if the model is given by path.
         kwargs:
             Further arguments of [`~judges.local.LocalModel`].
+
+    Raises:
+        `ValueError`: If the model has more than one label, or the tokenizer can render no dialogue.
     """
 
-    def __init__(self, model, tokenizer=None, *, model_kwargs=None, **kwargs):
+    def __init__(self, model, tokenizer=None, *, raw_prompts=False, model_kwargs=None, **kwargs):
         self.local = LocalModel(
             model,
             tokenizer,
@@ -38,49 +60,102 @@ class RewardModel:
         )
         self.model, self.tokenizer = self.local.model, self.local.tokenizer
         self.__name__ = self.model.config._name_or_path or type(self.model).__name__
-        if self.model.config.num_labels != 1:
+        # What code from elsewhere does with labels is its own matter: its output must be one number for each text.
+        if self.model.config.num_labels != 1 and type(self.model).__module__.startswith("transformers."):
             raise ValueError(
                 f"The reward model {self.__name__} ({type(self.model).__name__}) has {self.model.config.num_labels} "
                 f"labels; a reward model is a sequence classifier with one (`num_labels=1`)."
             )
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
+        self.raw_prompts = raw_prompts
+        self._reads_pairs = self.tokenizer.chat_template is None and separates_pairs(self.tokenizer)
+        if self.tokenizer.chat_template is None and not (self._reads_pairs or raw_prompts):
+            raise ValueError(
+                f"The tokenizer of the reward model {self.__name__} has no chat template, and no separator between a "
+                f"question and an answer; set `tokenizer.chat_template` to that of the model's training."
+            )
         self.neutralise = Neutraliser(self.tokenizer)  # a completion cannot end its turn, or begin another
 
     def __call__(self, prompts: list[Prompt], completions: list[str | list[Message]]) -> list[float]:
         rows = list(zip(prompts, completions, strict=True))
         texts = [self._render(*row) for row in rows]
-        unique = dict(zip(texts, rows, strict=True))
-        sequences = {
-            text: ids if self.local.fits(ids) else self._cut(*row)
-            for (text, row), ids in zip(unique.items(), self._encode(list(unique)), strict=True)
-        }
-        short = [text for text, ids in sequences.items() if ids is not None]
-        logits = self.local.run([sequences[text] for text in short], self._logits, padding_side="right")
+        encoded = {text: self._fitted(text, *row) for text, row in dict(zip(texts, rows, strict=True)).items()}
+        short = {text: row for text, row in encoded.items() if row is not None}
+        types = [row.types for row in short.values()]
+        logits = self.local.run(
+            [row.ids for row in short.values()],
+            lambda rows, **inputs: self._logits([types[row] for row in rows], **inputs),
+            padding_side="right",
+        )
         rewards = {text: logit.item() for text, logit in zip(short, logits, strict=True)}
         return [rewards.get(text, Abstained("too long")) for text in texts]
 
-    def _render(self, prompt: Prompt, completion: str | list[Message]) -> str:
-        if isinstance(prompt, str):
-            return prompt + self.neutralise(completion)
-        return self.local.render(prompt + self.neutralise.messages(completion))
+    def _render(self, prompt: Prompt, completion: str | list[Message]) -> tuple[str, ...]:
+        """One text, or question and answer where the tokenizer puts them together."""
+        answer = self.neutralise(completion if isinstance(completion, str) else completion[0]["content"])
+        if self.raw_prompts and isinstance(prompt, str):
+            return (prompt + answer,)
+        if self._reads_pairs:
+            return as_text(as_messages(prompt)), answer
+        messages = as_messages(prompt) if isinstance(prompt, str) else joined(prompt)
+        return (self.local.render([*messages, {"role": "assistant", "content": answer}]),)
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    def _encode(self, texts: tuple[str, ...]) -> Row:
+        encoded = self.tokenizer(*texts, add_special_tokens=len(texts) == 2)
+        return Row(encoded["input_ids"], encoded.get("token_type_ids") if len(texts) == 2 else None)
 
-    def _cut(self, prompt: Prompt, completion: str | list[Message]) -> list[int] | None:
-        def encode(rest: list[Message]) -> list[int]:
-            if isinstance(prompt, str):
-                # Some tokenizers lose the blank at the end, which keeps prompt and completion apart.
-                text, blank = rest[0]["content"].rstrip(), prompt[len(prompt.rstrip()) :]
-                return self._encode([self._render(text and text + blank, completion)])[0]
-            return self._encode([self._render(rest, completion)])[0]
+    def _fitted(self, texts: tuple[str, ...], prompt: Prompt, completion: str | list[Message]) -> Row | None:
+        """What is read of a row, whose prompt is cut until it fits; `None` if that is not enough."""
+        row = self._encode(texts)
+        if self.local.fits(row.ids):
+            return row
 
-        fitted = self.local.fit(as_messages(prompt), encode)
-        return fitted and fitted[0]
+        def encode(rest: list[Message]) -> Row:
+            if not (self.raw_prompts and isinstance(prompt, str)):
+                return self._encode(self._render(rest, completion))
+            # Some tokenizers lose the blank at the end, which keeps prompt and completion apart.
+            text, blank = rest[0]["content"].rstrip(), prompt[len(prompt.rstrip()) :]
+            return self._encode(self._render(text and text + blank, completion))
 
-    def _logits(self, rows: list[int], *, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        # The classifier finds the last token of each row, whose logit is the reward, by the padding after it.
-        input_ids = input_ids.masked_fill(attention_mask == 0, self.tokenizer.pad_token_id)
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0]
+        fitted = self.local.fit(as_messages(prompt), lambda rest: encode(rest).ids)
+        return fitted and encode(fitted[1])
+
+    def _logits(
+        self, types: list[list[int] | None], *, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> torch.Tensor:
+        inputs: dict[str, Any] = {"attention_mask": attention_mask}
+        if types[0] is not None:
+            inputs["token_type_ids"] = pad(types, "right")["input_ids"].to(input_ids)
+        with padded(self.model, input_ids, attention_mask) as input_ids:
+            output = self.model(input_ids=input_ids, **inputs)
+        scores = output.score if getattr(output, "score", None) is not None else output.logits
+        if scores.numel() != len(input_ids):
+            raise ValueError(
+                f"The reward model {self.__name__} gives scores of shape {tuple(scores.shape)} for {len(input_ids)} "
+                f"texts; a reward is one number for each."
+            )
+        return scores.reshape(-1)
+
+
+def separates_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer writes two texts as encoders know them, `[CLS] question [SEP] answer [SEP]`."""
+    return tokenizer.sep_token_id is not None and tokenizer.sep_token_id in tokenizer(PROBE, PROBE)["input_ids"]
+
+
+@contextmanager
+def padded(model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Iterator[torch.Tensor]:
+    """
+    `input_ids` padded such that the model reads in each row what it reads in the row alone: classifiers look for the
+    last token that is not their config's padding, and for the last one if the config knows none. So padding is the
+    config's, and if there is no such token, the one that rows use least, which is not at all, stands for it in here.
+    """
+    config, size = model.config.get_text_config(), model.get_input_embeddings().weight.shape[0]
+    before = config.pad_token_id
+    if bool(attention_mask.all()) and len(input_ids) == 1:
+        yield input_ids
+        return
+    if before is None or not 0 <= before < size:
+        config.pad_token_id = torch.bincount(input_ids[attention_mask == 1], minlength=size).argmin().item()
+    try:
+        yield input_ids.masked_fill(attention_mask == 0, config.pad_token_id)
+    finally:
+        config.pad_token_id = before

@@ -44,6 +44,8 @@ class Tally:
         both_orders (`int`): pairs that have a verdict in both orders.
         disagreement (`float`): sum of |P(a ≻ b) + P(b ≻ a) - 1| over them; 0 without position bias.
         flips (`int`): those of them in which the same *position* won both times.
+        labelled (`int`): answers that were read off the probabilities of the labels.
+        mass (`float`): sum of the labels' probability in them, which is 1 where nothing else could be said.
         ties (`int`): pairs of different completions with a preference of exactly .5, among all rows.
         abstained (`Counter`): rows without a verdict, by reason.
     """
@@ -53,6 +55,8 @@ class Tally:
     both_orders: int = 0
     disagreement: float = 0.0
     flips: int = 0
+    labelled: int = 0
+    mass: float = 0.0
     ties: int = 0
     abstained: Counter = field(default_factory=Counter)
 
@@ -60,6 +64,16 @@ class Tally:
     def position_bias(self) -> float:
         """Mean disagreement of the two orders, `nan` if no pair was asked in both."""
         return self.disagreement / self.both_orders if self.both_orders else math.nan
+
+    @property
+    def label_mass(self) -> float:
+        """Mean probability of the labels together, `nan` if no answer was read off probabilities."""
+        return self.mass / self.labelled if self.labelled else math.nan
+
+    def add_label_mass(self, mass: float) -> None:
+        """Counts an answer whose labels have this probability together."""
+        self.labelled += 1
+        self.mass += mass
 
     def add_orders(self, there: float, back: float) -> None:
         """Counts P(a ≻ b) and P(b ≻ a) as the judge gave them."""

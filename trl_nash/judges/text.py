@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .base import Prompt
+from .base import Prompt, joined
 
 
 Message = dict[str, Any]
@@ -24,6 +24,7 @@ PROBE = "trlnashprobe"  # a word that no chat template holds
 
 def as_messages(prompt: Prompt) -> list[Message]:
     """A prompt as turns that begin with the user's: a string is one, a system message is put in front of the first."""
+    prompt = joined(prompt)
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     if len(prompt) > 1 and prompt[0]["role"] == "system":

@@ -133,6 +133,7 @@ class NashTrainer(EvaluationHooks):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             lr_scheduler=optimizers[1],
         )
+        concatenates = reward_funcs not in (None, args.reward_model_path)  # as TRL does with what is passed in Python
         reward_funcs = args.reward_model_path if judge is None and reward_funcs is None else reward_funcs
         check_run(args, judge, reward_funcs, train_dataset, eval_dataset)
         judge = None if judge is None else load_judge(judge, device=args.device)
@@ -205,6 +206,7 @@ class NashTrainer(EvaluationHooks):
             eos_token_ids=self.eos_token_ids,
             model_kwargs={"trust_remote_code": args.trust_remote_code},
             device=self.accelerator.device,
+            raw_prompts=concatenates,
         )
         check_columns(self.judge, train_dataset, eval_dataset)
         show_rewards(self, [] if judge is not None else self.judge.reward_funcs)

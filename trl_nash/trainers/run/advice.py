@@ -75,6 +75,13 @@ ADVICE = [
         "{round}), so most of its verdicts are near one half. Choose another `judge`; `trl-nash judge` measures one.",
     ),
     Advice(
+        "label mass",
+        lambda f: f["judge/label_mass"] < 0.5,
+        "The judge would rather say something else than one of its two labels, which have {judge/label_mass:.0%} of "
+        "the probability in round {round}: it may not have understood the question. Choose another `template`, or on "
+        "a server another `prompt` or `mode`.",
+    ),
+    Advice(
         "engine",
         lambda f: f["sampling/logp_gap"] > LOGP_GAP,
         "The log-probs that vLLM gives with its samples are not the policy's: they differ by "

@@ -144,6 +144,7 @@ class Reporter:
             for reason, count in (+tally.abstained).items():
                 self.metrics.add(f"judge/abstained/{reason.replace(' ', '_').replace('/', '_')}", count, 0)
             self.metrics.add("judge/position_bias", tally.disagreement, tally.both_orders)
+            self.metrics.add("judge/label_mass", tally.mass, tally.labelled)
             if tally.asked + tally.cached:
                 self.metrics.add("judge/cached", tally.cached, tally.asked + tally.cached)
 
