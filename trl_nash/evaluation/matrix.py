@@ -8,6 +8,7 @@ Every figure is a function of the mean win rates, and its interval comes from re
 prompt go together, since all policies answered the same question.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
@@ -140,6 +141,13 @@ class WinRateMatrix:
     def __len__(self) -> int:
         return len(self.names)
 
+    def select(self, names: Sequence[str]) -> "WinRateMatrix":
+        """The matrix of some of the policies, in this order, of the same prompts."""
+        places = [self.names.index(name) for name in names]
+        lengths = None if self.lengths is None else self.lengths[:, places]
+        p = self.preferences[:, places][:, :, places]
+        return WinRateMatrix(names, p, lengths, resamples=self._resamples, seed=self._seed)
+
     @cached_property
     def counts(self) -> np.ndarray:
         """Prompts on which a pair was judged, of shape `(N, N)`."""
@@ -175,7 +183,9 @@ class WinRateMatrix:
         value = np.asarray(figure(self.rates), dtype=np.float64)
         found = np.array([figure(rates) for rates in self._resampled], dtype=np.float64)
         tail = float(norm.cdf((count / (count - 1)) ** 0.5 * t.ppf((1 - level) / 2, count - 1)))
-        low, high = np.nanquantile(found, [tail, 1 - tail], axis=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a pair that was never judged, which has no interval
+            low, high = np.nanquantile(found, [tail, 1 - tail], axis=0)
         return Estimate(value, np.minimum(low, value), np.maximum(high, value))
 
     def length_controlled(self) -> np.ndarray:
@@ -234,10 +244,12 @@ class WinRateMatrix:
 
     @cached_property
     def _resampled(self) -> np.ndarray:
-        """Mean win rates of resampled prompts, of shape (R, N, N)."""
+        """Mean win rates of resampled prompts, of shape (R, N, N): of those that have all pairs that there are."""
         count = len(self.preferences)
         generator = np.random.default_rng(self._seed)
-        return self._means(generator.multinomial(count, np.full(count, 1 / count), size=self._resamples))
+        means = self._means(generator.multinomial(count, np.full(count, 1 / count), size=self._resamples))
+        whole = ~(np.isnan(means) & (self.counts > 0)).any((1, 2))
+        return means[whole] if whole.any() else self.rates[None]
 
     def _means(self, weights: np.ndarray) -> np.ndarray:
         """Weighted means of the win rates, of shape (R, N, N), for weights of prompts of shape (R, B)."""

@@ -88,23 +88,11 @@ class OpenAIJudge(RemoteJudge):
         api_key_env: str = "OPENAI_API_KEY",
         **kwargs,
     ):
-        model, at, url = re.fullmatch(r"(.*?)(?:(@)(https?://.*))?", model, re.DOTALL).groups()
-        if at and base_url is not None:
-            raise ValueError(f"The server is given twice, after the model ({_host(url)}) and as `base_url`; give one.")
-        self.model = model
+        self.model, self.base_url = find_server(model, base_url, api_key_env)
         self.prompt = QuestionTemplate(prompt)
-        self.base_url = (url or base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
         self.timeout = timeout
         self.request = dict(request or {})
         self.api_key_env = api_key_env
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-            raise ValueError(
-                f"`base_url` of the judge must look like http://host:port/v1, without password or query; got one for "
-                f"{_host(self.base_url)!r}. A key goes into the environment variable {api_key_env}."
-            )
-        if not model:
-            raise ValueError("The judge needs the name of a model, as in `openai:MODEL` or `openai:MODEL@http://...`.")
         if mode not in MODES:
             raise ValueError(f"`mode` is one of {', '.join(map(repr, MODES))}; got {mode!r}.")
         if self.prompt.verdicts is not None and mode not in ("auto", "text"):
@@ -121,9 +109,8 @@ class OpenAIJudge(RemoteJudge):
                 f"The judge {model!r} takes no argument {unknown[0]!r}; it takes "
                 f"{', '.join((*own, *RemoteJudge.__init__.__kwdefaults__))}."
             )
-        if self.base_url == OPENAI and not os.environ.get(api_key_env):
-            raise ValueError(f"{self.base_url} needs a key: set the environment variable {api_key_env}.")
-        _import_openai()
+        check_key(self.base_url, api_key_env)
+        import_openai()
         self._client = None  # made when it is used, with the key
         self.mode = "text" if self.prompt.verdicts is not None else mode
         # How answers are read; logprobs are tried first, as servers drop them without a word.
@@ -165,7 +152,7 @@ class OpenAIJudge(RemoteJudge):
         if self._client is None:
             # Retries are ours. Servers without keys ignore this one.
             key = os.environ.get(self.api_key_env) or "none"
-            self._client = _import_openai().OpenAI(
+            self._client = import_openai().OpenAI(
                 base_url=self.base_url, api_key=key, timeout=self.timeout, max_retries=0
             )
         if self._reads is not None:
@@ -303,11 +290,53 @@ class HFJudge(OpenAIJudge):
         super().__init__(model, base_url=base_url, api_key_env=api_key_env, **kwargs)
 
 
-def _import_openai():
+def find_server(
+    model: str, base_url: str | None = None, api_key_env: str = "OPENAI_API_KEY", whose: str = "judge"
+) -> tuple[str, str]:
+    """
+    The name of a model, and the address of its server: of `model` and `base_url`, or of `model@http://host:port/v1`.
+
+    Args:
+        model (`str`): as the user writes it.
+        base_url (`str`, *optional*): the server; by default `$OPENAI_BASE_URL`, or OpenAI's.
+        api_key_env (`str`, *optional*): where a key goes, for messages.
+        whose (`str`, *optional*): what the model is, for messages.
+
+    Raises:
+        `ValueError`: If there is no model, or no usable address.
+    """
+    model, at, url = re.fullmatch(r"(.*?)(?:(@)(https?://.*))?", model, re.DOTALL).groups()
+    if at and base_url is not None:
+        raise ValueError(f"The server is given twice, after the model ({_host(url)}) and as `base_url`; give one.")
+    base_url = (url or base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+        raise ValueError(
+            f"`base_url` of the {whose} must look like http://host:port/v1, without password or query; got one for "
+            f"{_host(base_url)!r}. A key goes into the environment variable {api_key_env}."
+        )
+    if not model:
+        raise ValueError(f"The {whose} needs the name of a model, as in `openai:MODEL` or `openai:MODEL@http://...`.")
+    return model, base_url
+
+
+def check_key(base_url: str, api_key_env: str) -> None:
+    """Refuses to ask OpenAI without a key."""
+    if base_url == OPENAI and not os.environ.get(api_key_env):
+        raise ValueError(f"{base_url} needs a key: set the environment variable {api_key_env}.")
+
+
+def import_openai(whose: str = "judge"):
+    """
+    The client's package.
+
+    Raises:
+        `ImportError`: With the command that installs it.
+    """
     try:
         import openai
     except ImportError:
-        raise ImportError(f"The judge `openai` needs a package more: {pip_install('judges')}.") from None
+        raise ImportError(f"The {whose} `openai` needs a package more: {pip_install('judges')}.") from None
     return openai
 
 
