@@ -268,6 +268,9 @@ class WinRateMatrix:
 
 def equilibrium(rates: np.ndarray) -> np.ndarray:
     """The Nash policy of the highest entropy, of shape `(N,)`, of win rates of shape `(N, N)`."""
+    beats_all = (rates.round(_DIGITS) > 0.5).sum(1) == len(rates) - 1
+    if beats_all.any():  # then nothing else is an equilibrium, and no linear program is needed
+        return beats_all.astype(np.float64)
     return nash_equilibrium(MatrixGame(rates.round(_DIGITS)))
 
 

@@ -160,7 +160,7 @@ def _square(standings: Standings, i: int, j: int) -> str:
         return f'<td class="hole"><a href="{link}" aria-label="{label}">–</a></td>'
     limits = Estimate(rate, float(standings.rates.low[i, j]), float(standings.rates.high[i, j]))
     # Less than in proportion, so that one can see what differs from one half by some points.
-    side, strength = ("win", rate - 0.5) if rate >= 0.5 else ("lose", 0.5 - rate)
+    side, strength = ("cold", rate - 0.5) if rate >= 0.5 else ("warm", 0.5 - rate)
     mix = f"color-mix(in oklab, var(--{side}) calc(var(--strength) * {(2 * strength) ** 0.75:.3f}), var(--paper))"
     label = escape(f"{names[i]} beats {names[j]} in {_percent(rate)}, {_between(limits)}")
     return (
