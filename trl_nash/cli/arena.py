@@ -121,11 +121,12 @@ def _judge(arena: "Arena", judge: "PairwiseJudge", options: argparse.Namespace, 
 @contextmanager
 def _going_on(arena: "Arena"):
     """Says of what ends a run that nothing is lost."""
+    from ..evaluation.arena import SamplingError
+    from ..judges.base import JudgeError
+
     try:
         yield
-    except RuntimeError as error:
-        if not is_user_error(error, starting=False):
-            raise
+    except (JudgeError, SamplingError) as error:
         raise type(error)(f"{error} {_how_to_go_on(arena)}") from error
 
 

@@ -5,8 +5,17 @@
 
 from .contestants import Contestant, read_contestants
 from .game import Arena, ArenaResult
-from .sampling import Sampling
+from .sampling import Sampling, SamplingError
 from .standings import Standing, Standings
 
 
-__all__ = ["Arena", "ArenaResult", "Contestant", "Sampling", "Standing", "Standings", "read_contestants"]
+__all__ = [
+    "Arena",
+    "ArenaResult",
+    "Contestant",
+    "Sampling",
+    "SamplingError",
+    "Standing",
+    "Standings",
+    "read_contestants",
+]

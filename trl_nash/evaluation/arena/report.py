@@ -21,16 +21,14 @@ from .standings import Standing, Standings
 
 def print_standings(console: Console, standings: Standings) -> None:
     """Prints a line for each policy, and what no line says."""
-    headings = ("policy", "win rate", "95 %", "equal length", "equilibrium", "exploitable", "Elo")
+    headings = ("policy", "win rate", "equal length", "equilibrium", "exploitable", "Elo")
     table = text_table(*headings)
     for column in table.columns[1:]:
         column.no_wrap = True
     for line in standings.lines:
-        rate = line.win_rate
         table.add_row(
             escape(line.name),
-            percent(rate.value),
-            interval(rate),
+            with_half(line.win_rate),
             percent(line.length_controlled),
             percent(line.weight.value),
             percent(line.exploitability.value),
@@ -113,6 +111,11 @@ def write_files(
 
 def percent(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.1%}"
+
+
+def with_half(estimate: Estimate) -> str:
+    """A share and half the width of its interval."""
+    return percent(estimate.value) and f"{estimate.value:.1%} ±{50 * (estimate.high - estimate.low):.1f}"
 
 
 def interval(estimate: Estimate) -> str:

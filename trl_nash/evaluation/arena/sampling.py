@@ -6,9 +6,10 @@
 import gc
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,10 @@ from .contestants import Contestant
 KEY = "OPENAI_API_KEY"  # environment variable, sent to the server and kept nowhere
 SECONDS = 600.0  # that a server may take for an answer
 RETRIES = 5  # of a request that failed for a passing reason
+
+
+class SamplingError(RuntimeError):
+    """A server cannot go on. What it has answered is kept."""
 
 
 @dataclass(frozen=True)
@@ -184,24 +189,28 @@ def _from_server(contestant: Contestant, rows: list[Row], sampling: Sampling) ->
     check_key(url, KEY)
     key = os.environ.get(KEY) or "none"  # which servers without keys ignore
     client = import_openai("policy").OpenAI(base_url=url, api_key=key, timeout=SECONDS, max_retries=RETRIES)
-    failure = None
-    with ThreadPoolExecutor(sampling.batch_size) as pool:
-        asked = [pool.submit(_ask, client, model, row, contestant, sampling) for row in rows]
+    stop, failure = threading.Event(), None
+
+    def ask(row: Row) -> dict[str, Any] | SamplingError | None:
+        if stop.is_set():
+            return None
         try:
-            for answer in as_completed(asked):
-                try:
-                    yield [answer.result()]
-                except CancelledError:
-                    pass
-                except RuntimeError as error:  # what is under way is waited for: it is paid for
-                    failure = failure or error
-                    for other in asked:
-                        other.cancel()
+            return _ask(client, model, row, contestant, sampling)
+        except SamplingError as error:
+            stop.set()
+            return error
+
+    with ThreadPoolExecutor(sampling.batch_size) as pool:
+        try:
+            for done in as_completed([pool.submit(ask, row) for row in rows]):
+                if isinstance(answer := done.result(), dict):
+                    yield [answer]
+                else:  # what is under way is waited for: it is paid for
+                    failure = failure or answer
         finally:
-            for other in asked:
-                other.cancel()
+            stop.set()
     if failure is not None:
-        raise RuntimeError(f"{contestant.name} cannot be asked at {url}: {failure}.")
+        raise SamplingError(f"{contestant.name} cannot be asked at {url}: {failure}.")
 
 
 def _ask(client, model: str, row: Row, contestant: Contestant, sampling: Sampling) -> dict[str, Any]:
@@ -228,7 +237,7 @@ def _ask(client, model: str, row: Row, contestant: Contestant, sampling: Samplin
         text = " ".join(str(error).split()) or type(error).__name__
         if key := os.environ.get(KEY):
             text = text.replace(key, "***")
-        raise RuntimeError(text[:300].rstrip(".")) from None
+        raise SamplingError(text[:300].rstrip(".")) from None
     text = choice.message.content or ""
     if sampling.strip_thinking:
         text = strip_thinking(text)
