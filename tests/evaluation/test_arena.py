@@ -18,8 +18,9 @@ from tiny import build_model, build_tokenizer
 from trl_nash.evaluation import WinRateMatrix
 from trl_nash.evaluation.arena import Arena, Sampling, Standings, read_contestants
 from trl_nash.evaluation.arena import sampling as sampling_module
-from trl_nash.evaluation.matrix import exploitability
-from trl_nash.judges import Abstained, PairwiseJudge
+from trl_nash.evaluation.arena.report import sentences, write_files
+from trl_nash.evaluation.scores import exploitability
+from trl_nash.judges import Abstained, PairwiseJudge, as_judge
 from trl_nash.usage import UsageError
 
 
@@ -305,6 +306,37 @@ def test_a_judge_that_abstains_on_a_policy_altogether(write_rows, prompts, tmp_p
     )
     assert [line.weight.value for line in standings.lines[:2]] == [1.0, 0.0]
     assert standings.to_dict()["policies"][2]["win_rate"] == {"value": None, "low": None, "high": None}
+
+
+class Group(PairwiseJudge):
+    """Sees all answers to a prompt at once, and there is no `None` among them."""
+
+    def judge(self, prompts, first, second):
+        raise AssertionError("it compares")
+
+    def compare(self, prompts, completions, pairs, *, columns=None, completion_ids=None, trainer_state=None):
+        lengths = np.array([[len(text) for text in texts] for texts in completions])
+        return np.stack([0.5 + 0.5 * np.sign(lengths[:, i] - lengths[:, j]) for i, j in pairs], 1)
+
+
+def test_a_judge_of_groups_sees_the_answers_that_there_are(write_rows, prompts, tmp_path):
+    specs = of_lengths(write_rows, a=2, b=4, c=3)
+    completions(write_rows, "b", ["bbbb"] * 4)  # and of the other prompts none
+    arena = Arena(specs, prompts, tmp_path / "out")
+    arena.sample()
+    matrix = arena.judge(Group()).matrix
+    assert matrix.counts[np.triu_indices(3, 1)].tolist() == [4, 12, 4]
+    np.testing.assert_array_equal(matrix.rates, [[0.5, 0, 0], [1, 0.5, 1], [1, 0, 0.5]])
+
+
+def test_a_judge_that_never_has_an_opinion(write_rows, prompts, tmp_path):
+    arena = Arena(of_lengths(write_rows, a=2, b=3), prompts, tmp_path / "out")
+    arena.sample()
+    result = arena.judge(as_judge(lambda prompts, first, second: [None] * len(prompts)))
+    standings = Standings.of(result.matrix, result.answers)
+    assert standings.left_out == ["a", "b"] and np.isnan([line.win_rate.value for line in standings.lines]).all()
+    assert sentences(standings)[0].startswith("Never compared, because an answer or a verdict is missing")
+    write_files(result, standings, arena.contestants, arena.directory)
 
 
 def test_no_prompt_with_two_answers(write_rows, prompts, tmp_path):

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..matrix import ELO, Cycle, Estimate, WinRateMatrix, bradley_terry, equilibrium, exploitability
+from ..matrix import Cycle, Estimate, WinRateMatrix
+from ..scores import ELO, bradley_terry, equilibrium, exploitability
 
 
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
