@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import weakref
 from itertools import combinations, permutations
 
 import numpy as np
@@ -21,6 +22,7 @@ from trl_nash.evaluation.arena import sampling as sampling_module
 from trl_nash.evaluation.arena.report import sentences, write_files
 from trl_nash.evaluation.scores import exploitability
 from trl_nash.judges import Abstained, PairwiseJudge, as_judge
+from trl_nash.trainers import loading
 from trl_nash.usage import UsageError
 
 
@@ -126,7 +128,7 @@ def test_win_rates_are_means_of_what_the_judge_says(models, prompts, tmp_path):
     for i, j in combinations(range(3), 2):
         assert result.matrix.rates[i, j] == pytest.approx(np.mean(judge(PROMPTS, texts[i], texts[j])))
     assert result.matrix.counts.min() == len(PROMPTS)
-    standings = Standings.of(few_resamples(result), result.answers)
+    standings = Standings.of(result, few_resamples(result))
     best = standings.lines[0]
     others = np.delete(result.matrix.rates[result.names.index(best.name)], result.names.index(best.name))
     assert best.win_rate.value == pytest.approx(others.mean()) and best.win_rate.low <= best.win_rate.value
@@ -164,13 +166,56 @@ def test_a_second_run_asks_for_the_rest_only(models, prompts, write_rows, tmp_pa
     assert sampled == [] and sorted(other) == sorted(asked)
 
 
+def test_one_model_is_in_memory_at_a_time(models, prompts, tmp_path, monkeypatch):
+    loaded, alive, load = [], [], loading.load_policy
+
+    def watched(*arguments):
+        alive.append(sum(model() is not None for model in loaded))
+        model = load(*arguments)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(loading, "load_policy", watched)
+    specs = [str(models / name) for name in ("one", "adapter", "two")]
+    Arena(specs, prompts, tmp_path / "out", GREEDY, best_of=2).sample()
+    assert alive == [0, 0, 0] and not any(model() for model in loaded)
+
+
+def test_the_best_of_further_answers(models, prompts, write_rows, tmp_path):
+    """Two models have them and the file has not: what is asked, what is chosen, and that all of it is kept."""
+    specs = [str(models / "one"), str(models / "two"), *of_lengths(write_rows, file=9)]
+    log, out = tmp_path / "log", tmp_path / "out"
+    arena = Arena(specs, prompts, out, SHORT, best_of=2)
+    arena.sample()
+    judge, rows = ByLength(log), len(PROMPTS)
+    result = arena.judge(judge, "by length")
+    assert sum(len(row.pairs) for row in arena.questions()) == arena.pairs() == rows * (3 + 2 * 2 * 3)
+    assert sorted(result.further) == ["one", "two"] and result.matrix.names == ("one", "two", "file")
+    files = [(out / "answers" / "best_of" / f"one-{k}.jsonl").read_text().splitlines() for k in (1, 2)]
+    samples = [[json.loads(line)["completion"] for line in lines] for lines in files]
+    texts = [[row.completions[place] for row in result.rows] for place in range(3)]
+    expected = [[judge(PROMPTS, sample, text) for text in texts] for sample in samples]
+    np.testing.assert_allclose(result.further["one"], np.transpose(expected, (2, 0, 1)))
+    lines = Standings.of(result, few_resamples(result)).lines
+    assert all(line.best_of.value >= line.exploitability.value for line in lines)
+    assert all(line.best_of.low <= line.best_of.value <= line.best_of.high for line in lines)
+    log.write_text("")
+    again = Arena(specs, prompts, out, SHORT, best_of=2)
+    assert [again.missing(contestant) for contestant in again.contestants] == [0, 0, 0]
+    again.judge(judge, "by length")
+    assert log.read_text() == ""
+    assert Arena(specs, prompts, out, SHORT).judge(judge, "by length").further == {} and log.read_text() == ""
+    with pytest.raises(UsageError, match="best_of must be 2 or more, .* got 1"):
+        Arena(specs, prompts, out, SHORT, best_of=1)
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_goes_on_after_any_kill(models, prompts, tmp_path):
     """Two processes are killed, one that samples and one whose judge is at work: nothing on disk is asked again."""
     specs, log, out = [str(models / "one"), str(models / "two")], tmp_path / "log", tmp_path / "out"
 
     def killed_while_sampling():
-        calls, real = [], sampling_module._record
+        calls, real = [], sampling_module.as_record
 
         def record(*arguments):
             calls.append(arguments)
@@ -180,7 +225,7 @@ def test_goes_on_after_any_kill(models, prompts, tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments)
 
-        sampling_module._record = record
+        sampling_module.as_record = record
         Arena(specs, prompts, out, SHORT).sample()
 
     def killed_while_judging():
@@ -298,7 +343,7 @@ def test_a_judge_that_abstains_on_a_policy_altogether(write_rows, prompts, tmp_p
     arena.sample()
     result = arena.judge(NeverOnC())
     assert result.matrix.holes == [("a", "c"), ("b", "c")]
-    standings = Standings.of(few_resamples(result), result.answers)
+    standings = Standings.of(result, few_resamples(result))
     assert [line.name for line in standings.lines] == ["b", "a", "c"] and standings.left_out == ["c"]
     last = standings.lines[-1]
     assert all(
@@ -333,7 +378,7 @@ def test_a_judge_that_never_has_an_opinion(write_rows, prompts, tmp_path):
     arena = Arena(of_lengths(write_rows, a=2, b=3), prompts, tmp_path / "out")
     arena.sample()
     result = arena.judge(as_judge(lambda prompts, first, second: [None] * len(prompts)))
-    standings = Standings.of(result.matrix, result.answers)
+    standings = Standings.of(result)
     assert standings.left_out == ["a", "b"] and np.isnan([line.win_rate.value for line in standings.lines]).all()
     assert sentences(standings)[0].startswith("Never compared, because an answer or a verdict is missing")
     write_files(result, standings, arena.contestants, arena.directory)

@@ -53,7 +53,7 @@ def played(tmp_path_factory):
     from trl_nash.judges import as_judge
 
     result = arena.judge(as_judge(circle), "circle")
-    standings = Standings.of(result.matrix, result.answers)
+    standings = Standings.of(result)
     write_files(result, standings, arena.contestants, arena.directory)
     return folder / "out", standings, result
 

@@ -55,7 +55,9 @@ def run(argv: list[str]) -> int:
     names = ("temperature", "top_p", "max_new_tokens", "seed", "batch_size", "dtype")
     names += ("trust_remote_code", "chat_template_kwargs", "strip_thinking")
     sampling = Sampling(**{name: getattr(options, name) for name in names})
-    arena = Arena(options.policies, options.prompts, options.output_dir, sampling, options.prompt_column)
+    arena = Arena(
+        options.policies, options.prompts, options.output_dir, sampling, options.prompt_column, options.best_of
+    )
     if options.dry_run:
         _print_plan(arena, options, kwargs)
         return 0
@@ -81,7 +83,7 @@ def _sample(arena: "Arena") -> None:
     with progress_bar() as progress:
         tasks = {}
         for contestant in arena.contestants:
-            known = len(arena.rows) - len(arena.answers[contestant.name].missing(arena.rows))
+            known = arena.known(contestant)
             tasks[contestant.name] = progress.add_task(
                 contestant.name, total=known + arena.missing(contestant), completed=known
             )
@@ -110,7 +112,7 @@ def _judge(arena: "Arena", judge: "PairwiseJudge", options: argparse.Namespace, 
             )
     except KeyboardInterrupt:
         return _interrupted(arena)
-    standings = Standings.of(result.matrix, result.answers)
+    standings = Standings.of(result)
     console = Console(highlight=False)
     print_standings(console, standings)
     page = write_files(result, standings, arena.contestants, arena.directory)
@@ -185,6 +187,8 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     from ..evaluation.arena import Sampling, read_contestants
 
     read_contestants(options.policies)
+    if options.best_of < 0 or options.best_of == 1:
+        raise UsageError(f"--best_of must be 2 or more, got {options.best_of}.")
     if options.judge_batch_size < 1:
         raise UsageError(f"--judge_batch_size must be at least 1, got {options.judge_batch_size}.")
     if options.chat_template_kwargs is not None:
@@ -212,6 +216,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--judge", metavar="SPEC", help="as in training: key:target or module:name")
     add("--judge_kwargs", metavar="JSON", help="its arguments, '{\"temperature\": 0.5}'")
     add("--judge_batch_size", type=int, default=128, metavar="N", help="pairs a call (default: %(default)s)")
+    add(
+        "--best_of",
+        type=int,
+        default=0,
+        metavar="N",
+        help="have the best of N further answers of each policy play too",
+    )
     add("--output_dir", metavar="DIR", default="arena", help="where all is kept (default: %(default)s)")
     add("--dry_run", action="store_true", help="say what it will cost, and stop")
     for name, kind, text in (

@@ -140,7 +140,12 @@ class WinRateMatrix:
         places = [self.names.index(name) for name in names]
         lengths = None if self.lengths is None else self.lengths[:, places]
         p = self.preferences[:, places][:, :, places]
-        return WinRateMatrix(names, p, lengths, resamples=self._resamples, seed=self._seed)
+        return WinRateMatrix(names, p, lengths, **self.resampling)
+
+    @property
+    def resampling(self) -> dict[str, int]:
+        """How prompts are resampled, as arguments of another matrix."""
+        return {"resamples": self._resamples, "seed": self._seed}
 
     @cached_property
     def counts(self) -> np.ndarray:

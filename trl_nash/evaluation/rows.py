@@ -35,6 +35,7 @@ class Row:
         completions (`list[str | None]`): two or more texts; `None` where there is none, which is in no pair.
         columns (`dict[str, Any]`): the other columns, which the judge may look at.
         label (`float`, *optional*): P(the first completion wins), where it is known.
+        asked (`tuple[tuple[int, int], ...]`, *optional*): the pairs that are compared, if not all of them are.
     """
 
     index: int
@@ -42,11 +43,13 @@ class Row:
     completions: list[str | None]
     columns: dict[str, Any]
     label: float | None = None
+    asked: tuple[tuple[int, int], ...] | None = None
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
         there = [index for index, text in enumerate(self.completions) if text is not None]
-        return list(combinations(there, 2))
+        pairs = combinations(there, 2) if self.asked is None else self.asked
+        return [pair for pair in pairs if set(pair) <= set(there)]
 
     def question(self, pair: tuple[int, int]) -> str:
         """A short hash of all that the judge is asked about a pair."""

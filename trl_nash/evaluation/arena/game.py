@@ -11,7 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ...judges.base import PairwiseJudge
 from ...usage import UsageError
@@ -20,8 +22,10 @@ from ..judgements import Output, stored
 from ..matrix import WinRateMatrix
 from ..rows import Row
 from .answers import Answers, read_completions, read_prompts
+from .best_of import verdicts
 from .contestants import Contestant, read_contestants
-from .sampling import Sampling, sample
+from .roster import Roster
+from .sampling import Sampling, sampler
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class ArenaResult:
         answers (`list[dict[int, dict]]`): of each policy its records, as [`Answers`] has them.
         records (`list[dict]`): the judgements, as [`Output`] has them; indices are those of `names`.
         counts (`dict[str, float]`): what was counted of the judge in all runs.
+        further (`dict[str, np.ndarray]`): of policies with n further answers to each of the B prompts P(it beats the
+            answer of each policy), of shape `(B, n, N)`.
     """
 
     names: tuple[str, ...]
@@ -44,11 +50,21 @@ class ArenaResult:
     answers: list[dict[int, dict[str, Any]]]
     records: list[dict[str, Any]]
     counts: dict[str, float]
+    further: dict[str, np.ndarray]
 
     @cached_property
     def matrix(self) -> WinRateMatrix:
         """Win rates of the policies, in the order of `names`."""
         return WinRateMatrix.from_judgements(self.names, self.records)
+
+
+class Track(NamedTuple):
+    """Answers of a policy: those that play, or further ones, of which the best is chosen."""
+
+    name: str
+    contestant: Contestant
+    answers: Answers
+    plays: bool
 
 
 class Arena:
@@ -68,6 +84,8 @@ class Arena:
             How models and servers are sampled.
         prompt_column (`str`, *optional*):
             Of the file; by default as in training.
+        best_of (`int`, *optional*, defaults to `0`):
+            Further answers to each prompt of each policy that is sampled, of which the best one is an opponent too.
 
     Raises:
         `UsageError`: If the policies or files cannot be used, or the directory has other answers of one of the names.
@@ -90,23 +108,45 @@ class Arena:
         directory: str | Path,
         sampling: Sampling | None = None,
         prompt_column: str | None = None,
+        best_of: int = 0,
     ):
+        if best_of < 0 or best_of == 1:
+            raise UsageError(f"best_of must be 2 or more, the answers that the best is chosen from, got {best_of}.")
         self.contestants = read_contestants(contestants)
         self.rows = read_prompts(prompts, prompt_column) if isinstance(prompts, str) else prompts
         self.directory = Path(directory)
         self.sampling = sampling or Sampling()
-        self._roster = self._read_roster()
-        folder = self.directory / "answers"
-        self.answers = {one.name: Answers(folder / f"{one.file_name}.jsonl") for one in self.contestants}
+        self._roster = Roster(self.directory)
+        self._tracks = [track for one in self.contestants for track in self._tracks_of(one, best_of)]
         self._files = {one.name: read_completions(one.spec, self.rows) for one in self.contestants if _is_file(one)}
         for contestant in self.contestants:
-            self._check(contestant)
+            self.missing(contestant)
+
+    def _tracks_of(self, contestant: Contestant, best_of: int) -> list[Track]:
+        folder, name = self.directory / "answers", contestant.file_name
+        sampled = {} if _is_file(contestant) else {"sampling": self.sampling.settings}
+        self._roster.enrol(contestant.name, {"kind": contestant.kind, "spec": contestant.spec} | sampled)
+        tracks = [Track(contestant.name, contestant, Answers(folder / f"{name}.jsonl"), True)]
+        for number in range(1, best_of + 1) if sampled else ():
+            answers = Answers(folder / "best_of" / f"{name}-{number}.jsonl")
+            tracks.append(Track(f"{contestant.name}#{number}", contestant, answers, False))
+            self._roster.enrol(tracks[-1].name, {"kind": "sample", "spec": contestant.spec} | sampled)
+        return tracks
+
+    @property
+    def answers(self) -> dict[str, Answers]:
+        """Of each policy, by its name, the answers that play."""
+        return {track.name: track.answers for track in self._tracks if track.plays}
 
     def missing(self, contestant: Contestant) -> int:
-        """How many prompts a policy is still to be asked, or to be read from its file."""
+        """How many answers of a policy are still to be sampled, or to be read from its file."""
         if _is_file(contestant):
             return len(self._unread(contestant))
-        return len(self.answers[contestant.name].missing(self.rows))
+        return sum(len(track.answers.missing(self.rows)) for track in self._of(contestant))
+
+    def known(self, contestant: Contestant) -> int:
+        """How many answers of a policy to these prompts are there."""
+        return sum(len(self.rows) - len(track.answers.missing(self.rows)) for track in self._of(contestant))
 
     def sample(self, advance: Callable[[str, int], None] = lambda name, count: None) -> None:
         """
@@ -115,38 +155,54 @@ class Arena:
         Args:
             advance (`Callable`, *optional*): is called with a policy's name and a number of answers, as they come.
         """
-        self._write_roster()
+        self._roster.save()
         for contestant in self.contestants:
-            answers = self.answers[contestant.name]
+            tracks = self._of(contestant)
             if _is_file(contestant):
-                batches = [unread] if (unread := self._unread(contestant)) else []
-                _take(batches, answers, contestant, advance)
-            elif todo := answers.missing(self.rows):
-                with closing(sample(contestant, todo, self.sampling)) as batches:  # a model is freed, however it ends
-                    _take(batches, answers, contestant, advance)
+                if unread := self._unread(contestant):
+                    tracks[0].answers.append(unread)
+                    advance(contestant.name, len(unread))
+            elif self.missing(contestant):
+                with sampler(contestant, self.sampling) as draw:
+                    for track in tracks:
+                        with closing(draw(track.name, track.answers.missing(self.rows))) as batches:
+                            for batch in batches:
+                                track.answers.append(batch)
+                                advance(contestant.name, len(batch))
 
     def questions(self) -> list[Row]:
         """
         The prompts with the answers that there are: a place for each policy that the directory knows, in which there
         is `None` if it does not play or has no answer. Prompts with fewer than two answers are left out.
         """
-        places = [self.answers[name].records if name in self.answers else {} for name in self._roster]
+        names = self._roster.names
+        tracks = {track.name: track for track in self._tracks}
+        places = [tracks[name].answers.records if name in tracks else {} for name in names]
 
         def texts(index: int) -> list[str | None]:
             return [place[index]["completion"] if index in place else None for place in places]
 
-        rows = [replace(row, completions=texts(row.index)) for row in self.rows]
+        rows = [replace(row, completions=texts(row.index), asked=self._asked) for row in self.rows]
         return [row for row in rows if row.pairs]
+
+    @property
+    def _asked(self) -> tuple[tuple[int, int], ...]:
+        """Places of the pairs that are compared: those that play with each other, the other answers with these."""
+        names = self._roster.names
+        playing = [names.index(track.name) for track in self._tracks if track.plays]
+        every = [names.index(track.name) for track in self._tracks]
+        return tuple(sorted({(min(i, j), max(i, j)) for i in every for j in playing if i != j}))
 
     def pairs(self) -> int:
         """Pairs of answers that a judge compares when all answers are there."""
-        everywhere = {row.index for row in self.rows}
-        there = [
-            {record["row"] for record in self._files[one.name]} if _is_file(one) else everywhere
-            for one in self.contestants
-        ]
-        counts = [sum(index in rows for rows in there) for index in everywhere]
-        return sum(count * (count - 1) // 2 for count in counts)
+        names = self._roster.names
+        there = {
+            names.index(track.name): {record["row"] for record in self._files[track.contestant.name]}
+            if _is_file(track.contestant)
+            else {row.index for row in self.rows}
+            for track in self._tracks
+        }
+        return sum(len(there[i] & there[j]) for i, j in self._asked)
 
     def output(self, spec: str, judge: PairwiseJudge, kwargs: dict[str, Any] | None = None) -> Output:
         """The judgements of a judge that are in the directory."""
@@ -160,10 +216,9 @@ class Arena:
 
     def judged(self, spec: str, kwargs: dict[str, Any] | None = None) -> tuple[int, float | None]:
         """How many pairs of these policies a judge has compared, and the seconds that one took, if that is known."""
-        roster = list(self._roster)
-        playing = {roster.index(one.name) for one in self.contestants}
+        asked = set(self._asked)
         records, counts = stored(self.judgements(spec, kwargs))
-        count = sum({i, j} <= playing and row < len(self.rows) for row, i, j in records)
+        count = sum((i, j) in asked and row < len(self.rows) for row, i, j in records)
         known = counts.get("judge", {})
         return count, known["seconds"] / known["pairs"] if known.get("pairs") else None
 
@@ -204,62 +259,28 @@ class Arena:
         return self._result(spec, rows, output)
 
     def _result(self, spec: str, rows: list[Row], output: Output) -> ArenaResult:
-        roster = list(self._roster)
-        places = {roster.index(one.name): index for index, one in enumerate(self.contestants)}
-        records = [output.records[row.index, i, j] for row in rows for i, j in row.pairs]
-        records = [
-            record | {"first_index": places[record["first_index"]], "second_index": places[record["second_index"]]}
-            for record in records
-        ]
-        playing = sorted(places, key=places.__getitem__)
+        names = self._roster.names
+        playing = [names.index(one.name) for one in self.contestants]
+        place = {there: here for here, there in enumerate(playing)}
+        judged = [output.records[row.index, i, j] for row in rows for i, j in row.pairs]
+        both = [record for record in judged if record["first_index"] in place and record["second_index"] in place]
+        further = {one.name: [names.index(t.name) for t in self._of(one) if not t.plays] for one in self.contestants}
         return ArenaResult(
             names=tuple(one.name for one in self.contestants),
             judge=spec,
-            rows=[replace(row, completions=[row.completions[place] for place in playing]) for row in rows],
+            rows=[replace(row, completions=[row.completions[there] for there in playing], asked=None) for row in rows],
             answers=[self.answers[one.name].records for one in self.contestants],
-            records=records,
+            records=[record | {key: place[record[key]] for key in ("first_index", "second_index")} for record in both],
             counts=dict(output.counts["judge"]),
+            further={
+                name: verdicts(judged, [row.index for row in rows], places, playing)
+                for name, places in further.items()
+                if places
+            },
         )
 
-    # ---- Who has played in this directory ----
-
-    def _read_roster(self) -> dict[str, dict[str, Any]]:
-        """Every policy that has played here, in the order in which it came: its place in the judgements."""
-        file = self.directory / "policies.json"
-        try:
-            roster = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        except ValueError:
-            raise UsageError(f"{file} is damaged: name another output_dir.") from None
-        for contestant in self.contestants:
-            roster.setdefault(contestant.name, self._description(contestant))
-        return roster
-
-    def _description(self, contestant: Contestant) -> dict[str, Any]:
-        sampled = {} if _is_file(contestant) else {"sampling": self.sampling.settings}
-        return {"kind": contestant.kind, "spec": contestant.spec} | sampled
-
-    def _write_roster(self) -> None:
-        file = self.directory / "policies.json"
-        temporary = file.with_name(f"{file.name}.tmp")
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._roster, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            temporary.replace(file)
-        except OSError as error:
-            raise UsageError(f"{self.directory}: {error.strerror}. Name another output_dir.") from None
-
-    def _check(self, contestant: Contestant) -> None:
-        """Refuses a name that has stood for something else in this directory."""
-        then, now = self._roster[contestant.name], self._description(contestant)
-        if then != now:
-            before, after = then.get("sampling", {}), now.get("sampling", {})
-            other = [f"{key}={value}" for key, value in before.items() if after.get(key) != value]
-            what = ", ".join(other) if _same(then, now) else then["spec"]
-            raise UsageError(
-                f"{contestant.name} is in {self.directory} already, with {what}: name it otherwise, as in "
-                f"again={contestant.spec}, or name another output_dir."
-            )
-        self.missing(contestant)
+    def _of(self, contestant: Contestant) -> list[Track]:
+        return [track for track in self._tracks if track.contestant == contestant]
 
     def _unread(self, contestant: Contestant) -> list[dict[str, Any]]:
         """The completions of a file that are not among its answers yet."""
@@ -275,13 +296,3 @@ class Arena:
 
 def _is_file(contestant: Contestant) -> bool:
     return contestant.kind == "file"
-
-
-def _same(then: dict[str, Any], now: dict[str, Any]) -> bool:
-    return (then["kind"], then["spec"]) == (now["kind"], now["spec"])
-
-
-def _take(batches, answers: Answers, contestant: Contestant, advance: Callable[[str, int], None]) -> None:
-    for batch in batches:
-        answers.append(batch)
-        advance(contestant.name, len(batch))

@@ -18,18 +18,6 @@ from .standings import UNKNOWN, Standing, Standings
 
 
 _PAGE = Path(__file__).with_name("page.html")
-_HEADINGS = (
-    "policy",
-    "win rate",
-    "",
-    "at equal length",
-    "equilibrium",
-    "",
-    "exploitability",
-    "Elo",
-    "characters",
-    "cut",
-)
 
 
 def save_page(result: ArenaResult, standings: Standings, sentences: Sequence[str], file: Path, title: str) -> Path:
@@ -91,18 +79,20 @@ def _data(result: ArenaResult, standings: Standings) -> dict[str, Any]:
 
 
 def _ranking(standings: Standings) -> str:
+    best = [f"by best of {standings.count}"] * bool(standings.count)
+    names = ["policy", "win rate", "", "at equal length", "equilibrium", "", "exploitability", *best, "Elo"]
     heading = "".join(
         f'<th scope="col"{" class=number" * (index not in (0, 2, 5))}>{name}</th>'
-        for index, name in enumerate(_HEADINGS)
+        for index, name in enumerate([*names, "characters", "cut"])
     )
-    body = "".join(f"<tr>{_line(line)}</tr>\n" for line in standings.lines)
+    body = "".join(f"<tr>{_line(line, bool(best))}</tr>\n" for line in standings.lines)
     return (
         f'<div class="wide"><table class="ranking"><thead><tr>{heading}</tr></thead>\n'
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _line(line: Standing) -> str:
+def _line(line: Standing, best: bool) -> str:
     name = escape(line.name)
     cells = [
         f'<th scope="row" title="{name}">{name}</th>',
@@ -112,6 +102,7 @@ def _line(line: Standing) -> str:
         _cell(_percent(line.weight.value), line.weight),
         f"<td>{_track(line.weight, middle=False)}</td>",
         _cell(_percent(line.exploitability.value), line.exploitability),
+        *[_cell(_percent(line.best_of.value), line.best_of)] * best,
         _cell(_points(line.elo.value), line.elo, _points),
         _cell("–" if math.isnan(line.characters) else f"{line.characters:,.0f}"),
         _cell(_percent(line.cut)),

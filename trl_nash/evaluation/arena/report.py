@@ -21,8 +21,8 @@ from .standings import Standing, Standings
 
 def print_standings(console: Console, standings: Standings) -> None:
     """Prints a line for each policy, and what no line says."""
-    headings = ("policy", "win rate", "equal length", "equilibrium", "exploitable", "Elo")
-    table = text_table(*headings)
+    best = [f"by best of {standings.count}"] * bool(standings.count)
+    table = text_table("policy", "win rate", "equal length", "equilibrium", "exploitable", *best, "Elo")
     for column in table.columns[1:]:
         column.no_wrap = True
     for line in standings.lines:
@@ -32,6 +32,7 @@ def print_standings(console: Console, standings: Standings) -> None:
             percent(line.length_controlled),
             percent(line.weight.value),
             percent(line.exploitability.value),
+            *[percent(line.best_of.value)] * len(best),
             points(line.elo.value),
         )
     console.print(table)

@@ -5,23 +5,18 @@
 
 import gc
 import hashlib
-import os
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...data.columns import as_turn
 from ...usage import UsageError
 from ..rows import Row
 from .contestants import Contestant
 
 
-KEY = "OPENAI_API_KEY"  # environment variable, sent to the server and kept nowhere
-SECONDS = 600.0  # that a server may take for an answer
-RETRIES = 5  # of a request that failed for a passing reason
+Draw = Callable[[str, list[Row]], Iterator[list[dict[str, Any]]]]  # of a name, for the seed, and of prompts
 
 
 class SamplingError(RuntimeError):
@@ -71,22 +66,27 @@ class Sampling:
         return {name: value for name, value in asdict(self).items() if name not in ("batch_size", "trust_remote_code")}
 
 
-def sample(contestant: Contestant, rows: list[Row], sampling: Sampling) -> Iterator[list[dict[str, Any]]]:
+def sampler(contestant: Contestant, sampling: Sampling) -> AbstractContextManager[Draw]:
     """
-    Samples an answer to each of some prompts.
+    What samples the answers of a policy, within a context in which a model is in memory.
 
     Args:
         contestant ([`Contestant`]): a model or a server.
-        rows (`list[Row]`): the prompts.
         sampling ([`Sampling`]): how.
 
     Returns:
-        `Iterator[list[dict]]`: of records as [`Answers`] has them, as they come. A model is in memory until the last.
+        A context of a function of a name, by which the draws are seeded, and of rows, the prompts. It yields lists of
+        records as [`Answers`] has them, as they come.
     """
-    return (_from_server if contestant.kind == "server" else _from_model)(contestant, rows, sampling)
+    if contestant.kind == "server":
+        from .served import served
+
+        return served(contestant, sampling)
+    return _loaded(contestant, sampling)
 
 
-def _from_model(contestant: Contestant, rows: list[Row], sampling: Sampling) -> Iterator[list[dict[str, Any]]]:
+@contextmanager
+def _loaded(contestant: Contestant, sampling: Sampling) -> Iterator[Draw]:
     import torch
 
     from ...generation.plain import generate_plainly
@@ -111,23 +111,27 @@ def _from_model(contestant: Contestant, rows: list[Row], sampling: Sampling) -> 
             )
         render = PromptRenderer(tokenizer, context - sampling.max_new_tokens, sampling.chat_template_kwargs)
         read = AnswerReader(tokenizer, sampling.strip_thinking)
-        prompts = {row.index: _rendered(render, row, contestant) for row in rows}
         config = _generation_config(sampling, tokenizer, ends)
         devices = [model.device] if model.device.type == "cuda" else []
-        for batch in chunks(rows, sampling.batch_size):
-            start = time.perf_counter()
-            ids = [prompts[row.index] for row in batch]
-            with torch.random.fork_rng(devices=devices):
-                torch.manual_seed(_seed(contestant, batch[0], sampling))
-                completions = generate_plainly(model, config, model.device, ids, 1)
-            completions = [until_eos(row[0], set(ends)) for row in completions]
-            seconds = (time.perf_counter() - start) / len(batch)
-            yield [
-                _record(row, read(tokens, prompt), len(tokens), bool(tokens) and tokens[-1] in ends, seconds)
-                for row, prompt, tokens in zip(batch, ids, completions, strict=True)
-            ]
+
+        def draw(name: str, rows: list[Row]) -> Iterator[list[dict[str, Any]]]:
+            prompts = {row.index: _rendered(render, row, contestant) for row in rows}
+            for batch in chunks(rows, sampling.batch_size):
+                start = time.perf_counter()
+                ids = [prompts[row.index] for row in batch]
+                with torch.random.fork_rng(devices=devices):
+                    torch.manual_seed(seed_of(name, batch[0], sampling))
+                    completions = generate_plainly(model, config, model.device, ids, 1)
+                completions = [until_eos(row[0], set(ends)) for row in completions]
+                seconds = (time.perf_counter() - start) / len(batch)
+                yield [
+                    as_record(row, read(tokens, prompt), len(tokens), bool(tokens) and tokens[-1] in ends, seconds)
+                    for row, prompt, tokens in zip(batch, ids, completions, strict=True)
+                ]
+
+        yield draw
     finally:
-        del model
+        model = None  # which `draw` has too
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -171,75 +175,13 @@ def _generation_config(sampling: Sampling, tokenizer, ends: list[int]):
     )
 
 
-def _seed(contestant: Contestant, row: Row, sampling: Sampling) -> int:
-    """Another one for each policy: win rates are those of answers that are drawn independently."""
-    text = f"{sampling.seed} {contestant.name} {row.index}"
+def seed_of(name: str, row: Row, sampling: Sampling) -> int:
+    """Another one for each name: win rates are those of answers that are drawn independently."""
+    text = f"{sampling.seed} {name} {row.index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
-def _record(row: Row, text: str, tokens: int | None, ended: bool, seconds: float) -> dict[str, Any]:
+def as_record(row: Row, text: str, tokens: int | None, ended: bool, seconds: float) -> dict[str, Any]:
+    """An answer as [`Answers`] has it."""
     record = {"row": row.index, "prompt": row.prompt, "completion": text}
     return record | {"tokens": tokens, "ended": ended, "seconds": round(seconds, 4)}
-
-
-def _from_server(contestant: Contestant, rows: list[Row], sampling: Sampling) -> Iterator[list[dict[str, Any]]]:
-    from ...judges.openai_api import check_key, find_server, import_openai
-
-    model, url = find_server(contestant.spec, whose="policy")
-    check_key(url, KEY)
-    key = os.environ.get(KEY) or "none"  # which servers without keys ignore
-    client = import_openai("policy").OpenAI(base_url=url, api_key=key, timeout=SECONDS, max_retries=RETRIES)
-    stop, failure = threading.Event(), None
-
-    def ask(row: Row) -> dict[str, Any] | SamplingError | None:
-        if stop.is_set():
-            return None
-        try:
-            return _ask(client, model, row, contestant, sampling)
-        except SamplingError as error:
-            stop.set()
-            return error
-
-    with ThreadPoolExecutor(sampling.batch_size) as pool:
-        try:
-            for done in as_completed([pool.submit(ask, row) for row in rows]):
-                if isinstance(answer := done.result(), dict):
-                    yield [answer]
-                else:  # what is under way is waited for: it is paid for
-                    failure = failure or answer
-        finally:
-            stop.set()
-    if failure is not None:
-        raise SamplingError(f"{contestant.name} cannot be asked at {url}: {failure}.")
-
-
-def _ask(client, model: str, row: Row, contestant: Contestant, sampling: Sampling) -> dict[str, Any]:
-    from openai import APIError
-
-    from ...generation.prompts import strip_thinking
-
-    start = time.perf_counter()
-    extra = {"chat_template_kwargs": sampling.chat_template_kwargs} if sampling.chat_template_kwargs else None
-    tools = {"tools": row.prompt.tools} if hasattr(row.prompt, "tools") else {}
-    try:
-        reply = client.chat.completions.create(
-            model=model,
-            messages=as_turn(row.prompt),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_new_tokens,
-            seed=_seed(contestant, row, sampling),
-            extra_body=extra,
-            **tools,
-        )
-        choice = reply.choices[0]
-    except (APIError, ValueError, TypeError, IndexError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        if key := os.environ.get(KEY):
-            text = text.replace(key, "***")
-        raise SamplingError(text[:300].rstrip(".")) from None
-    text = choice.message.content or ""
-    if sampling.strip_thinking:
-        text = strip_thinking(text)
-    tokens = reply.usage.completion_tokens if reply.usage else None
-    return _record(row, text, tokens, choice.finish_reason != "length", time.perf_counter() - start)

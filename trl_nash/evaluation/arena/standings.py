@@ -12,6 +12,8 @@ import numpy as np
 
 from ..matrix import Cycle, Estimate, WinRateMatrix
 from ..scores import ELO, bradley_terry, equilibrium, exploitability
+from .best_of import with_responders
+from .game import ArenaResult
 
 
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
@@ -27,6 +29,7 @@ class Standing(NamedTuple):
         length_controlled (`float`): the same at equal lengths.
         weight (`Estimate`): how often it plays at the equilibrium of the pool.
         exploitability (`Estimate`): by how much it loses to the best of the pool, over ½.
+        best_of (`Estimate`): the same with the best of n answers of each policy among the pool.
         elo (`Estimate`): points, with mean 0.
         answers (`int`): prompts that it has answered.
         characters (`float`): mean length of these answers.
@@ -38,6 +41,7 @@ class Standing(NamedTuple):
     length_controlled: float
     weight: Estimate
     exploitability: Estimate
+    best_of: Estimate
     elo: Estimate
     answers: int
     characters: float
@@ -57,6 +61,7 @@ class Standings:
         residual (`np.ndarray` of shape `(N, N)`): of win rates, over those that Elo points explain; `nan` out of it.
         cycles (`list[Cycle]`): of three policies.
         gap ([`Estimate`]): the smallest exploitability of a single policy.
+        count (`int`): n of the best of n answers, 0 if there is none.
     """
 
     matrix: WinRateMatrix
@@ -66,18 +71,22 @@ class Standings:
     residual: np.ndarray
     cycles: list[Cycle]
     gap: Estimate
+    count: int
 
     @classmethod
-    def of(cls, matrix: WinRateMatrix, answers: Sequence[dict[int, dict[str, Any]]]) -> "Standings":
+    def of(cls, result: ArenaResult, matrix: WinRateMatrix | None = None) -> "Standings":
         """
         Works the figures out.
 
         Args:
-            matrix ([`WinRateMatrix`]): of the policies.
-            answers (`Sequence[dict]`): their records, in the order of the matrix.
+            result ([`ArenaResult`]): what was judged.
+            matrix ([`WinRateMatrix`], *optional*): its matrix, if it is to be resampled otherwise than by default.
         """
+        matrix, answers = matrix or result.matrix, result.answers
         value = _against_others(matrix.rates)
         order = sorted(range(len(matrix)), key=lambda i: (-np.nan_to_num(value[i], nan=-1.0), i))
+        count = max((verdict.shape[1] for verdict in result.further.values()), default=0)
+        further = {name: verdict[:, :, order] for name, verdict in result.further.items()}
         matrix, answers = matrix.select([matrix.names[i] for i in order]), [answers[i] for i in order]
         playing = _connected(matrix)
         game = matrix.select(playing) if len(playing) > 1 else None
@@ -86,10 +95,14 @@ class Standings:
             _each(game, figure, matrix.names)
             for figure in (_weights, exploitability, lambda rates: ELO * bradley_terry(rates))
         )
+        responses = dict.fromkeys(matrix.names, UNKNOWN)
+        if count:
+            responses |= _each(with_responders(matrix, further, count), _worst_of(len(matrix)), playing)
         lengths = _against_others(matrix.length_controlled())
         lines = [
             Standing(
-                name, win_rates[name], float(lengths[i]), weights[name], losses[name], points[name], len(answers[i]),
+                name, win_rates[name], float(lengths[i]), weights[name], losses[name], responses[name], points[name],
+                len(answers[i]),
                 _mean(len(record["completion"]) for record in answers[i].values()),
                 _mean(not record["ended"] for record in answers[i].values() if record.get("ended") is not None),
             )
@@ -107,6 +120,7 @@ class Standings:
             residual=residual,
             cycles=matrix.cycles(),
             gap=game.estimate(lambda rates: exploitability(rates).min()) if game is not None else UNKNOWN,
+            count=count,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +146,7 @@ class Standings:
             "cycles": [{"policies": list(cycle.policies), "strength": cycle.strength} for cycle in self.cycles],
             "smallest_exploitability": plain(self.gap),
             "not_in_the_game": self.left_out,
+            "best_of": self.count,
         }
 
 
@@ -151,6 +166,17 @@ def _weights(rates: np.ndarray) -> np.ndarray:
         return np.full(len(rates), np.nan)
 
 
+def _worst_of(size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Exploitability of the first policies by all that they were compared with; `nan` of the others."""
+
+    def figure(rates: np.ndarray) -> np.ndarray:
+        found = np.full(len(rates), np.nan)
+        found[:size] = np.nanmax(rates[:, :size], axis=0) - 0.5
+        return found
+
+    return figure
+
+
 def _connected(matrix: WinRateMatrix) -> list[str]:
     """The policies that are left when those with most holes are taken out, until there is none."""
     there = np.ones(len(matrix), dtype=bool)
@@ -166,7 +192,8 @@ def _each(
     if matrix is None:
         return dict.fromkeys(names, UNKNOWN)
     found = matrix.estimate(figure)
-    each = {name: Estimate(*(float(part[i]) for part in found)) for i, name in enumerate(matrix.names)}
+    places = [(i, name) for i, name in enumerate(matrix.names) if name in names]
+    each = {name: Estimate(*(float(part[i]) for part in found)) for i, name in places}
     return dict.fromkeys(names, UNKNOWN) | each
 
 
