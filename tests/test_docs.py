@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trl_nash"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *DOCS]}
-COMMANDS = [*ALGORITHMS, "demo", "simulate", "judge", "plan", "env"]
+COMMANDS = [*ALGORITHMS, "demo", "simulate", "judge", "arena", "plan", "env"]
 CONFIGS = {
     "docs/reference/methods/comal.md": "COMALConfig",
     "docs/reference/methods/egpo.md": "EGPOConfig",
@@ -237,7 +237,7 @@ def plan(monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
-    from trl_nash.cli import demo, judge, simulate
+    from trl_nash.cli import arena, demo, judge, simulate
     from trl_nash.cli import plan as plan_command
     from trl_nash.demo import game
 
@@ -271,6 +271,8 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
                     simulate.check(simulate.parse(options))
                 case ["trl-nash", "judge", *options]:
                     judge.check(judge._parse(options))
+                case ["trl-nash", "arena", *options]:
+                    arena.check(arena._parse(options))
                 case ["trl-nash", "plan", *options]:
                     if "--config" not in options:
                         plan_command.check(plan_command._parse(options))
@@ -309,7 +311,7 @@ def test_options_and_commands_in_the_text_exist(page, capsys):
 
     parsers = [launch_parser(), *map(NashParser, ALGORITHMS)]
     known = {name.lstrip("-") for parser in parsers for name in parser._option_string_actions}
-    for command in ("demo", "simulate", "judge", "plan"):
+    for command in ("demo", "simulate", "judge", "arena", "plan"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         known |= set(re.findall(r"--([a-z]\w+)", capsys.readouterr().out))

@@ -23,7 +23,7 @@ from trl_nash.extras import pip_install
 from trl_nash.kernels.logprob import _uses_triton
 
 
-COMMANDS = ("onpo", "comal", "nash-md", "demo", "simulate", "judge", "plan", "env")
+COMMANDS = ("onpo", "comal", "nash-md", "demo", "simulate", "judge", "arena", "plan", "env")
 
 
 def test_help_lists_every_command(capsys):

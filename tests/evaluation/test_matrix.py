@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from trl_nash.evaluation import WinRateMatrix
-from trl_nash.evaluation.matrix import bradley_terry, equilibrium, exploitability
+from trl_nash.evaluation.scores import bradley_terry, equilibrium, exploitability
 
 
 CYCLE = np.array([[0.5, 0.8, 0.3], [0.2, 0.5, 0.9], [0.7, 0.1, 0.5]])

@@ -4,7 +4,6 @@
 """`trl-nash judge`: what a judge says of pairs in a file, and how far it can be trusted, before training with it."""
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -66,7 +65,7 @@ def run(argv: list[str]) -> int:
 def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, PairwiseJudge]", kwargs: dict) -> int:
     from rich.console import Console
 
-    from ..evaluation.asking import judge_rows
+    from ..evaluation.asking import judge_rows, judge_settings
     from ..evaluation.judgements import Output
     from ..evaluation.report import evaluate, print_results, write_files
     from ..judges.base import JudgeError
@@ -74,7 +73,7 @@ def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, Pa
     specs = {name: getattr(options, name) for name in judges}
     output = Output(
         options.output and Path(options.output),
-        {name: _settings(specs[name], judge, kwargs[name]) for name, judge in judges.items()},
+        {name: judge_settings(specs[name], judge, kwargs[name]) for name, judge in judges.items()},
     )
     pairs = sum(len(row.pairs) for row in rows)
 
@@ -90,7 +89,7 @@ def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, Pa
 
     todo = to_judge()
     try:
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("pairs", total=pairs, completed=pairs - sum(len(row.pairs) for row in todo))
             judge_rows(judges, todo, output, options.batch_size, lambda judged: progress.advance(task, judged))
     except KeyboardInterrupt:
@@ -122,7 +121,7 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """
     from ..evaluation.judgements import SUFFIXES
 
-    kwargs = {name: _read_kwargs(f"{name}_kwargs", getattr(options, f"{name}_kwargs")) for name in _names(options)}
+    kwargs = {name: read_kwargs(f"{name}_kwargs", getattr(options, f"{name}_kwargs")) for name in _names(options)}
     if options.second_judge is None and options.second_judge_kwargs is not None:
         raise UsageError("--second_judge_kwargs are the arguments of --second_judge: add it.")
     if options.batch_size < 1:
@@ -144,7 +143,7 @@ def _names(options: argparse.Namespace) -> list[str]:
     return ["judge"] if options.second_judge is None else ["judge", "second_judge"]
 
 
-def _read_kwargs(name: str, text: str | None) -> dict[str, Any]:
+def read_kwargs(name: str, text: str | None) -> dict[str, Any]:
     try:
         kwargs = {} if text is None else json.loads(text)
     except ValueError as error:
@@ -156,27 +155,29 @@ def _read_kwargs(name: str, text: str | None) -> dict[str, Any]:
 
 
 def _load_judges(options: argparse.Namespace, kwargs: dict[str, dict]) -> "dict[str, PairwiseJudge]":
-    from ..judges import JUDGES, load_judge
-
-    judges = {}
-    for name in _names(options):
-        spec, arguments = getattr(options, name), kwargs[name]
-        if "device" not in arguments and spec.partition(":")[0] in JUDGES.keys() - {"random", "function"}:
-            import torch
-
-            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-            arguments = {"device": device} | arguments
-        judges[name] = load_judge(spec, **arguments)
-    return judges
+    return {name: load(getattr(options, name), kwargs[name]) for name in _names(options)}
 
 
-def _settings(spec: str, judge: "PairwiseJudge", kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What judgements depend on beside the question. Arguments may be secret, and only their hash is kept."""
-    settings = judge.identity or json.dumps([spec, kwargs], sort_keys=True)
-    return {"spec": spec, "order": judge.order, "settings": hashlib.sha256(settings.encode()).hexdigest()[:16]}
+def load(spec: str, arguments: dict[str, Any]) -> "PairwiseJudge":
+    """The judge of a spec, on this machine's device if it is a model and its arguments do not say where."""
+    from ..judges import load_judge
+
+    if "device" not in arguments and is_model(spec):
+        import torch
+
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        arguments = {"device": device} | arguments
+    return load_judge(spec, **arguments)
 
 
-def _progress():
+def is_model(spec: str) -> bool:
+    """Whether a judge may be a model on this machine."""
+    from ..judges import JUDGES
+
+    return spec.partition(":")[0] in JUDGES.keys() - {"random", "function"}
+
+
+def progress_bar():
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text

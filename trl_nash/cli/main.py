@@ -18,6 +18,7 @@ _OTHER_COMMANDS = {
     "demo": "watch COMAL train a small model here, or the algorithms on a game: no GPU, hub or key",
     "simulate": "see what a setting does to convergence, on a game whose equilibrium is known",
     "judge": "see what a judge prefers and how far it can be trusted, on a file of pairs",
+    "arena": "see who wins among models, adapters, servers and files of completions",
     "plan": "see what a run will need: memory, tokens, judge calls, time, on any hardware",
     "env": "print versions and available extras, for bug reports",
 }

@@ -3,7 +3,8 @@
 
 """Who beats whom, and who says so: judged pairs on disk, and what they say of a judge."""
 
-from .matrix import ELO, BradleyTerry, Cycle, Estimate, WinRateMatrix
+from .matrix import BradleyTerry, Cycle, Estimate, WinRateMatrix
+from .scores import ELO
 
 
 __all__ = ["ELO", "BradleyTerry", "Cycle", "Estimate", "WinRateMatrix"]

@@ -3,6 +3,8 @@
 
 """Asking judges about the rows of a file, a batch at a time."""
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,12 @@ from .rows import Row
 
 
 ORDERS = ("both_orders", "disagreement", "flips")  # of a `Tally`
+
+
+def judge_settings(spec: str, judge: PairwiseJudge, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What judgements depend on beside the question. Arguments may be secret, and only their hash is kept."""
+    settings = judge.identity or json.dumps([spec, kwargs], sort_keys=True)
+    return {"spec": spec, "order": judge.order, "settings": hashlib.sha256(settings.encode()).hexdigest()[:16]}
 
 
 def judge_rows(
@@ -47,10 +55,10 @@ def judge_rows(
 
 
 def batches(rows: list[Row], size: int) -> Iterator[list[Row]]:
-    """Rows of as many completions each, with about `size` pairs together."""
+    """Rows of the same pairs each, with about `size` of them together."""
     batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: len(row.completions)):
-        if batch and (len(row.completions) != len(batch[0].completions) or (len(batch) + 1) * len(row.pairs) > size):
+    for row in sorted(rows, key=lambda row: row.pairs):
+        if batch and (row.pairs != batch[0].pairs or (len(batch) + 1) * len(row.pairs) > size):
             yield batch
             batch = []
         batch.append(row)
@@ -59,7 +67,7 @@ def batches(rows: list[Row], size: int) -> Iterator[list[Row]]:
 
 
 def ask(judge: PairwiseJudge, batch: list[Row], output: Output, name: str) -> list[float]:
-    """The verdicts on all pairs of rows of as many completions each. What they cost is counted in `output`."""
+    """The verdicts on all pairs of rows of the same pairs each. What they cost is counted in `output`."""
     used, start = dict(getattr(judge, "usage", {})), time.perf_counter()
     judge.tally.take()
     verdicts = None
@@ -86,7 +94,9 @@ def _verdicts(judge: PairwiseJudge, batch: list[Row]) -> list[float]:
         type(judge).compare is not PairwiseJudge.compare
     ):  # it looks at completions, of which there are fewer than pairs
         columns = {name: values for name, values in columns.items() if name not in ("prompts", "completions")}
-        compared = judge.compare(prompts, [row.completions for row in batch], pairs, columns=columns)
+        there = sorted({index for pair in pairs for index in pair})
+        texts = [[row.completions[index] for index in there] for row in batch]
+        compared = judge.compare(prompts, texts, [(there.index(i), there.index(j)) for i, j in pairs], columns=columns)
         return compared.ravel().tolist()
     places = [(index, i, j) for index in range(len(batch)) for i, j in pairs]
     columns = accepted(judge.__call__, columns, positional=3)

@@ -47,8 +47,7 @@ class Output:
         self.counts: dict[str, Counter] = {name: Counter() for name in settings}
         if path is None:
             return
-        self.lines = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
-        self.state = path.with_name(f"{path.name}.run.json")
+        self.lines, self.state = _files(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._read()
@@ -85,7 +84,7 @@ class Output:
     def append(self, records: list[dict[str, Any]]) -> None:
         """Adds judgements, or those of another judge to them; what has returned is on disk."""
         with open(os.devnull if self.path is None else self.lines, "a", encoding="utf-8") as file:
-            file.write(_as_lines(records))
+            file.write(as_lines(records))
             file.flush()
             self.records |= _by_pair(records)  # before a Ctrl-C finds the disk at work
             if self.path is not None:
@@ -105,7 +104,7 @@ class Output:
         records = [self.records[key] for key in sorted(self.records)]
         temporary = self.path.with_name(f"{self.path.name}.tmp")
         if self.path == self.lines:
-            temporary.write_text(_as_lines(records), encoding="utf-8")
+            temporary.write_text(as_lines(records), encoding="utf-8")
         else:
             _write_parquet(records, temporary)
         temporary.replace(self.path)
@@ -133,14 +132,8 @@ class Output:
                 f"{self.path} holds judgements of {named} with other settings than these: name another --output."
             )
         self.counts |= {name: Counter(values) for name, values in counts.items()}
-        records = []
-        if self.path != self.lines and self.path.exists():
-            records += read_table(str(self.path))
-        if self.lines.exists():
-            _drop_torn_line(self.lines)
-            records += read_table(str(self.lines))
         try:
-            self.records = _by_pair(records)
+            self.records = _read_records(self.path)
         except KeyError as error:
             raise UsageError(
                 f"{self.path} has a row without {error}: put it back as it was, or name another --output."
@@ -152,15 +145,41 @@ class Output:
         temporary.replace(self.state)
 
 
+def stored(path: Path) -> tuple[dict[Key, dict[str, Any]], dict[str, dict[str, float]]]:
+    """The judgements in a file, and what was counted of the judges: whoever they are. Empty where there is none."""
+    _, state = _files(path)
+    if not state.exists():
+        return {}, {}
+    return _read_records(path), json.loads(state.read_text(encoding="utf-8"))["counts"]
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """Where lines are appended, and what says who judged."""
+    lines = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
+    return lines, path.with_name(f"{path.name}.run.json")
+
+
+def _read_records(path: Path) -> dict[Key, dict[str, Any]]:
+    lines, _ = _files(path)
+    records = []
+    if path != lines and path.exists():
+        records += read_table(str(path))
+    if lines.exists():
+        drop_torn_line(lines)
+        records += read_table(str(lines))
+    return _by_pair(records)
+
+
 def _by_pair(records: list[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
     return {(record["row"], record["first_index"], record["second_index"]): record for record in records}
 
 
-def _as_lines(records: list[dict[str, Any]]) -> str:
+def as_lines(records: list[dict[str, Any]]) -> str:
+    """JSONL."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
     """Cuts off a last line without its end, which a process was killed while writing."""
     with path.open("rb+") as file:
         text = file.read()

@@ -8,6 +8,7 @@ Every figure is a function of the mean win rates, and its interval comes from re
 prompt go together, since all policies answered the same question.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
@@ -16,14 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..games.equilibria import nash_equilibrium
-from ..games.matrix import MatrixGame
 from .measures import preferences
-
-
-ELO = 400 / np.log(10)  # points of a logit
-_DIGITS = 5  # of win rates whose equilibrium is asked for: ties beyond them hide which policies it consists of
-_ROUNDS = 100  # of Newton's method, of which about 10 suffice
+from .scores import at_equal_lengths, bradley_terry, equilibrium, exploitability, sigmoid
 
 
 class Estimate(NamedTuple):
@@ -140,6 +135,18 @@ class WinRateMatrix:
     def __len__(self) -> int:
         return len(self.names)
 
+    def select(self, names: Sequence[str]) -> "WinRateMatrix":
+        """The matrix of some of the policies, in this order, of the same prompts."""
+        places = [self.names.index(name) for name in names]
+        lengths = None if self.lengths is None else self.lengths[:, places]
+        p = self.preferences[:, places][:, :, places]
+        return WinRateMatrix(names, p, lengths, **self.resampling)
+
+    @property
+    def resampling(self) -> dict[str, int]:
+        """How prompts are resampled, as arguments of another matrix."""
+        return {"resamples": self._resamples, "seed": self._seed}
+
     @cached_property
     def counts(self) -> np.ndarray:
         """Prompts on which a pair was judged, of shape `(N, N)`."""
@@ -175,7 +182,9 @@ class WinRateMatrix:
         value = np.asarray(figure(self.rates), dtype=np.float64)
         found = np.array([figure(rates) for rates in self._resampled], dtype=np.float64)
         tail = float(norm.cdf((count / (count - 1)) ** 0.5 * t.ppf((1 - level) / 2, count - 1)))
-        low, high = np.nanquantile(found, [tail, 1 - tail], axis=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a pair that was never judged, which has no interval
+            low, high = np.nanquantile(found, [tail, 1 - tail], axis=0)
         return Estimate(value, np.minimum(low, value), np.maximum(high, value))
 
     def length_controlled(self) -> np.ndarray:
@@ -191,7 +200,7 @@ class WinRateMatrix:
             raise ValueError("Length-controlled win rates need `lengths`.")
         rates = np.full((len(self), len(self)), 0.5)
         for i, j in combinations(range(len(self)), 2):
-            rates[i, j] = _at_equal_lengths(self.preferences[:, i, j], self.lengths[:, i] - self.lengths[:, j])
+            rates[i, j] = at_equal_lengths(self.preferences[:, i, j], self.lengths[:, i] - self.lengths[:, j])
             rates[j, i] = 1 - rates[i, j]
         return rates
 
@@ -221,7 +230,7 @@ class WinRateMatrix:
         """
         rates = self._whole()
         scores = bradley_terry(rates)
-        return BradleyTerry(scores, rates - _sigmoid(scores[:, None] - scores))
+        return BradleyTerry(scores, rates - sigmoid(scores[:, None] - scores))
 
     def cycles(self) -> list[Cycle]:
         """Three policies that beat each other in a circle by their mean win rates, the strongest circle first."""
@@ -234,10 +243,12 @@ class WinRateMatrix:
 
     @cached_property
     def _resampled(self) -> np.ndarray:
-        """Mean win rates of resampled prompts, of shape (R, N, N)."""
+        """Mean win rates of resampled prompts, of shape (R, N, N): of those that have all pairs that there are."""
         count = len(self.preferences)
         generator = np.random.default_rng(self._seed)
-        return self._means(generator.multinomial(count, np.full(count, 1 / count), size=self._resamples))
+        means = self._means(generator.multinomial(count, np.full(count, 1 / count), size=self._resamples))
+        whole = ~(np.isnan(means) & (self.counts > 0)).any((1, 2))
+        return means[whole] if whole.any() else self.rates[None]
 
     def _means(self, weights: np.ndarray) -> np.ndarray:
         """Weighted means of the win rates, of shape (R, N, N), for weights of prompts of shape (R, B)."""
@@ -252,56 +263,3 @@ class WinRateMatrix:
                 f"{first!r} and {second!r} were never compared, and without that there is no game of all."
             )
         return self.rates
-
-
-def equilibrium(rates: np.ndarray) -> np.ndarray:
-    """The Nash policy of the highest entropy, of shape `(N,)`, of win rates of shape `(N, N)`."""
-    return nash_equilibrium(MatrixGame(rates.round(_DIGITS)))
-
-
-def exploitability(rates: np.ndarray) -> np.ndarray:
-    """`max_j P(j ≻ i) - ½` of each policy, of shape `(N,)`, of win rates of shape `(N, N)`."""
-    return rates.max(0) - 0.5
-
-
-def bradley_terry(rates: np.ndarray) -> np.ndarray:
-    """
-    The scores s of shape `(N,)`, with mean 0, that maximise `Σ_ij P_ij log σ(s_i - s_j)`, by Newton's method; infinite
-    ones, of policies that always win or lose, are those of a win rate of 1e-6.
-    """
-    rates = rates.clip(1e-6, 1 - 1e-6)
-    scores = np.zeros(len(rates))
-    for _ in range(_ROUNDS):
-        expected = _sigmoid(scores[:, None] - scores)
-        gradient = (rates - expected).sum(1)
-        weight = expected * (1 - expected)
-        hessian = np.diag(weight.sum(1)) - weight
-        step = np.linalg.solve(hessian + weight.mean(), gradient)  # which adds up to 0, as the scores do
-        scores = scores + step.clip(-1, 1)
-        if np.abs(step).max() < 1e-12:
-            break
-    return scores - scores.mean()
-
-
-def _at_equal_lengths(p: np.ndarray, difference: np.ndarray) -> float:
-    known = ~np.isnan(p) & ~np.isnan(difference)
-    p, difference = p[known], difference[known]
-    if not len(p):
-        return np.nan
-    deviation = difference.std(ddof=1) if len(p) > 1 else 0.0
-    if not deviation:  # equal lengths, or all as different: nothing can be told apart
-        return float(p.mean())
-    features = np.stack([np.ones(len(p)), np.tanh(difference / deviation)], 1)
-    weights = np.zeros(2)
-    for _ in range(_ROUNDS):
-        expected = _sigmoid(features @ weights)
-        hessian = (features * (expected * (1 - expected))[:, None]).T @ features + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, features.T @ (p - expected)).clip(-1, 1)
-        weights = weights + step
-        if np.abs(step).max() < 1e-10:
-            break
-    return float(_sigmoid(weights[0]))
-
-
-def _sigmoid(x: ArrayLike) -> np.ndarray:
-    return 0.5 + 0.5 * np.tanh(np.asarray(x) / 2)

@@ -42,7 +42,7 @@ def histogram_figure(preferences: Mapping[str, np.ndarray]) -> "Figure":
         axes.axvline(0.5, color=INK, linewidth=0.7, linestyle=(0, (1, 3)))
         axes.set(xlim=(0, 1), xlabel="preference, P(first wins)", ylabel="share of the pairs")
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
         axes.grid(axis="y")
         _legend(axes, preferences)
     return figure

@@ -114,13 +114,13 @@ def measures(results: Results) -> list[tuple[str, list[str]]]:
 
 def print_results(console: Console, results: Results) -> None:
     """Prints the figures of each judge, and how often it was right by how sure it was."""
-    table = _table("", *(result["spec"] for result in results.values()))
+    table = text_table("", *(result["spec"] for result in results.values()))
     for name, texts in measures(results):
         table.add_row(*map(escape, (name, *texts)))
     console.print(table)
     against, found = _calibrated(results)
     if found:
-        table = _table("confidence", "pairs", "mean confidence", f"agrees with {against}")
+        table = text_table("confidence", "pairs", "mean confidence", f"agrees with {against}")
         for b in found["judge"]["calibration"]:
             limits = f"{b['low']:.2f} to {b['high']:.2f}"
             table.add_row(limits, f"{b['pairs']:,}", f"{b['confidence']:.3f}", _percent(b["right"]))
@@ -180,7 +180,8 @@ def _calibrated(results: Results) -> tuple[str, Results]:
     return f"the {against.replace('_', ' ')}", found if "judge" in found else {}
 
 
-def _table(*columns: str) -> Table:
+def text_table(*columns: str) -> Table:
+    """A table of the terminal without lines: texts in the first column, numbers in the others."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for index, name in enumerate(columns):
         table.add_column(escape(name), justify="right" if index else "left", overflow="fold")

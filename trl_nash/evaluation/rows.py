@@ -32,20 +32,24 @@ class Row:
     Args:
         index (`int`): its place in the file, from 0.
         prompt (`str` or `list[dict]`): text or messages.
-        completions (`list[str]`): two or more texts.
+        completions (`list[str | None]`): two or more texts; `None` where there is none, which is in no pair.
         columns (`dict[str, Any]`): the other columns, which the judge may look at.
         label (`float`, *optional*): P(the first completion wins), where it is known.
+        asked (`tuple[tuple[int, int], ...]`, *optional*): the pairs that are compared, if not all of them are.
     """
 
     index: int
     prompt: str | list[dict]
-    completions: list[str]
+    completions: list[str | None]
     columns: dict[str, Any]
     label: float | None = None
+    asked: tuple[tuple[int, int], ...] | None = None
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        return list(combinations(range(len(self.completions)), 2))
+        there = [index for index, text in enumerate(self.completions) if text is not None]
+        pairs = combinations(there, 2) if self.asked is None else self.asked
+        return [pair for pair in pairs if set(pair) <= set(there)]
 
     def question(self, pair: tuple[int, int]) -> str:
         """A short hash of all that the judge is asked about a pair."""
@@ -92,7 +96,7 @@ def read_rows(name: str) -> list[Row]:
 def read_table(name: str) -> list[dict[str, Any]]:
     """The rows of a file as they are."""
     if ending_of(name) is None:
-        raise UsageError(f"{name}: pairs are read from {FORMATS}; convert it to one of them.")
+        raise UsageError(f"{name}: rows are read from {FORMATS}; convert it to one of them.")
     try:
         return read_table_rows(name)
     except FileNotFoundError as error:

@@ -4,7 +4,9 @@
 """From a dataset's prompt to the tokens that are sampled from, and from sampled tokens to the text that is judged."""
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +14,9 @@ from ..compat import maybe_apply_chat_template
 from ..data.messages import dialogue, without_empty_keys
 from ..judges.calls import joined
 from ..judges.text import PROBE
+
+
+LONGEST_TAG = 8  # tokens that `<think>`, and blanks behind it, may take
 
 
 class PromptRenderer:
@@ -132,6 +137,32 @@ class PromptRenderer:
 
 def _squeezed(text: str) -> str:
     return "".join(text.split())
+
+
+class AnswerReader:
+    """
+    From sampled tokens to the text that a judge sees.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the policy's.
+        strips_thinking (`bool`): whether that begins behind the thinking.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, strips_thinking: bool):
+        self._tokenizer = tokenizer
+        self._strips_thinking = strips_thinking
+        # With some tokenizers the tags are special tokens, which decoding would skip.
+        added = tokenizer.added_tokens_decoder.items()
+        self._tags = {id: token.content for id, token in added if token.content in ("<think>", "</think>")}
+
+    def __call__(self, completion_ids: list[int], prompt_ids: Sequence[int] = ()) -> str:
+        """The text of a completion of a prompt."""
+        if not self._strips_thinking:
+            return self._tokenizer.decode(completion_ids, skip_special_tokens=True)
+        opened = opens_thinking(self._tokenizer.decode(prompt_ids[-LONGEST_TAG:]))
+        parts = groupby(completion_ids, key=self._tags.get)
+        text = "".join(tag or self._tokenizer.decode(list(ids), skip_special_tokens=True) for tag, ids in parts)
+        return strip_thinking(text, opened)
 
 
 def opens_thinking(text: str) -> bool:

@@ -10,17 +10,15 @@ import math
 import os
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
-from ..extras import pip_install
 from .base import Abstained
 from .question import QuestionTemplate, as_text
 from .remote import RemoteJudge, RequestFailed, retry_after
+from .server import check_key, find_server, host_of, import_openai
 
 
 logger = logging.getLogger(__name__)
 
-OPENAI = "https://api.openai.com/v1"
 HF_ROUTER = "https://router.huggingface.co/v1"
 MODES = ("auto", "logprobs", "structured", "text")
 MAX_TOKENS = {"logprobs": 1, "structured": 1024, "text": 4096}
@@ -98,24 +96,12 @@ class OpenAIJudge(RemoteJudge):
         api_key_env: str = "OPENAI_API_KEY",
         **kwargs,
     ):
-        model, at, url = re.fullmatch(r"(.*?)(?:(@)(https?://.*))?", model, re.DOTALL).groups()
-        if at and base_url is not None:
-            raise ValueError(f"The server is given twice, after the model ({_host(url)}) and as `base_url`; give one.")
-        self.model = model
+        self.model, self.base_url = find_server(model, base_url, api_key_env)
         self.prompt = QuestionTemplate(prompt, verdict_pattern)
         self.verdict_pattern = verdict_pattern
-        self.base_url = (url or base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
         self.timeout = timeout
         self.request = dict(request or {})
         self.api_key_env = api_key_env
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-            raise ValueError(
-                f"`base_url` of the judge must look like http://host:port/v1, without password or query; got one for "
-                f"{_host(self.base_url)!r}. A key goes into the environment variable {api_key_env}."
-            )
-        if not model:
-            raise ValueError("The judge needs the name of a model, as in `openai:MODEL` or `openai:MODEL@http://...`.")
         if mode not in MODES:
             raise ValueError(f"`mode` is one of {', '.join(map(repr, MODES))}; got {mode!r}.")
         if self.prompt.pattern is not None and mode not in ("auto", "text"):
@@ -132,9 +118,8 @@ class OpenAIJudge(RemoteJudge):
                 f"The judge {model!r} takes no argument {unknown[0]!r}; it takes "
                 f"{', '.join((*own, *RemoteJudge.__init__.__kwdefaults__))}."
             )
-        if self.base_url == OPENAI and not os.environ.get(api_key_env):
-            raise ValueError(f"{self.base_url} needs a key: set the environment variable {api_key_env}.")
-        _import_openai()
+        check_key(self.base_url, api_key_env)
+        import_openai()
         self._client = None  # made when it is used, with the key
         self.mode = "text" if self.prompt.pattern is not None else mode
         self._refused: set[str] = set()  # parameters that the server does not take
@@ -178,7 +163,7 @@ class OpenAIJudge(RemoteJudge):
         if self._client is None:
             # Retries are ours. Servers without keys ignore this one.
             key = os.environ.get(self.api_key_env) or "none"
-            self._client = _import_openai().OpenAI(base_url=self.base_url, api_key=key, max_retries=0)
+            self._client = import_openai().OpenAI(base_url=self.base_url, api_key=key, max_retries=0)
         if self._reads is not None:
             return
         modes = ("logprobs", "structured", "text") if self.mode == "auto" else (self.mode,)
@@ -357,16 +342,8 @@ class HFJudge(OpenAIJudge):
 
     def __init__(self, model: str, *, base_url: str = HF_ROUTER, api_key_env: str = "HF_TOKEN", **kwargs):
         if not os.environ.get(api_key_env):
-            raise ValueError(f"{_host(base_url)} needs a token: set the environment variable {api_key_env}.")
+            raise ValueError(f"{host_of(base_url)} needs a token: set the environment variable {api_key_env}.")
         super().__init__(model, base_url=base_url, api_key_env=api_key_env, **kwargs)
-
-
-def _import_openai():
-    try:
-        import openai
-    except ImportError:
-        raise ImportError(f"The judge `openai` needs a package more: {pip_install('judges')}.") from None
-    return openai
 
 
 def _known(body: dict[str, Any]) -> dict[str, Any]:
@@ -383,8 +360,3 @@ def _known(body: dict[str, Any]) -> dict[str, Any]:
     )
     extra = {name: value for name, value in body.items() if name not in own}
     return {name: value for name, value in body.items() if name in own} | {"extra_body": extra or None}
-
-
-def _host(url: str) -> str:
-    """Of a URL what may be shown."""
-    return urlsplit(url).netloc.rpartition("@")[2]

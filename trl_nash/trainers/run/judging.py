@@ -8,21 +8,19 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, TrainerState
 
-from ...generation.prompts import opens_thinking, strip_thinking
+from ...generation.prompts import AnswerReader
 from ...judges.base import JudgeError, PairwiseJudge, Tally
 from ...rounds.batch import Samples
 from ...rounds.rows import count_of
 from ...rounds.tournament import best_and_worst_by_tournament
 
 
-LONGEST_TAG = 8  # tokens that `<think>`, and blanks behind it, may take
 LONGEST_FAREWELL = 10.0  # seconds that a judge that is asked is waited for after Ctrl-C: its answers are paid for
 
 
@@ -64,21 +62,13 @@ class Judging:
         self.judge = judge
         self.failure: str | None = None
         self._args = args
-        self._tokenizer = tokenizer
+        self._read = AnswerReader(tokenizer, args.strip_thinking)
         self._state = state
         self._asked: Future | None = None  # the last question to a judge that waits
-        # With some tokenizers the tags are special tokens, which decoding would skip.
-        added = tokenizer.added_tokens_decoder.items()
-        self._tags = {id: token.content for id, token in added if token.content in ("<think>", "</think>")}
 
     def decode(self, completion_ids: list[int], prompt_ids: Sequence[int] = ()) -> str:
         """The text that a judge sees of a completion of a prompt."""
-        if not self._args.strip_thinking:
-            return self._tokenizer.decode(completion_ids, skip_special_tokens=True)
-        opened = opens_thinking(self._tokenizer.decode(prompt_ids[-LONGEST_TAG:]))
-        parts = groupby(completion_ids, key=self._tags.get)
-        text = "".join(tag or self._tokenizer.decode(list(ids), skip_special_tokens=True) for tag, ids in parts)
-        return strip_thinking(text, opened)
+        return self._read(completion_ids, prompt_ids)
 
     def begin(self) -> None:
         """A round begins: what a round that was stopped has asked for is over, however it ended."""

@@ -1,0 +1,117 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""`trl-nash arena`: the table, the plan, and what ends it."""
+
+import json
+
+import pytest
+from judge_files import Ends
+
+from trl_nash.cli.main import main
+from trl_nash.judges import JudgeError
+
+
+PROMPTS = [f"{a} {b}" for a in "abcd" for b in "abc"]
+
+
+def by_length(prompts, first, second):
+    return [0.5 if len(a) == len(b) else float(len(a) > len(b)) for a, b in zip(first, second, strict=True)]
+
+
+@pytest.fixture
+def arena(write_rows, tmp_path):
+    """The command with two files, of which the second has longer completions, and further arguments."""
+    argv = ["arena", *(_file(write_rows, name, count) for name, count in (("short", 2), ("long", 9)))]
+    argv += ["--prompts", write_rows([{"prompt": prompt} for prompt in PROMPTS])]
+    argv += ["--judge", "judge_files:Ends", "--output_dir", str(tmp_path / "out")]
+    return lambda *more: main([*argv, *more])
+
+
+def _file(write_rows, name: str, count: int) -> str:
+    rows = [{"prompt": prompt, "completion": f"{prompt} {'x' * count}"} for prompt in PROMPTS]
+    return write_rows(rows, f"{name}.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def judge(monkeypatch):
+    monkeypatch.setattr(Ends, "asked", [])
+    monkeypatch.setattr(Ends, "stop", None)
+
+
+def test_table_and_files(write_rows, model_dir, prompts_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("judge_files.by_length", by_length, raising=False)
+    long = [{"prompt": json.loads(line)["prompt"], "completion": "x" * 999} for line in open(prompts_file)]
+    argv = ["arena", f"start={model_dir}", write_rows(long, "long.jsonl"), "--prompts", prompts_file]
+    argv += ["--judge", "judge_files:by_length", "--output_dir", str(tmp_path / "out"), "--max_new_tokens", "4"]
+    assert main([*argv, "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    assert "16 prompts, 16 pairs of answers, of which judge_files:by_length has judged 0." in text
+    assert "which are 32 questions in both orders" in text
+    assert "Time not measured yet: answers of start, judgements." in text and not (tmp_path / "out").exists()
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    lines = [line.split() for line in text.splitlines() if line]
+    assert lines[1][:3] == ["long", "100.0%", "±0.0"] and lines[2][:3] == ["start", "0.0%", "±0.0"]
+    assert "long is the hardest to exploit: no policy of the pool beats it." in text
+    found = {file.name for file in (tmp_path / "out").iterdir()}
+    assert found == {
+        *("answers", "judgements", "alpaca_eval", "model_answer"),
+        *("policies.json", "arena.json", "arena.parquet", "arena.html"),
+    }
+    assert main([*argv, "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    assert "has judged 16. To judge: 0 pairs" in text and "About 0 seconds in all." in text
+    longer = write_rows([{"prompt": "a new one"}, *map(json.loads, open(prompts_file))][::-1], "longer.jsonl")
+    assert main([*argv[:4], longer, *argv[5:], "--dry_run"]) == 2  # prompts in another order
+    assert "Prompt 0 (from 0) is not what it was" in capsys.readouterr().err
+    longer = write_rows([*map(json.loads, open(prompts_file)), {"prompt": "a new one"}], "longer.jsonl")
+    assert main([*argv[:4], longer, *argv[5:], "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    assert "17 prompts, 16 pairs" in text and " 1  0" in " ".join(text.split()).replace("1 0", " 1  0")
+
+
+@pytest.mark.parametrize("error, code", [(JudgeError, 1), (KeyboardInterrupt, 130)])
+def test_goes_on_where_the_judge_stopped(arena, capsys, monkeypatch, error, code):
+    monkeypatch.setattr(Ends, "stop", PROMPTS[7])
+    monkeypatch.setattr(Ends, "error", error)
+    assert arena("--judge_batch_size", "2") == code
+    text = capsys.readouterr().err
+    assert "24 answers are in" in text and "the same command goes on from there." in text
+    assert len(Ends.asked) == 6
+    monkeypatch.setattr(Ends, "stop", None)
+    assert arena("--judge_batch_size", "2") == 0
+    assert Ends.asked == PROMPTS
+    first = capsys.readouterr().out
+    assert arena() == 0 and len(Ends.asked) == 12
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "a file of prompts is needed"),
+        (["--prompts", "p.jsonl"], "a judge is needed"),
+        (["--prompts", "p.jsonl", "--judge", "random"], "an arena needs two policies or more, got 0"),
+        (["a", "a", "--prompts", "p.jsonl", "--judge", "random"], "two policies have the same name, 'a'"),
+        (["a", "b", "--prompts", "p.jsonl", "--judge", "random"], "p.jsonl: there is no such file"),
+        (["a", "b", "--prompts", "p.jsonl", "--judge", "random", "--top_p", "2"], "top_p must be from 1e-06 to 1"),
+        (["a", "b", "--prompts", "p.jsonl", "--judge", "random", "--batch_size", "0"], "batch_size must be at least"),
+        (["a", "b", "--prompts", "p.jsonl", "--judge", "random", "--judge_kwargs", "{"], "judge_kwargs must be JSON"),
+        (["a", "b", "--prompt", "p.jsonl"], "unknown option --prompt: did you mean --prompts?"),
+    ],
+)
+def test_what_cannot_be_run(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["arena", *argv]) == 2
+    text = capsys.readouterr().err
+    assert message in text and text.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_that_is_not_there(prompts_file, tmp_path, capsys):
+    missing = [str(tmp_path / name) for name in ("nothing", "neither")]
+    argv = ["--prompts", prompts_file, "--judge", "random", "--output_dir", str(tmp_path / "out")]
+    assert main(["arena", *argv, *missing]) == 1
+    text = capsys.readouterr().err.strip()
+    assert "nothing" in text and "Traceback" not in text

@@ -1,0 +1,298 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Policies against each other on the same prompts: sampled once, judged once, whenever it was stopped."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...judges.base import PairwiseJudge
+from ...usage import UsageError
+from ..asking import judge_rows, judge_settings
+from ..judgements import Output, stored
+from ..matrix import WinRateMatrix
+from ..rows import Row
+from .answers import Answers, read_completions, read_prompts
+from .best_of import verdicts
+from .contestants import Contestant, read_contestants
+from .roster import Roster
+from .sampling import Sampling, sampler
+
+
+@dataclass(frozen=True)
+class ArenaResult:
+    """
+    What came of an arena.
+
+    Args:
+        names (`tuple[str, ...]`): of the N policies.
+        judge (`str`): how the judge was called.
+        rows (`list[Row]`): the prompts, each with N answers, `None` where a policy has none.
+        answers (`list[dict[int, dict]]`): of each policy its records, as [`Answers`] has them.
+        records (`list[dict]`): the judgements, as [`Output`] has them; indices are those of `names`.
+        counts (`dict[str, float]`): what was counted of the judge in all runs.
+        further (`dict[str, np.ndarray]`): of policies with n further answers to each of the B prompts P(it beats the
+            answer of each policy), of shape `(B, n, N)`.
+    """
+
+    names: tuple[str, ...]
+    judge: str
+    rows: list[Row]
+    answers: list[dict[int, dict[str, Any]]]
+    records: list[dict[str, Any]]
+    counts: dict[str, float]
+    further: dict[str, np.ndarray]
+
+    @cached_property
+    def matrix(self) -> WinRateMatrix:
+        """Win rates of the policies, in the order of `names`."""
+        return WinRateMatrix.from_judgements(self.names, self.records)
+
+
+class Track(NamedTuple):
+    """Answers of a policy: those that play, or further ones, of which the best is chosen."""
+
+    name: str
+    contestant: Contestant
+    answers: Answers
+    plays: bool
+
+
+class Arena:
+    """
+    Policies that answer the same prompts, and whose answers are compared. All that is sampled and judged is kept in a
+    directory as it comes: what is there already is not asked again, also when policies, prompts or judges are added.
+
+    Args:
+        contestants (`Sequence[str]`):
+            Each a path or hub id of a model or adapter, a file of completions, or `openai:MODEL@URL`; `NAME=SPEC` to
+            name it.
+        prompts (`str` or `list[Row]`):
+            A file of prompts, or rows without completions.
+        directory (`str` or `Path`):
+            Where answers, judgements and results are kept.
+        sampling ([`Sampling`], *optional*):
+            How models and servers are sampled.
+        prompt_column (`str`, *optional*):
+            Of the file; by default as in training.
+        best_of (`int`, *optional*, defaults to `0`):
+            Further answers to each prompt of each policy that is sampled, of which the best one is an opponent too.
+
+    Raises:
+        `UsageError`: If the policies or files cannot be used, or the directory has other answers of one of the names.
+        `ValueError`: If a row cannot be used.
+
+    Example:
+
+    ```python
+    >>> arena = Arena(["start=Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5-0.5B-COMAL"], "prompts.jsonl", "arena")
+    >>> arena.sample()
+    >>> result = arena.judge(load_judge("reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B"))
+    >>> result.matrix.rates
+    ```
+    """
+
+    def __init__(
+        self,
+        contestants: Sequence[str],
+        prompts: str | list[Row],
+        directory: str | Path,
+        sampling: Sampling | None = None,
+        prompt_column: str | None = None,
+        best_of: int = 0,
+    ):
+        if best_of < 0 or best_of == 1:
+            raise UsageError(f"best_of must be 2 or more, the answers that the best is chosen from, got {best_of}.")
+        self.contestants = read_contestants(contestants)
+        self.rows = read_prompts(prompts, prompt_column) if isinstance(prompts, str) else prompts
+        self.directory = Path(directory)
+        self.sampling = sampling or Sampling()
+        self._roster = Roster(self.directory)
+        self._tracks = [track for one in self.contestants for track in self._tracks_of(one, best_of)]
+        self._files = {one.name: read_completions(one.spec, self.rows) for one in self.contestants if _is_file(one)}
+        for contestant in self.contestants:
+            self.missing(contestant)
+
+    def _tracks_of(self, contestant: Contestant, best_of: int) -> list[Track]:
+        folder, name = self.directory / "answers", contestant.file_name
+        sampled = {} if _is_file(contestant) else {"sampling": self.sampling.settings}
+        self._roster.enrol(contestant.name, {"kind": contestant.kind, "spec": contestant.spec} | sampled)
+        tracks = [Track(contestant.name, contestant, Answers(folder / f"{name}.jsonl"), True)]
+        for number in range(1, best_of + 1) if sampled else ():
+            answers = Answers(folder / "best_of" / f"{name}-{number}.jsonl")
+            tracks.append(Track(f"{contestant.name}#{number}", contestant, answers, False))
+            self._roster.enrol(tracks[-1].name, {"kind": "sample", "spec": contestant.spec} | sampled)
+        return tracks
+
+    @property
+    def answers(self) -> dict[str, Answers]:
+        """Of each policy, by its name, the answers that play."""
+        return {track.name: track.answers for track in self._tracks if track.plays}
+
+    def missing(self, contestant: Contestant) -> int:
+        """How many answers of a policy are still to be sampled, or to be read from its file."""
+        if _is_file(contestant):
+            return len(self._unread(contestant))
+        return sum(len(track.answers.missing(self.rows)) for track in self._of(contestant))
+
+    def known(self, contestant: Contestant) -> int:
+        """How many answers of a policy to these prompts are there."""
+        return sum(len(self.rows) - len(track.answers.missing(self.rows)) for track in self._of(contestant))
+
+    def sample(self, advance: Callable[[str, int], None] = lambda name, count: None) -> None:
+        """
+        Gets the answers that are missing, of one policy after the other.
+
+        Args:
+            advance (`Callable`, *optional*): is called with a policy's name and a number of answers, as they come.
+        """
+        self._roster.save()
+        for contestant in self.contestants:
+            tracks = self._of(contestant)
+            if _is_file(contestant):
+                if unread := self._unread(contestant):
+                    tracks[0].answers.append(unread)
+                    advance(contestant.name, len(unread))
+            elif self.missing(contestant):
+                with sampler(contestant, self.sampling) as draw:
+                    for track in tracks:
+                        with closing(draw(track.name, track.answers.missing(self.rows))) as batches:
+                            for batch in batches:
+                                track.answers.append(batch)
+                                advance(contestant.name, len(batch))
+
+    def questions(self) -> list[Row]:
+        """
+        The prompts with the answers that there are: a place for each policy that the directory knows, in which there
+        is `None` if it does not play or has no answer. Prompts with fewer than two answers are left out.
+        """
+        names = self._roster.names
+        tracks = {track.name: track for track in self._tracks}
+        places = [tracks[name].answers.records if name in tracks else {} for name in names]
+
+        def texts(index: int) -> list[str | None]:
+            return [place[index]["completion"] if index in place else None for place in places]
+
+        rows = [replace(row, completions=texts(row.index), asked=self._asked) for row in self.rows]
+        return [row for row in rows if row.pairs]
+
+    @property
+    def _asked(self) -> tuple[tuple[int, int], ...]:
+        """Places of the pairs that are compared: those that play with each other, the other answers with these."""
+        names = self._roster.names
+        playing = [names.index(track.name) for track in self._tracks if track.plays]
+        every = [names.index(track.name) for track in self._tracks]
+        return tuple(sorted({(min(i, j), max(i, j)) for i in every for j in playing if i != j}))
+
+    def pairs(self) -> int:
+        """Pairs of answers that a judge compares when all answers are there."""
+        names = self._roster.names
+        there = {
+            names.index(track.name): {record["row"] for record in self._files[track.contestant.name]}
+            if _is_file(track.contestant)
+            else {row.index for row in self.rows}
+            for track in self._tracks
+        }
+        return sum(len(there[i] & there[j]) for i, j in self._asked)
+
+    def output(self, spec: str, judge: PairwiseJudge, kwargs: dict[str, Any] | None = None) -> Output:
+        """The judgements of a judge that are in the directory."""
+        return Output(self.judgements(spec, kwargs), {"judge": judge_settings(spec, judge, kwargs or {})})
+
+    def judgements(self, spec: str, kwargs: dict[str, Any] | None = None) -> Path:
+        """Where the judgements of a judge are kept: another file for another one, or for other arguments."""
+        name = re.sub(r"[^\w.+-]+", "-", spec).strip(".-")[:60]
+        known = hashlib.sha256(json.dumps([spec, kwargs or {}], sort_keys=True, default=repr).encode()).hexdigest()
+        return self.directory / "judgements" / f"{name}-{known[:8]}.parquet"
+
+    def judged(self, spec: str, kwargs: dict[str, Any] | None = None) -> tuple[int, float | None]:
+        """How many pairs of these policies a judge has compared, and the seconds that one took, if that is known."""
+        asked = set(self._asked)
+        records, counts = stored(self.judgements(spec, kwargs))
+        count = sum((i, j) in asked and row < len(self.rows) for row, i, j in records)
+        known = counts.get("judge", {})
+        return count, known["seconds"] / known["pairs"] if known.get("pairs") else None
+
+    def judge(
+        self,
+        judge: PairwiseJudge,
+        spec: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        *,
+        batch_size: int = 128,
+        advance: Callable[[int], None] = lambda pairs: None,
+    ) -> ArenaResult:
+        """
+        Has the answers compared that were not compared by this judge yet, in both orders.
+
+        Args:
+            judge ([`PairwiseJudge`]): who compares.
+            spec (`str`, *optional*): how it is called; by default what it says of itself.
+            kwargs (`dict`, *optional*): its arguments, if it was called with some.
+            batch_size (`int`, *optional*, defaults to `128`): pairs in a call.
+            advance (`Callable`, *optional*): is called with the number of pairs after each call.
+
+        Returns:
+            [`ArenaResult`]
+
+        Raises:
+            `UsageError`: If no prompt has two answers.
+            `JudgeError`: If the judge cannot go on.
+        """
+        rows = self.questions()
+        if not rows:
+            raise UsageError("no prompt has answers of two policies: there is nothing to compare.")
+        spec = spec or judge.description
+        output = self.output(spec, judge, kwargs)
+        todo = [row for row in rows if output.missing(row, "judge")]
+        judge_rows({"judge": judge}, todo, output, batch_size, advance)
+        output.finish(rows)
+        return self._result(spec, rows, output)
+
+    def _result(self, spec: str, rows: list[Row], output: Output) -> ArenaResult:
+        names = self._roster.names
+        playing = [names.index(one.name) for one in self.contestants]
+        place = {there: here for here, there in enumerate(playing)}
+        judged = [output.records[row.index, i, j] for row in rows for i, j in row.pairs]
+        both = [record for record in judged if record["first_index"] in place and record["second_index"] in place]
+        further = {one.name: [names.index(t.name) for t in self._of(one) if not t.plays] for one in self.contestants}
+        return ArenaResult(
+            names=tuple(one.name for one in self.contestants),
+            judge=spec,
+            rows=[replace(row, completions=[row.completions[there] for there in playing], asked=None) for row in rows],
+            answers=[self.answers[one.name].records for one in self.contestants],
+            records=[record | {key: place[record[key]] for key in ("first_index", "second_index")} for record in both],
+            counts=dict(output.counts["judge"]),
+            further={
+                name: verdicts(judged, [row.index for row in rows], places, playing)
+                for name, places in further.items()
+                if places
+            },
+        )
+
+    def _of(self, contestant: Contestant) -> list[Track]:
+        return [track for track in self._tracks if track.contestant == contestant]
+
+    def _unread(self, contestant: Contestant) -> list[dict[str, Any]]:
+        """The completions of a file that are not among its answers yet."""
+        known = self.answers[contestant.name].records
+        for record in self._files[contestant.name]:
+            if known.get(record["row"], record)["completion"] != record["completion"]:
+                raise UsageError(
+                    f"{contestant.spec} has another completion of prompt {record['row']} (from 0) than when it was "
+                    f"read into {self.directory}: name it otherwise, as in again={contestant.spec}."
+                )
+        return [record for record in self._files[contestant.name] if record["row"] not in known]
+
+
+def _is_file(contestant: Contestant) -> bool:
+    return contestant.kind == "file"

@@ -1,0 +1,144 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What `trl-nash arena` prints and writes."""
+
+import json
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from ..matrix import Estimate
+from ..report import text_table
+from .contestants import Contestant
+from .exports import write_alpaca_eval, write_arena_hard
+from .game import ArenaResult
+from .page import save_page
+from .standings import Standing, Standings
+
+
+def print_standings(console: Console, standings: Standings) -> None:
+    """Prints a line for each policy, and what no line says."""
+    best = [f"by best of {standings.count}"] * bool(standings.count)
+    table = text_table("policy", "win rate", "equal length", "equilibrium", "exploitable", *best, "Elo")
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    for line in standings.lines:
+        table.add_row(
+            escape(line.name),
+            with_half(line.win_rate),
+            percent(line.length_controlled),
+            percent(line.weight.value),
+            percent(line.exploitability.value),
+            *[percent(line.best_of.value)] * len(best),
+            points(line.elo.value),
+        )
+    console.print(table)
+    for sentence in sentences(standings):
+        console.print("\n" + sentence, soft_wrap=True, markup=False)
+
+
+def sentences(standings: Standings) -> list[str]:
+    """What the figures say together: holes, cycles, how far a single score explains them, and the pool's gap."""
+    found = []
+    holes = standings.matrix.holes
+    if holes:
+        pairs = ", ".join(f"{first} and {second}" for first, second in holes[:5])
+        more = f" and {len(holes) - 5} pairs more" if len(holes) > 5 else ""
+        found.append(f"Never compared, because an answer or a verdict is missing on every prompt: {pairs}{more}.")
+    if standings.left_out:
+        found.append(
+            f"Without equilibrium, exploitability and Elo, which need a comparison with all others: "
+            f"{', '.join(standings.left_out)}."
+        )
+    if standings.cycles:
+        cycle = standings.cycles[0]
+        circle = " beats ".join([*cycle.policies, cycle.policies[0]])
+        others = f", the strongest of {len(standings.cycles)} such circles" if len(standings.cycles) > 1 else ""
+        found.append(
+            f"{circle}: each wins at least {percent(0.5 + cycle.strength)}{others}. No ranking can say that; the "
+            "equilibrium does."
+        )
+    worst = _worst(standings.residual)
+    if worst is not None:
+        i, j, value = worst
+        names = standings.matrix.names
+        found.append(f"Elo is off by {value:.1%} at most, for {names[i]} against {names[j]}.")
+    if not math.isnan(standings.gap.value):
+        best = min((line for line in standings.lines if line.name not in standings.left_out), key=_exploitability)
+        found.append(
+            f"{best.name} is the hardest to exploit: "
+            + (
+                f"the best answer of the pool to it wins {percent(0.5 + best.exploitability.value)} "
+                f"({interval(standings.gap)} over one half)."
+                if standings.gap.value > 0
+                else "no policy of the pool beats it."
+            )
+        )
+    return found
+
+
+def write_files(
+    result: ArenaResult, standings: Standings, contestants: list[Contestant], directory: Path, title: str = "Arena"
+) -> Path:
+    """
+    Writes `arena.json`, `arena.parquet` (a row for each policy), `arena.html`, and the answers as AlpacaEval and
+    Arena-Hard read them.
+
+    Returns:
+        `Path`: The page.
+    """
+    import pandas as pd
+
+    facts = {"judge": result.judge, "prompts": len(result.rows), "judgements": len(result.records)}
+    text = json.dumps(facts | standings.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+    (directory / "arena.json").write_text(text + "\n", encoding="utf-8")
+    lines = []
+    for line in standings.lines:
+        columns: dict[str, object] = {}
+        for name, value in line._asdict().items():
+            if isinstance(value, Estimate):
+                columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+            else:
+                columns[name] = value
+        lines.append(columns)
+    pd.DataFrame(lines).to_parquet(directory / "arena.parquet")
+    write_alpaca_eval(result, contestants, directory / "alpaca_eval")
+    write_arena_hard(result, contestants, directory / "model_answer")
+    return save_page(result, standings, sentences(standings), directory / "arena.html", title)
+
+
+def percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1%}"
+
+
+def with_half(estimate: Estimate) -> str:
+    """A share and half the width of its interval."""
+    return percent(estimate.value) and f"{estimate.value:.1%} ±{50 * (estimate.high - estimate.low):.1f}"
+
+
+def interval(estimate: Estimate) -> str:
+    return "" if math.isnan(estimate.low) else f"{100 * estimate.low:.1f} – {estimate.high:.1%}"
+
+
+def points(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:+.0f}"
+
+
+def _exploitability(line: Standing) -> float:
+    return line.exploitability.value
+
+
+def _worst(residual) -> tuple[int, int, float] | None:
+    """Where Elo is off by most: that i beats j more often than it says."""
+    found = [(i, j, value) for (i, j), value in _entries(residual) if not math.isnan(value)]
+    return max(found, key=lambda entry: entry[2], default=None)
+
+
+def _entries(residual):
+    for i, row in enumerate(residual):
+        for j, value in enumerate(row):
+            if i != j:
+                yield (i, j), float(value)
