@@ -32,6 +32,8 @@ class Output:
             A .jsonl or .parquet file; without it nothing is kept.
         settings (`dict[str, Any]`):
             What the judgements depend on, beside the rows.
+        option (`str`, *optional*, defaults to `"--output"`):
+            Where the user names another place, for messages.
 
     Attributes:
         records (`dict[Key, dict]`): the judgements.
@@ -41,8 +43,8 @@ class Output:
         UsageError: If the file is another run's, or none of this command.
     """
 
-    def __init__(self, path: Path | None, settings: dict[str, Any]):
-        self.path, self.settings = path, settings
+    def __init__(self, path: Path | None, settings: dict[str, Any], option: str = "--output"):
+        self.path, self.settings, self.option = path, settings, option
         self.records: dict[Key, dict[str, Any]] = {}
         self.counts: dict[str, Counter] = {name: Counter() for name in settings}
         if path is None:
@@ -53,7 +55,7 @@ class Output:
             self._read()
             self._save_state()
         except OSError as error:
-            raise UsageError(f"--output {path}: {error.strerror}. Name another file.") from None
+            raise UsageError(f"{option} {path}: {error.strerror}. Name another file.") from None
 
     def record(self, row: Row, pair: tuple[int, int]) -> dict[str, Any]:
         """
@@ -67,7 +69,8 @@ class Output:
         earlier = self.records.get((row.index, *pair), record)
         if earlier["id"] != record["id"]:
             raise UsageError(
-                f"Row {row.index} (from 0) is not what it was when {self.path} was written: name another --output."
+                f"Row {row.index} (from 0) is not what it was when {self.path} was written: name another "
+                f"{self.option}."
             )
         texts = {"prompt": row.prompt, "first": row.completions[first], "second": row.completions[second]}
         return earlier | texts | {"label": row.label}
@@ -116,7 +119,7 @@ class Output:
             for file in {self.path, self.lines}:
                 if file.exists() and file.stat().st_size:
                     raise UsageError(
-                        f"{file} is there already, and not as `trl-nash judge` leaves it: name another --output."
+                        f"{file} is there already, and not as `trl-nash judge` leaves it: name another {self.option}."
                     )
             return
         try:
@@ -124,19 +127,19 @@ class Output:
             earlier, counts = state["judges"], state["counts"]
         except (ValueError, KeyError, TypeError):
             raise UsageError(
-                f"{self.state} is damaged: remove it and {self.path}, or name another --output."
+                f"{self.state} is damaged: remove it and {self.path}, or name another {self.option}."
             ) from None
         if earlier != self.settings:
             named = " and ".join(judge["spec"] for judge in earlier.values())
             raise UsageError(
-                f"{self.path} holds judgements of {named} with other settings than these: name another --output."
+                f"{self.path} holds judgements of {named} with other settings than these: name another {self.option}."
             )
         self.counts |= {name: Counter(values) for name, values in counts.items()}
         try:
             self.records = _read_records(self.path)
         except KeyError as error:
             raise UsageError(
-                f"{self.path} has a row without {error}: put it back as it was, or name another --output."
+                f"{self.path} has a row without {error}: put it back as it was, or name another {self.option}."
             ) from None
 
     def _save_state(self) -> None:

@@ -47,9 +47,10 @@ class Row:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        there = [index for index, text in enumerate(self.completions) if text is not None]
-        pairs = combinations(there, 2) if self.asked is None else self.asked
-        return [pair for pair in pairs if set(pair) <= set(there)]
+        there = {index for index, text in enumerate(self.completions) if text is not None}
+        if self.asked is None:
+            return list(combinations(sorted(there), 2))
+        return [(i, j) for i, j in self.asked if i in there and j in there]
 
     def question(self, pair: tuple[int, int]) -> str:
         """A short hash of all that the judge is asked about a pair."""

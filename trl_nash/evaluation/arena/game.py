@@ -76,7 +76,7 @@ class Arena:
         contestants (`Sequence[str]`):
             Each a path or hub id of a model or adapter, a file of completions, or `openai:MODEL@URL`; `NAME=SPEC` to
             name it.
-        prompts (`str` or `list[Row]`):
+        prompts (`str`, `Path` or `list[Row]`):
             A file of prompts, or rows without completions.
         directory (`str` or `Path`):
             Where answers, judgements and results are kept.
@@ -104,7 +104,7 @@ class Arena:
     def __init__(
         self,
         contestants: Sequence[str],
-        prompts: str | list[Row],
+        prompts: str | Path | list[Row],
         directory: str | Path,
         sampling: Sampling | None = None,
         prompt_column: str | None = None,
@@ -113,7 +113,8 @@ class Arena:
         if best_of < 0 or best_of == 1:
             raise UsageError(f"best_of must be 2 or more, the answers that the best is chosen from, got {best_of}.")
         self.contestants = read_contestants(contestants)
-        self.rows = read_prompts(prompts, prompt_column) if isinstance(prompts, str) else prompts
+        is_file = isinstance(prompts, str | Path)
+        self.rows = read_prompts(str(prompts), prompt_column) if is_file else prompts
         self.directory = Path(directory)
         self.sampling = sampling or Sampling()
         self._roster = Roster(self.directory)
@@ -175,14 +176,14 @@ class Arena:
         The prompts with the answers that there are: a place for each policy that the directory knows, in which there
         is `None` if it does not play or has no answer. Prompts with fewer than two answers are left out.
         """
-        names = self._roster.names
+        names, asked = self._roster.names, self._asked
         tracks = {track.name: track for track in self._tracks}
         places = [tracks[name].answers.records if name in tracks else {} for name in names]
 
         def texts(index: int) -> list[str | None]:
             return [place[index]["completion"] if index in place else None for place in places]
 
-        rows = [replace(row, completions=texts(row.index), asked=self._asked) for row in self.rows]
+        rows = [replace(row, completions=texts(row.index), asked=asked) for row in self.rows]
         return [row for row in rows if row.pairs]
 
     @property
@@ -206,7 +207,8 @@ class Arena:
 
     def output(self, spec: str, judge: PairwiseJudge, kwargs: dict[str, Any] | None = None) -> Output:
         """The judgements of a judge that are in the directory."""
-        return Output(self.judgements(spec, kwargs), {"judge": judge_settings(spec, judge, kwargs or {})})
+        settings = {"judge": judge_settings(spec, judge, kwargs or {})}
+        return Output(self.judgements(spec, kwargs), settings, "output_dir")
 
     def judgements(self, spec: str, kwargs: dict[str, Any] | None = None) -> Path:
         """Where the judgements of a judge are kept: another file for another one, or for other arguments."""
