@@ -105,11 +105,13 @@ def test_answers_are_those_of_the_models(models, prompts, tmp_path):
     assert texts[0] != texts[1]
 
 
-def test_policies_are_drawn_independently_and_again(models, prompts, tmp_path):
+def test_policies_are_drawn_independently_and_again(models, prompts, write_rows, tmp_path):
     """The same model by two names answers otherwise, or win rates would be those of coupled draws."""
 
+    (other,) = of_lengths(write_rows, other=3)
+
     def answers(folder: str, name: str) -> list[str]:
-        arena = Arena([f"{name}={models / 'one'}", str(models / "two")], prompts, tmp_path / folder, SHORT)
+        arena = Arena([f"{name}={models / 'one'}", other], prompts, tmp_path / folder, SHORT)
         arena.sample()
         return [record["completion"] for record in arena.answers[name].records.values()]
 

@@ -10,9 +10,10 @@ import browser
 import pandas as pd
 import pytest
 
+from trl_nash.evaluation import WinRateMatrix
 from trl_nash.evaluation.arena import Arena, Standings
 from trl_nash.evaluation.arena.report import sentences, write_files
-from trl_nash.judges import Abstained
+from trl_nash.judges import Abstained, as_judge
 
 
 NASTY = '</script><script>document.title = "broken"</script> <b>bold</b> & "quotes" İstanbul @DATA@ @HEAT@'
@@ -50,10 +51,9 @@ def played(tmp_path_factory):
         specs.append(f"{name}={write(f'{letter}.jsonl', rows[:20] if letter == 's' else rows)}")
     arena = Arena(specs, prompts, folder / "out")
     arena.sample()
-    from trl_nash.judges import as_judge
-
     result = arena.judge(as_judge(circle), "circle")
-    standings = Standings.of(result)
+    matrix = WinRateMatrix.from_judgements(result.names, result.records, resamples=100)
+    standings = Standings.of(result, matrix)
     write_files(result, standings, arena.contestants, arena.directory)
     return folder / "out", standings, result
 
@@ -62,8 +62,7 @@ def test_figures(played):
     folder, standings, _ = played
     found = json.loads((folder / "arena.json").read_text())
     assert found["not_in_the_game"] == ["<i>it"] == standings.left_out
-    weights = {line["name"]: line["equilibrium"]["value"] if "equilibrium" in line else line["weight"]["value"]
-               for line in found["policies"]}  # fmt: skip
+    weights = {line["name"]: line["weight"]["value"] for line in found["policies"]}
     assert weights == {
         "rock": pytest.approx(1 / 3), "paper": pytest.approx(1 / 3), "scissors": pytest.approx(1 / 3), "<i>it": None
     }  # fmt: skip

@@ -4,7 +4,8 @@
 """Policies against each other on the same prompts: `trl-nash arena`, as a library."""
 
 from .contestants import Contestant, read_contestants
-from .game import Arena, ArenaResult
+from .game import Arena
+from .result import ArenaResult
 from .sampling import Sampling, SamplingError
 from .standings import Standing, Standings
 

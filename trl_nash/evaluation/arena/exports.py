@@ -12,7 +12,7 @@ from ...data.columns import as_turn
 from ...judges.question import as_text
 from ..judgements import as_lines
 from .contestants import Contestant
-from .game import ArenaResult
+from .result import ArenaResult
 
 
 def write_alpaca_eval(result: ArenaResult, contestants: list[Contestant], folder: Path) -> list[Path]:

@@ -8,54 +8,21 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ...judges.base import PairwiseJudge
 from ...usage import UsageError
 from ..asking import judge_rows, judge_settings
 from ..judgements import Output, stored
-from ..matrix import WinRateMatrix
 from ..rows import Row
 from .answers import Answers, read_completions, read_prompts
 from .best_of import verdicts
 from .contestants import Contestant, read_contestants
+from .result import ArenaResult
 from .roster import Roster
 from .sampling import Sampling, sampler
-
-
-@dataclass(frozen=True)
-class ArenaResult:
-    """
-    What came of an arena.
-
-    Args:
-        names (`tuple[str, ...]`): of the N policies.
-        judge (`str`): how the judge was called.
-        rows (`list[Row]`): the prompts, each with N answers, `None` where a policy has none.
-        answers (`list[dict[int, dict]]`): of each policy its records, as [`Answers`] has them.
-        records (`list[dict]`): the judgements, as [`Output`] has them; indices are those of `names`.
-        counts (`dict[str, float]`): what was counted of the judge in all runs.
-        further (`dict[str, np.ndarray]`): of policies with n further answers to each of the B prompts P(it beats the
-            answer of each policy), of shape `(B, n, N)`.
-    """
-
-    names: tuple[str, ...]
-    judge: str
-    rows: list[Row]
-    answers: list[dict[int, dict[str, Any]]]
-    records: list[dict[str, Any]]
-    counts: dict[str, float]
-    further: dict[str, np.ndarray]
-
-    @cached_property
-    def matrix(self) -> WinRateMatrix:
-        """Win rates of the policies, in the order of `names`."""
-        return WinRateMatrix.from_judgements(self.names, self.records)
 
 
 class Track(NamedTuple):

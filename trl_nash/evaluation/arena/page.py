@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from ...judges.question import as_text
 from ..matrix import Estimate
-from .game import ArenaResult
+from .result import ArenaResult
 from .standings import UNKNOWN, Standing, Standings
 
 

@@ -14,8 +14,8 @@ from ..matrix import Estimate
 from ..report import text_table
 from .contestants import Contestant
 from .exports import write_alpaca_eval, write_arena_hard
-from .game import ArenaResult
 from .page import save_page
+from .result import ArenaResult
 from .standings import Standing, Standings
 
 

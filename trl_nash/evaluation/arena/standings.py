@@ -13,7 +13,7 @@ import numpy as np
 from ..matrix import Cycle, Estimate, WinRateMatrix
 from ..scores import ELO, bradley_terry, equilibrium, exploitability
 from .best_of import with_responders
-from .game import ArenaResult
+from .result import ArenaResult
 
 
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
