@@ -14,7 +14,7 @@ import pytest
 from tiny import build_model, build_tokenizer
 
 from trl_nash.cli.training import train
-from trl_nash.cli.training.output_folder import check_output_folder
+from trl_nash.cli.training.output_folder import check_output_folder, give_up
 from trl_nash.usage import UsageError
 
 
@@ -117,7 +117,9 @@ def test_who_may_write_to_a_folder(resume, overwrite, complaint, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     for step in (2, 4, 6, 10):
         (tmp_path / "here" / f"checkpoint-{step}").mkdir(parents=True)
-    arguments = Namespace(output_dir="here", resume_from_checkpoint=resume, overwrite=overwrite)
+    arguments = Namespace(
+        output_dir="here", resume_from_checkpoint=resume, overwrite=overwrite, model_name_or_path=None
+    )
     if complaint is None:
         check_output_folder(arguments)
     else:
@@ -125,13 +127,37 @@ def test_who_may_write_to_a_folder(resume, overwrite, complaint, tmp_path, monke
             check_output_folder(arguments)
     for folder in ("new", "here/logs", "here/checkpoint-best"):
         (tmp_path / folder).mkdir()
-        check_output_folder(Namespace(output_dir=folder, resume_from_checkpoint=None, overwrite=False))
+        check_output_folder(
+            Namespace(output_dir=folder, resume_from_checkpoint=None, overwrite=False, model_name_or_path=None)
+        )
 
 
 def test_the_folder_that_nobody_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = Namespace(output_dir=None, resume_from_checkpoint=None, overwrite=False)
+    arguments = Namespace(output_dir=None, resume_from_checkpoint=None, overwrite=False, model_name_or_path=None)
     check_output_folder(arguments)
     (tmp_path / "trainer_output" / "checkpoint-2").mkdir(parents=True)
     with pytest.raises(UsageError, match="trainer_output is in use"):
         check_output_folder(arguments)
+
+
+def test_overwriting_keeps_what_the_run_starts_from(tmp_path):
+    start = tmp_path / "checkpoint-4"
+    start.mkdir()
+    arguments = Namespace(
+        output_dir=tmp_path, resume_from_checkpoint=None, overwrite=True, model_name_or_path=str(start)
+    )
+
+    with pytest.raises(UsageError, match="which the run starts from: name another --output_dir"):
+        check_output_folder(arguments)
+
+
+def test_overwriting_follows_no_link(tmp_path):
+    kept, folder = tmp_path / "kept", tmp_path / "run"
+    kept.mkdir()
+    folder.mkdir()
+    (folder / "checkpoint-2").symlink_to(kept)
+
+    give_up(folder)
+
+    assert kept.is_dir() and not list(folder.iterdir())

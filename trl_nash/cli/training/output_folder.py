@@ -19,16 +19,24 @@ def check_output_folder(arguments: argparse.Namespace) -> None:
     Refuses to write over what is in the folder of a run.
 
     Args:
-        arguments (`argparse.Namespace`): with `output_dir`, `resume_from_checkpoint` and `overwrite`.
+        arguments (`argparse.Namespace`): with `output_dir`, `resume_from_checkpoint`, `overwrite` and
+            `model_name_or_path`.
 
     Raises:
-        UsageError: If another run has written there, and this one neither goes on with it nor overwrites it.
+        UsageError: If another run has written there, and this one neither goes on with it nor overwrites it, or would
+            overwrite what it starts from.
     """
     folder = Path(arguments.output_dir or DEFAULT)
     resume = str(arguments.resume_from_checkpoint or "false")
     goes_on = resume.lower() != "false"
     if goes_on and arguments.overwrite:
         raise UsageError("--overwrite starts anew and --resume_from_checkpoint goes on: leave one of them out.")
+    start = Path(arguments.model_name_or_path or "").resolve()
+    if arguments.overwrite and any(start.is_relative_to(path.resolve()) for path in checkpoints_in(folder)):
+        raise UsageError(
+            f"--overwrite would give up {arguments.model_name_or_path}, which the run starts from: name another "
+            "--output_dir."
+        )
     is_here = resume.lower() in ("true", "latest") or folder.resolve() in (p := Path(resume).resolve(), p.parent)
     if arguments.overwrite or (goes_on and is_here):
         return
@@ -55,4 +63,4 @@ def checkpoints_in(folder: Path) -> list[Path]:
 def give_up(folder: str | Path) -> None:
     """Removes an earlier run's checkpoints, which would pass for this run's."""
     for path in checkpoints_in(Path(folder)):
-        shutil.rmtree(path)
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)  # what a link leads to is not of this folder
