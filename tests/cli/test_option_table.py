@@ -3,6 +3,7 @@
 
 """The options are those of the dataclasses, whatever is in the cache."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from trl_nash.cli import option_table
 from trl_nash.cli.arguments import arguments_of, dataclasses_of
 from trl_nash.cli.option_table import options_of
-from trl_nash.cli.options import ALGORITHMS
+from trl_nash.cli.options import ALGORITHMS, Algorithm
 from trl_nash.cli.parser import NashParser
 
 
@@ -52,6 +53,10 @@ def test_it_is_kept(cache, built):
         assert options_of("comal") == built[0]["comal"]
         option_table._table.cache_clear()
     assert cache == [1]
+
+
+def test_the_list_of_algorithms_is_one_of_its_sources(built):
+    assert inspect.getsourcefile(Algorithm) in built[1]
 
 
 @pytest.mark.parametrize(

@@ -117,9 +117,7 @@ def test_who_may_write_to_a_folder(resume, overwrite, complaint, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     for step in (2, 4, 6, 10):
         (tmp_path / "here" / f"checkpoint-{step}").mkdir(parents=True)
-    arguments = Namespace(
-        output_dir="here", resume_from_checkpoint=resume, overwrite=overwrite, model_name_or_path=None
-    )
+    arguments = Namespace(output_dir="here", resume_from_checkpoint=resume, overwrite=overwrite)
     if complaint is None:
         check_output_folder(arguments)
     else:
@@ -127,29 +125,35 @@ def test_who_may_write_to_a_folder(resume, overwrite, complaint, tmp_path, monke
             check_output_folder(arguments)
     for folder in ("new", "here/logs", "here/checkpoint-best"):
         (tmp_path / folder).mkdir()
-        check_output_folder(
-            Namespace(output_dir=folder, resume_from_checkpoint=None, overwrite=False, model_name_or_path=None)
-        )
+        check_output_folder(Namespace(output_dir=folder, resume_from_checkpoint=None, overwrite=False))
 
 
 def test_the_folder_that_nobody_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = Namespace(output_dir=None, resume_from_checkpoint=None, overwrite=False, model_name_or_path=None)
+    arguments = Namespace(output_dir=None, resume_from_checkpoint=None, overwrite=False)
     check_output_folder(arguments)
     (tmp_path / "trainer_output" / "checkpoint-2").mkdir(parents=True)
     with pytest.raises(UsageError, match="trainer_output is in use"):
         check_output_folder(arguments)
 
 
-def test_overwriting_keeps_what_the_run_starts_from(tmp_path):
-    start = tmp_path / "checkpoint-4"
-    start.mkdir()
-    arguments = Namespace(
-        output_dir=tmp_path, resume_from_checkpoint=None, overwrite=True, model_name_or_path=str(start)
-    )
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("model_name_or_path", "out/checkpoint-4"),
+        ("dataset_name", "out/checkpoint-4/prompts.jsonl"),
+        ("judge", ["random", "reward:out/checkpoint-4"]),
+    ],
+)
+def test_overwriting_keeps_what_the_run_reads(option, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "checkpoint-4").mkdir(parents=True)
+    same = {"resume_from_checkpoint": None, "overwrite": True, "model_name_or_path": "org/name", "beta": 0.1}
 
-    with pytest.raises(UsageError, match="which the run starts from: name another --output_dir"):
-        check_output_folder(arguments)
+    with pytest.raises(UsageError, match=f"which --{option} reads: name another --output_dir"):
+        check_output_folder(Namespace(output_dir="out", **same | {option: value}))
+    check_output_folder(Namespace(output_dir="other", **same | {option: value}))
+    check_output_folder(Namespace(output_dir="out", **same))
 
 
 def test_overwriting_follows_no_link(tmp_path):

@@ -245,6 +245,9 @@ def test_the_command_without_secrets():
         '--eos_token \'</s>\' --model_init_kwargs \'{"token": "...", "dtype": "float32"}\' --bf16 --a \'b c\''
     )
     assert "..." in shown_command("onpo", ["--judge_kwargs", "not JSON"])
+    servers = ["--vllm_server_base_url", "http://me:s3@host:1", "--judge=openai:m@https://s3@host/v1"]
+    shown = shown_command("onpo", servers)
+    assert "s3" not in shown and "http://...@host:1" in shown and "openai:m@https://...@host/v1" in shown
 
 
 def test_answers_are_printed_and_not_obeyed():

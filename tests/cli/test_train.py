@@ -61,6 +61,15 @@ def test_continues_from_the_last_checkpoint(capsys, options):
     assert "then 2 optimizer steps (" in said and "Trained 3 steps in" in said
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_each_process_chooses_its_threads_and_one_says_so(is_first, monkeypatch, capsys, options):
+    asked = []
+    monkeypatch.setattr(train, "choose_threads", lambda model: asked.append(model) or "Threads: some.")
+    monkeypatch.setattr(train, "is_first_process", lambda: is_first)
+    assert train.main(["comal", *options, "--judge", "random"]) == 0
+    assert len(asked) == 1 and ("Threads: some." in capsys.readouterr().out) == is_first
+
+
 def test_lora_and_a_judge_of_the_users(tmp_path, monkeypatch, options):
     pytest.importorskip("peft")
     monkeypatch.syspath_prepend(tmp_path)

@@ -11,6 +11,7 @@ from typing import Any
 
 COMMAND = "TRL_NASH_COMMAND"  # environment variable in which the launcher hands it to the processes that it starts
 _SECRET = re.compile(r"(^|_)(hub_token|token|api_?key|key|secret|password|authorization|headers?)$")
+_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # of a URL
 _NO_SECRETS = {"eos_token", "pad_token", "bos_token"}
 _HIDDEN = "..."
 
@@ -24,7 +25,7 @@ def shown_command(algorithm: str, argv: list[str]) -> str:
         argv (`list[str]`): what was typed after it.
 
     Returns:
-        `str`: Without the values of options that are secrets, and of all texts in `--judge_kwargs`.
+        `str`: Without the values of options that are secrets, all texts in `--judge_kwargs`, and logins of URLs.
     """
     shown, name = [], ""
     for argument in argv:
@@ -34,7 +35,7 @@ def shown_command(algorithm: str, argv: list[str]) -> str:
             shown.append(f"{option}={_shown(name, value)}" if equals else option)
         else:
             shown.append(_shown(name, argument))
-    return shlex.join(["trl-nash", algorithm, *shown])
+    return shlex.join(["trl-nash", algorithm, *(_LOGIN.sub(_HIDDEN, text) for text in shown)])
 
 
 def _shown(name: str, value: str) -> str:

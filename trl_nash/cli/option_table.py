@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from .options import ALGORITHMS
+from .options import ALGORITHMS, Algorithm
 
 
 LAUNCHER = "accelerate launch"  # a key of the table, beside those of `ALGORITHMS`
@@ -141,7 +141,7 @@ def _build() -> tuple[dict[str, list[Option]], list[str]]:
     from ..compat import TrlParser
     from .arguments import dataclasses_of
 
-    table, files = {}, {__file__, inspect.getsourcefile(launch)}
+    table, files = {}, {__file__, *map(inspect.getsourcefile, (launch, Algorithm, TrlParser))}
     for algorithm in ALGORITHMS:
         classes = dataclasses_of(algorithm)
         owners = {name: cls for cls in reversed(classes) for name in cls.__dataclass_fields__}

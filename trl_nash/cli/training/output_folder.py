@@ -19,24 +19,20 @@ def check_output_folder(arguments: argparse.Namespace) -> None:
     Refuses to write over what is in the folder of a run.
 
     Args:
-        arguments (`argparse.Namespace`): with `output_dir`, `resume_from_checkpoint`, `overwrite` and
-            `model_name_or_path`.
+        arguments (`argparse.Namespace`): with `output_dir`, `resume_from_checkpoint`, `overwrite`, and whatever
+            options may name a file or a folder that the run reads.
 
     Raises:
         UsageError: If another run has written there, and this one neither goes on with it nor overwrites it, or would
-            overwrite what it starts from.
+            overwrite what it reads.
     """
     folder = Path(arguments.output_dir or DEFAULT)
     resume = str(arguments.resume_from_checkpoint or "false")
     goes_on = resume.lower() != "false"
     if goes_on and arguments.overwrite:
         raise UsageError("--overwrite starts anew and --resume_from_checkpoint goes on: leave one of them out.")
-    start = Path(arguments.model_name_or_path or "").resolve()
-    if arguments.overwrite and any(start.is_relative_to(path.resolve()) for path in checkpoints_in(folder)):
-        raise UsageError(
-            f"--overwrite would give up {arguments.model_name_or_path}, which the run starts from: name another "
-            "--output_dir."
-        )
+    if arguments.overwrite:
+        _check_that_it_reads_none(arguments, [path.resolve() for path in checkpoints_in(folder)])
     is_here = resume.lower() in ("true", "latest") or folder.resolve() in (p := Path(resume).resolve(), p.parent)
     if arguments.overwrite or (goes_on and is_here):
         return
@@ -52,6 +48,16 @@ def check_output_folder(arguments: argparse.Namespace) -> None:
         f"--output_dir {folder} is in use: it holds {' and '.join(found)} of another run. Name another folder, {go_on}"
         "or add --overwrite to give it up."
     )
+
+
+def _check_that_it_reads_none(arguments: argparse.Namespace, checkpoints: list[Path]) -> None:
+    """Whatever option it is: a model, a file of prompts, the model of a judge (`reward:out/checkpoint-5`)."""
+    for name, value in vars(arguments).items():
+        for text in value if isinstance(value, list) else [value]:
+            named = {text, text.partition(":")[2]} - {""} if isinstance(text, str) else ()
+            paths = [Path(part).resolve() for part in named]
+            if name != "output_dir" and any(path.is_relative_to(old) for path in paths for old in checkpoints):
+                raise UsageError(f"--overwrite would give up {text}, which --{name} reads: name another --output_dir.")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

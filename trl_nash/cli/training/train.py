@@ -189,8 +189,10 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
         peft_config=peft_config,
         judge=judge,
     )
-    if training.device.type == "cpu" and is_first_process():
-        print(choose_threads(trainer.model), flush=True)
+    if training.device.type == "cpu":
+        sentence = choose_threads(trainer.model)  # each process its own
+        if is_first_process():
+            print(sentence, flush=True)
     if script.ignore_bias_buffers:
         trainer.model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in trainer.model.named_buffers() if not buffer.is_floating_point()
