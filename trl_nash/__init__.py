@@ -12,7 +12,8 @@ __version__ = "0.1.0.dev0"
 # Where each public name lives. They are imported on first use: TRL takes seconds, which `trl-nash --help` must not.
 _EXPORTS = {
     "trl_nash.trainers.base": ["NashTrainer"],
-    "trl_nash.trainers.config": ["NashConfig", "PairConfig"],
+    "trl_nash.trainers.config": ["NashConfig"],
+    "trl_nash.trainers.pair_config": ["PairConfig"],
     "trl_nash.trainers.comal": ["COMALConfig", "COMALTrainer"],
     "trl_nash.trainers.egpo": ["EGPOConfig", "EGPOTrainer"],
     "trl_nash.trainers.inpo": ["INPOConfig", "INPOTrainer"],
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     )
     from .trainers.base import NashTrainer
     from .trainers.comal import COMALConfig, COMALTrainer
-    from .trainers.config import NashConfig, PairConfig
+    from .trainers.config import NashConfig
     from .trainers.egpo import EGPOConfig, EGPOTrainer
     from .trainers.inpo import INPOConfig, INPOTrainer
     from .trainers.mnpo import MNPOConfig, MNPOTrainer
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from .trainers.nash_prox import NashProxConfig, NashProxTrainer
     from .trainers.online_ipo import OnlineIPOConfig, OnlineIPOTrainer
     from .trainers.onpo import ONPOConfig, ONPOTrainer
+    from .trainers.pair_config import PairConfig
     from .trainers.sppo import SPPOConfig, SPPOTrainer
 
 

@@ -22,7 +22,7 @@ from ..compat import OWN_BASE, GRPOConfig, GRPOTrainer, OnlineDPOConfig, OnlineD
 from ..judges.adapters import as_reward_func
 from ..trainers.base import NashTrainer
 from ..trainers.comal import COMALConfig, COMALTrainer
-from ..trainers.config import NashConfig, PairConfig
+from ..trainers.config import NashConfig
 from ..trainers.egpo import EGPOConfig, EGPOTrainer
 from ..trainers.inpo import INPOConfig, INPOTrainer
 from ..trainers.mnpo import MNPOConfig, MNPOTrainer
@@ -32,6 +32,7 @@ from ..trainers.nash_mirror_prox import NashMirrorProxConfig, NashMirrorProxTrai
 from ..trainers.nash_prox import NashProxConfig, NashProxTrainer
 from ..trainers.online_ipo import OnlineIPOConfig, OnlineIPOTrainer
 from ..trainers.onpo import ONPOConfig, ONPOTrainer
+from ..trainers.pair_config import PairConfig
 from ..trainers.sppo import SPPOConfig, SPPOTrainer
 from .callback import GameCallback
 from .equilibria import nash_md_fixed_point

@@ -31,8 +31,9 @@ from .checks.ahead import check_columns, check_run
 from .checks.policy import verify_policy, verify_reference
 from .checks.renamed import renamed
 from .checks.sampling import check_sampler
-from .config import NashConfig, PairConfig
+from .config import NashConfig
 from .loading import load_policy, load_tokenizer
+from .pair_config import PairConfig
 from .run.assembly import assemble, show_rewards
 from .run.checkpoint_files import how_to_go_on
 from .run.evaluation import EvaluationHooks

@@ -11,7 +11,7 @@ from ..algorithms import Fit, Past, inpo
 from ..algorithms.stability import minimum_reference_rounds
 from .base import NashTrainer
 from .checks.values import scheduled
-from .config import PairConfig
+from .pair_config import PairConfig
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..algorithms import Fit, Past, inpo
 from .base import NashTrainer
-from .config import PairConfig
+from .pair_config import PairConfig
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..algorithms import Fit, Past, regularized_response
 from .base import NashTrainer
 from .checks.values import check_one_policy, collapse, scheduled
-from .config import PairConfig
+from .pair_config import PairConfig
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..algorithms import Fit, Past, onpo, onpo_two_fits
 from .base import NashTrainer
 from .checks.values import check_choice
-from .config import PairConfig
+from .pair_config import PairConfig
 
 
 @dataclass

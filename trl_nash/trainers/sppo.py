@@ -10,7 +10,7 @@ import torch
 from ..objectives import pair_loss, win_rates
 from ..rounds.batch import PairBatch
 from .base import NashTrainer
-from .config import PairConfig
+from .pair_config import PairConfig
 
 
 @dataclass

@@ -19,7 +19,8 @@ from ...compat import OnlineDPOConfig
 from ...data.check import check_rows
 from ...generation.prompts import PromptRenderer
 from ...policies import BESIDE_SHARDS, FrozenPolicies
-from ..config import NashConfig, PairConfig
+from ..config import NashConfig
+from ..pair_config import PairConfig
 from .options import check_metric, check_options, check_parallelism
 from .sampling import NOT_HERE
 

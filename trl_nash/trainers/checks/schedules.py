@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
-from ..config import NashConfig, PairConfig
+from ..config import NashConfig
+from ..pair_config import PairConfig
 
 
 def check_schedules(args: NashConfig, dataset) -> None:
