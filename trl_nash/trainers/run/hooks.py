@@ -15,19 +15,17 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ...compat import OnlineDPOTrainer
 from ...rounds.rows import EvaluationLoader, Share, StreamedRounds, round_loader
-from ..checks.precision import movable_share, precision_of
 from .card import CARD, complete_card
 from .checkpoint_files import complete_checkpoints
 from .collector import ROUND_FOLDER
 from .keeper import FOLDER, Keeper
+from .opening import say_opening
 from .reporter import Reporter
 from .stops import Stops
 from .warned_once import warned_once
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
-
-LEAST_MOVABLE = 0.5  # share of the weights that a step must be able to change, or a warning says so
 
 
 class EpochCounter(TrainerCallback):
@@ -142,35 +140,7 @@ class TrainerHooks(OnlineDPOTrainer):
                 )
             self.batches, epoch = self.keeper.load(checkpoint, within)
         self.past = args.past(self.round, epoch)
-        logger.info(
-            "%s: %d prompts a round (generation_batch_size), %d a micro-step and device "
-            "(per_device_train_batch_size), %d a generation call (per_device_generation_batch_size); "
-            "optimizer steps a round: %d.",
-            self._name,
-            args.prompts_per_round,
-            args.per_device_train_batch_size,
-            args.generation_chunk,
-            args.optimizer_steps_per_round,
-        )
-        self._say_precision()
-        if self.assumes_fitted_rounds and args.optimizer_steps_per_round < 10:
-            self.reporter.say_once(
-                f"Optimizer steps a round: {args.optimizer_steps_per_round}. {self._name}'s guarantees, and its "
-                "published results, assume rounds that are fitted: raise `steps_per_generation` or `num_iterations` "
-                "to 10 optimizer steps or more. Shorter rounds are online learning."
-            )
-
-    def _say_precision(self) -> None:
-        logger.info("%s: %s.", self._name, precision_of(self.model, self.accelerator.mixed_precision))
-        if self.is_deepspeed_enabled:
-            return  # which keeps float32 copies of weights in other formats
-        rate = max(group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups)
-        if rate and (share := movable_share(self.model, rate)) < LEAST_MOVABLE:
-            self.reporter.say_once(
-                f"A step of the learning rate's size, {rate:g}, changes {share:.1%} of the trainable weights: for the "
-                'others it is lost in rounding. Load the model in float32 (`model_init_kwargs={"dtype": "float32"}`; '
-                "`bf16=True` still computes in bfloat16), train an adapter, or raise `learning_rate`."
-            )
+        say_opening(self)
 
     # ---- Rows ----
 
