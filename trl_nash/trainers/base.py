@@ -9,33 +9,25 @@ from pairs and least squares, if anything is: who samples (`sample_pairs`), what
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate.utils import is_peft_model, set_seed
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 
 from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
 from ..compat import OnlineDPOConfig, base_construction
-from ..generation.sampler import generation_config
-from ..judges import PairwiseJudge, RewardJudge, load_judge
-from ..kernels.fused_head import add_fused_head
+from ..judges import PairwiseJudge
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..rounds.batch import PairBatch, Samples
 from ..rounds.pairs import compared_pairs
 from ..rounds.schedule import Place
-from .checks import arguments
-from .checks.ahead import check_columns, check_run
-from .checks.policy import verify_policy, verify_reference
+from .checks.arguments import check_mixture
 from .checks.renamed import renamed
-from .checks.sampling import check_sampler
 from .config import NashConfig
-from .loading import load_policy, load_tokenizer
 from .pair_config import PairConfig
-from .run.assembly import assemble, show_rewards
-from .run.checkpoint_files import how_to_go_on
+from .run.assembly import assemble
+from .run.construction import prepare, verify
 from .run.evaluation import EvaluationHooks
 
 
@@ -123,99 +115,32 @@ class NashTrainer(EvaluationHooks):
         preprocess_logits_for_metrics: None = None,
         judge: PairwiseJudge | Callable[..., list[float]] | str | None = None,
     ) -> None:
-        model_id = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
-        self.started_from = model_id  # a path, a hub id, or nothing
-        output_dir = f"{Path(model_id).name or 'model'}-{self._tag_names[-1]}"
-        args = arguments.upgrade_config(args, self.config_class, output_dir)
-        arguments.check_arguments(
-            args,
+        parts = prepare(
+            type(self),
+            model=model,
+            ref_model=ref_model,
+            reward_funcs=reward_funcs,
+            args=args,
             data_collator=data_collator,
-            compute_metrics=compute_metrics,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            lr_scheduler=optimizers[1],
-        )
-        concatenates = reward_funcs not in (None, args.reward_model_path)  # as TRL does with what is passed in Python
-        reward_funcs = args.reward_model_path if judge is None and reward_funcs is None else reward_funcs
-        check_run(args, judge, reward_funcs, train_dataset, eval_dataset)
-        judge = None if judge is None else load_judge(judge, device=args.device)
-        if judge is not None:
-            check_columns(judge, train_dataset, eval_dataset)
-
-        if processing_class is None:
-            if not model_id:
-                raise ValueError("The model was not loaded from a path: pass its tokenizer as `processing_class`.")
-            revision = (args.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None
-            processing_class = load_tokenizer(model_id, revision, args.trust_remote_code)
-        arguments.check_prompts(train_dataset, eval_dataset, args, processing_class)
-        if isinstance(model, str):
-            model = load_policy(model, args, peft_config)
-        elif args.model_init_kwargs is not None or args.merge_adapter:
-            raise ValueError(
-                "`model_init_kwargs` and `merge_adapter` load a `model` that is a path, and this one is loaded: leave "
-                "them out."
-            )
-        arguments.check_model(model, ref_model, peft_config, args.max_length)
-        # They give `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
-        head, *reference_heads = [
-            add_fused_head(module.get_base_model() if is_peft_model(module) else module, temperature=args.temperature)
-            for module in filter(None, (model, ref_model))
-        ]
-        args.accelerator_config.dispatch_batches = False  # which takes tensors, and ours are lists of rows
-        if args.use_liger_kernel:  # whose loss would take the place of our forward
-            args.liger_kernel_config = (args.liger_kernel_config or {}) | {"fused_linear_cross_entropy": False}
-
-        with base_construction(args) as insisted_on:
-            super().__init__(
-                model=model,
-                ref_model=ref_model,
-                args=args,
-                data_collator=list,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
-                processing_class=processing_class,
-                peft_config=peft_config,
-                callbacks=callbacks,
-                optimizers=optimizers,
-                **insisted_on,
-            )
-        self.use_vllm, self.vllm_mode = args.use_vllm, args.vllm_mode if args.use_vllm else None
-        if args.gradient_checkpointing:  # which Trainer enables, and then adapters need it (transformers#42489)
-            self.model.enable_input_require_grads()
-        arguments.check_devices(args)
-        arguments.check_sharding(self.accelerator, args)
-        arguments.check_prepared_model(self.model)
-        fresh_adapter = verify_policy(
-            self.model,
-            head,
-            self.accelerator,
-            adapted=peft_config is not None,
-            gather=args.ds3_gather_for_generation,
-        )
-        for reference_head in reference_heads:
-            verify_reference(self.ref_model, reference_head, self.accelerator)
-        plain = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        self.eos_token_ids = check_sampler(plain, generation_config(args, self._tokenizer, self.eos_token_ids), args)
-        # Each rank samples with its own noise; the base has seeded them alike, to build the same model.
-        set_seed(args.seed, device_specific=True)
-
-        self.judge = judge or RewardJudge(
-            reward_funcs,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
             reward_processing_classes=reward_processing_classes,
-            reward_weights=args.reward_weights,
-            temperature=args.reward_temperature,
-            missing_eos_penalty=args.missing_eos_penalty,
-            eos_token_ids=self.eos_token_ids,
-            model_kwargs={"trust_remote_code": args.trust_remote_code},
-            device=self.accelerator.device,
-            raw_prompts=concatenates,
+            peft_config=peft_config,
+            compute_metrics=compute_metrics,
+            lr_scheduler=optimizers[1],
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            judge=judge,
         )
-        check_columns(self.judge, train_dataset, eval_dataset)
-        show_rewards(self, [] if judge is not None else self.judge.reward_funcs)
-        self.place, self.past = Place(0, 0, 0, 0), args.past(0)
+        self.started_from = parts.started_from  # a path, a hub id, or nothing
+        with base_construction(parts.args) as insisted_on:
+            super().__init__(**parts.base, callbacks=callbacks, optimizers=optimizers, **insisted_on)
+        fresh_adapter = verify(self, parts)
+        self.place, self.past = Place(0, 0, 0, 0), self.args.past(0)
         self.batches: list[PairBatch] = []
         self._micro_step = 0
         assemble(self, fresh_adapter)
-        arguments.check_mixture(self.opponent, self.policies, self.accelerator)
+        check_mixture(self.opponent, self.policies, self.accelerator)
 
     # ---- What an algorithm is ----
 
@@ -271,6 +196,11 @@ class NashTrainer(EvaluationHooks):
     def beta(self) -> float:
         """τ of the epoch in which the round that is being fitted was sampled."""
         return self.args.beta_of(self.past)
+
+    @property
+    def whereabouts(self) -> str:
+        """Where an error has occurred, in words."""
+        return f"at step {self.state.global_step} (round {self.round + 1})"
 
     @property
     def live(self) -> Policy:
@@ -384,14 +314,5 @@ class NashTrainer(EvaluationHooks):
         return completed
 
     def _sample(self, prompts: list) -> Samples:
-        try:
+        with self.stops.if_diverged(self.whereabouts):
             return self.sample_pairs(prompts)
-        except RuntimeError as error:
-            # What torch says of probabilities that are nan or infinite, on the CPU and on a GPU.
-            if "probability tensor" not in str(error) and "device-side assert" not in str(error):
-                raise
-            raise RuntimeError(
-                f"The policy has diverged: nothing can be sampled from it at step {self.state.global_step} (round "
-                f"{self.round + 1}). Lower `learning_rate` or `step_size`, and "
-                f"{how_to_go_on('an earlier', self.args.save_only_model)}."
-            ) from error

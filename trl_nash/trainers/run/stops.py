@@ -3,7 +3,8 @@
 
 """Ends of a run before its last step: on request, because the judge cannot go on, because of bad numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -49,6 +50,7 @@ class Stops(TrainerCallback):
         self._save = save
         self._tokenizer = tokenizer
         self._go_on = how_to_go_on("the last", save_only_model)
+        self._go_back = how_to_go_on("an earlier", save_only_model)
         self._random_state = random_state()
         self._losses: list[tuple[torch.Tensor, PairBatch]] = []  # of the optimizer step that is under way
 
@@ -90,6 +92,19 @@ class Stops(TrainerCallback):
                 f"The judge abstained on {abstained} of the {total} pairs of round {round + 1}, more than "
                 f"`max_nan_rate` ({allowed:g}) allows. See why it gives no verdict, then {self._go_on}."
             )
+
+    @contextmanager
+    def if_diverged(self, where: str) -> Iterator[None]:
+        """Translates what torch says of probabilities that are nan or infinite, on the CPU and on a GPU."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "probability tensor" not in str(error) and "device-side assert" not in str(error):
+                raise
+            raise RuntimeError(
+                f"The policy has diverged: nothing can be sampled from it {where}. Lower `learning_rate` or "
+                f"`step_size`, and {self._go_back}."
+            ) from error
 
     def _stop(self, reason: str, error: type[Exception] = RuntimeError) -> None:
         """Saves a checkpoint of the start of the round and raises. All ranks call it together."""
