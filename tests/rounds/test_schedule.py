@@ -46,3 +46,11 @@ def test_the_second_half_of_a_fit_is_counted_in_optimizer_steps(optimizer_steps,
     ends = [schedule.in_second_half(place) for place in places[::accumulation]]
     assert ends == [step >= optimizer_steps // 2 for step in range(optimizer_steps)]
     assert all(schedule.in_second_half(place) == ends[place.step // accumulation] for place in places)
+
+
+@given(steps=COUNTS, iterations=COUNTS, fits=st.integers(1, 3), accumulation=COUNTS, number=st.integers(0, 10**3))
+def test_a_policy_is_as_sampled_until_a_round_has_had_a_step(steps, iterations, fits, accumulation, number):
+    """A round of `steps` micro-batches knows each of them once before it knows their policy no more."""
+    schedule = Schedule(steps, iterations, fits, accumulation)
+    within = number % schedule.micro_steps_per_round
+    assert schedule.is_as_sampled(schedule.place(number)) == (within < accumulation and within < steps)

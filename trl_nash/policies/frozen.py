@@ -83,6 +83,10 @@ class FrozenPolicies(PolicyFiles):
         """What a policy is kept as: the start is `INITIAL`, unless that is a model of its own."""
         return INITIAL if policy == START and self._ref_model is None else policy
 
+    def knows(self, policy: Policy) -> bool:
+        """Whether a policy can be asked now: the start always can."""
+        return self.resolve(policy) == INITIAL or self.resolve(policy) in self
+
     def _local(self) -> Iterator[tuple[str, torch.Tensor]]:
         return trainable_weights(self._unwrapped())
 

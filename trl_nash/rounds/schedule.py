@@ -48,6 +48,15 @@ class Schedule:
     def optimizer_steps_per_fit(self) -> int:
         return self.micro_steps_per_fit // self.accumulation
 
+    @property
+    def first_steps(self) -> int:
+        """Micro-batches that a fit sees before its first optimizer step."""
+        return min(self.accumulation, self.steps)
+
+    def is_as_sampled(self, place: Place) -> bool:
+        """Whether a round has made no optimizer step: the live policy is what sampled it, if that sampled it."""
+        return place.fit == place.iteration == 0 and place.step < self.first_steps
+
     def in_second_half(self, place: Place) -> bool:
         """Whether a micro-step is of the second half of its fit's optimizer steps; those of an only one are."""
         before = (place.iteration * self.steps + place.step) // self.accumulation

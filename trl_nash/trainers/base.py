@@ -22,7 +22,6 @@ from ..objectives import pair_loss, pair_margin, pair_target
 from ..rounds.batch import PairBatch, Samples
 from ..rounds.pairs import compared_pairs
 from ..rounds.schedule import Place
-from .checks.arguments import check_mixture
 from .checks.renamed import renamed
 from .config import NashConfig
 from .pair_config import PairConfig
@@ -132,15 +131,12 @@ class NashTrainer(EvaluationHooks):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             judge=judge,
         )
-        self.started_from = parts.started_from  # a path, a hub id, or nothing
         with base_construction(parts.args) as insisted_on:
             super().__init__(**parts.base, callbacks=callbacks, optimizers=optimizers, **insisted_on)
         fresh_adapter = verify(self, parts)
-        self.place, self.past = Place(0, 0, 0, 0), self.args.past(0)
+        self._micro_step, self.place, self.past = 0, Place(0, 0, 0, 0), self.args.past(0)
         self.batches: list[PairBatch] = []
-        self._micro_step = 0
         assemble(self, fresh_adapter)
-        check_mixture(self.opponent, self.policies, self.accelerator)
 
     # ---- What an algorithm is ----
 
@@ -210,19 +206,14 @@ class NashTrainer(EvaluationHooks):
     @property
     def opponent(self) -> Policy | dict[Policy, float] | None:
         """Who samples the fit's pairs: `None` for the live policy, a frozen one, or a mixture with the live one."""
-        others = {
-            p: weight for p, weight in (self.fit.pairs_from or {}).items() if p != self.live and self._is_kept(p)
-        }
+        pairs_from = (self.fit.pairs_from or {}).items()
+        others = {p: weight for p, weight in pairs_from if p != self.live and self.policies.knows(p)}
         return next(iter(others)) if list(others.values()) == [1.0] else others or None
 
     @property
     def trains_on_policy(self) -> bool:
         """Whether the completions that the fit trains on are the live policy's own."""
         return self.opponent is None
-
-    def _is_kept(self, policy: Policy) -> bool:
-        policy = self.policies.resolve(policy)
-        return policy == INITIAL or policy in self.policies
 
     # ---- A round: sample, judge, score, fit ----
 
@@ -245,14 +236,15 @@ class NashTrainer(EvaluationHooks):
             # behind the round's number samples are known again after a kill.)
             self.batches = self.collector.round(rows, self.round, self.live, self._name, self.policies.fingerprint())
         # Score, once; the policy itself is scored by the fit's own forward.
-        self.batches = self.scorer.centre(self.fit, self.batches, self.live, self._first_steps, self.references)
+        before_a_step = self.args.schedule.first_steps
+        self.batches = self.scorer.centre(self.fit, self.batches, self.live, before_a_step, self.references)
         # Freeze what later fits name, before the first step changes it.
         self.policies.keep(needed(self.fits, self.past, self.place.fit), self.live)
 
     def compute_loss(self, model, inputs: PairBatch, return_outputs=False, num_items_in_batch=None):
         logps = self.score(model, inputs)
         batch = self._completed(inputs, logps)
-        if batch.sampled_logps is not None and self._is_as_sampled:
+        if self.trains_on_policy and batch.sampled_logps is not None and self.args.schedule.is_as_sampled(self.place):
             self.reporter.record_logp_gap(logps, batch)
         losses = self.objective(logps, batch)
         loss = losses.mean()
@@ -286,17 +278,6 @@ class NashTrainer(EvaluationHooks):
             self.forget_optimizer()
         if AVERAGE in named(self.fits(self.past)):
             self.policies.average(self.round, self.args.ema_decay)
-
-    @property
-    def _first_steps(self) -> int:
-        """Micro-batches that a fit sees before its first optimizer step."""
-        return min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
-
-    @property
-    def _is_as_sampled(self) -> bool:
-        """Whether the live policy is still the one that the round's completions were sampled from."""
-        first = self.place.iteration == 0 and self.place.step < self._first_steps
-        return self.trains_on_policy and self.place.fit == 0 and first
 
     @property
     def references(self) -> dict[str, Policy]:

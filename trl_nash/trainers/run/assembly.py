@@ -12,6 +12,7 @@ from ...generation.sampler import Sampler
 from ...generation.vllm import VLLMEngine
 from ...judges.reward_model import RewardModel
 from ...policies import FrozenPolicies
+from ..checks.arguments import check_mixture
 from .collector import Collector
 from .hooks import EpochCounter
 from .judging import Judging
@@ -75,6 +76,7 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
     trainer.add_callback(trainer.stops)
     trainer.round_end = RoundEnd(trainer.reporter)
     trainer.add_callback(trainer.round_end)
+    check_mixture(trainer.opponent, trainer.policies, accelerator)
 
 
 def show_rewards(trainer: "NashTrainer", funcs: list) -> None:

@@ -78,7 +78,8 @@ def prepare(
         )
     arguments.check_model(model, ref_model, peft_config, args.max_length)
     # They give `model(..., labels=, fused_lm_head=True)`: log-probs at the sampling temperature, and no logits.
-    heads = [add_fused_head(_plain(module), temperature=args.temperature) for module in (model, ref_model) if module is not None]
+    models = [model] if ref_model is None else [model, ref_model]
+    heads = [add_fused_head(_plain(module), temperature=args.temperature) for module in models]
     args.accelerator_config.dispatch_batches = False  # which takes tensors, and ours are lists of rows
     if args.use_liger_kernel:  # whose loss would take the place of our forward
         args.liger_kernel_config = (args.liger_kernel_config or {}) | {"fused_linear_cross_entropy": False}
@@ -102,12 +103,13 @@ def prepare(
 
 def verify(trainer: "NashTrainer", parts: Parts) -> bool:
     """
-    Verifies the model that the base's constructor has made, and gives the trainer its judge.
+    Verifies the model that the base's constructor has made, and gives the trainer its judge, and where it started.
 
     Returns:
         `bool`: whether the initial policy is the model with its adapters off.
     """
     args = parts.args
+    trainer.started_from = parts.started_from
     trainer.use_vllm, trainer.vllm_mode = args.use_vllm, args.vllm_mode if args.use_vllm else None
     if args.gradient_checkpointing:  # which Trainer enables, and then adapters need it (transformers#42489)
         trainer.model.enable_input_require_grads()

@@ -41,7 +41,7 @@ class EvaluationHooks(TrainerHooks):
             own: list[list[list[int]]] = []
             for judged in self.collector.collect(inputs):
                 batches = self.collector.micro_batches(judged.samples, judged.preference)
-                kept = {policy if self._is_kept(policy) else self.live: 0.0 for policy in self.fit.centre}
+                kept = {policy if self.policies.knows(policy) else self.live: 0.0 for policy in self.fit.centre}
                 for policy, weight in self.fit.centre.items():
                     kept[policy if policy in kept else self.live] += weight
                 fit, own_rows = self.fit._replace(centre=kept), count_of(judged.rows)
