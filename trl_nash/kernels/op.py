@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .schedule import Projection, Scores, new_stash
+from .schedule import Projection
+from .scores import Scores, new_stash
 
 
 @torch.library.custom_op("trl_nash::linear_logprob", mutates_args=())

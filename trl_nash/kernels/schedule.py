@@ -28,31 +28,17 @@ needs E again, which is kept for as many rows as there is room for and made agai
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import folds
-from .products import HALVES, are_exact, are_fast, multiply
+from .products import are_exact, are_fast, multiply
+from .scores import Scores, entry_dtype, new_stash
 
 
 # Rows with a larger Σ are done again with m = max(z_v - z_y), far from overflow of e and underflow of r.
 LARGEST_SUM = 1e20
-
-
-class Scores(NamedTuple):
-    """What [`Projection.forward`] returns; in the accumulator's dtype but where it says otherwise."""
-
-    logps: Tensor  # (N,)
-    entropy: Tensor  # (N,) or, like the next two, (0,) if nobody asked
-    mean_logit: Tensor  # (N,)
-    is_top1: Tensor  # (N,) bool: the target is the first of the largest logits
-    gradient: Tensor  # (N, ΣD_i) or (N, 0): of log p with respect to the hidden states, in the dtype of `stash`
-    row_scale: Tensor  # (N,) r
-    anchor: Tensor  # (N,) z_y + m
-    target_entry: Tensor  # (N,) E_y
-    stash: Tensor  # (first rows, V) E
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,7 @@ class Projection:
 
     @property
     def stash_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.dtype in HALVES else self.dtype  # fp16 lacks the exponents
+        return entry_dtype(self.dtype)
 
     @property
     def vocabulary(self) -> int:
@@ -288,12 +274,6 @@ class Projection:
 
     def _select(self, rows: Tensor) -> "Projection":
         return replace(self, hiddens=[hidden[rows] for hidden in self.hiddens], targets=self.targets[rows])
-
-
-def new_stash(like: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """Room for E of some rows, which begin where loads and stores are wide whatever the vocabulary's size."""
-    dtype = torch.bfloat16 if dtype in HALVES else dtype  # fp16 lacks the exponents
-    return like.new_empty((rows, -(-columns // 64) * 64 if rows else columns), dtype=dtype)[:, :columns]
 
 
 def ranges(start: int, stop: int, size: int) -> Iterator[slice]:
