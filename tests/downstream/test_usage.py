@@ -15,7 +15,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_program_runs(tmp_path):
-    runpy.run_path(str(Path(__file__).parent / "usage.py"))["main"](str(tmp_path))
+    found = runpy.run_path(str(Path(__file__).parent / "usage.py"))["main"](str(tmp_path))
+    assert found.rewards == [1.0, 0.0]
+    assert found.verdicts == [[1.0]] * 3
+    assert found.prompts == 8 and found.step_size == 2.0 and len(found.fits) == 1
+    assert abs(found.gap) < 1e-9 and found.gaps == 41
+    assert found.method and "peft" in found.command
 
 
 def test_types(tmp_path):

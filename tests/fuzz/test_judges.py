@@ -210,11 +210,17 @@ def test_found_in_another_table(tmp_path, value):
         store.get_many(["key"])
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "\x00", "/\ud800/x"])
-def test_found_paths(path, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    with complaints(ValueError):
+@pytest.mark.parametrize("path, why", [("\x00", "null byte"), ("/\ud800/x", "surrogates not allowed")])
+def test_found_paths_that_are_none(path, why):
+    with pytest.raises(ValueError, match=f"The judgement cache .* cannot be used .*{why}"):
         JudgementStore(path).put("key", 0.5)
+
+
+def test_found_a_path_of_nobody(monkeypatch, tmp_path):
+    """A home that nobody has is a folder like any other."""
+    monkeypatch.chdir(tmp_path)
+    JudgementStore("~nobody-of-this-name/x").put("key", 0.5)
+    assert JudgementStore(tmp_path / "~nobody-of-this-name" / "x").get_many(["key"]) == {"key": 0.5}
 
 
 def test_large_weights_are_weights():

@@ -12,7 +12,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from oracle import compare, differentiate, kernel_logps, logits_of, relative_error, true_logps
+from oracle import assert_as_in_fp64, differentiate, kernel_logps, logits_of, relative_error, true_logps
 
 from trl_nash.kernels import folds, triton_folds
 
@@ -161,11 +161,20 @@ def test_target_logits_and_rows_are_their_twins(narrow_blocks, hidden_dtype, tra
     torch.testing.assert_close(found_gradient, true_gradient, rtol=1e-6, atol=1e-6)
 
 
-def test_nothing_is_launched_for_no_rows():
+def test_nothing_is_launched_for_no_rows(monkeypatch):
+    """Every launch asks for its shape, as that of one row does in the end."""
+    launched, shape = [], triton_folds._shape
+    monkeypatch.setattr(triton_folds, "_shape", lambda rows: launched.append(rows) or shape(rows))
     empty, weight, none = randn(0, 4), randn(3, 4), torch.empty(0, dtype=torch.int64, device=DEVICE)
     triton_folds.target_logits(empty, weight, none, randn(0))
     triton_folds.add_target_rows(empty, weight, none, randn(0), torch.float32)
     triton_folds.fold(empty, None, none, randn(0), None, 1.0, None, 1.0, randn(0), None, None)
+    assert launched == []
+    one, target = randn(1, 4), torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    triton_folds.target_logits(one, weight, target, randn(1))
+    triton_folds.add_target_rows(one, weight, target, randn(1), torch.float32)
+    triton_folds.fold(one, None, target, randn(1), None, 1.0, None, 1.0, randn(1), None, None)
+    assert launched == [1, 1, 1]
 
 
 @triton.jit
@@ -195,7 +204,7 @@ TILED = {"backend": "triton", "workspace_bytes": 4 * 128 * 129}
 def test_any_number_of_rows(rows):
     problem = make_problem(rows, 24, 130)
     if rows:
-        compare(problem, torch.ones(rows, device=DEVICE) if rows == 1 else make_upstream(rows), **TILED)
+        assert_as_in_fp64(problem, torch.ones(rows, device=DEVICE) if rows == 1 else make_upstream(rows), **TILED)
     else:
         assert kernel_logps(problem, **TILED).shape == (0,)
 
@@ -296,7 +305,7 @@ def test_layouts_of_the_callers():
         "weight": problem["weight"].T.contiguous().T,
         "targets": problem["targets"][::2],
     }
-    compare(problem, make_upstream(9), **TILED)
+    assert_as_in_fp64(problem, make_upstream(9), **TILED)
 
 
 def test_twice_is_bitwise_the_same():

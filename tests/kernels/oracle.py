@@ -108,7 +108,7 @@ def rounded(problem: dict, dtype: torch.dtype, *but: str) -> dict:
     return {k: v.to(dtype) if k in TENSORS and k not in but else v for k, v in problem.items()}
 
 
-def compare(problem: dict, upstream: Tensor | None = None, *, value=2e-5, gradient=1e-5, **options) -> None:
+def assert_as_in_fp64(problem: dict, upstream: Tensor | None = None, *, value=2e-5, gradient=1e-5, **options) -> None:
     """Asserts that values and all gradients are those of fp64 on the same inputs."""
     upstream = make_upstream(len(problem["targets"])) if upstream is None else upstream
     logps, gradients = differentiate(kernel_logps, problem, upstream, **options)

@@ -11,7 +11,7 @@ import torch
 from trl_nash.kernels import LoRA, linear_logprob
 
 from .oracle import (
-    compare,
+    assert_as_in_fp64,
     differentiate,
     kernel_logps,
     logits_of,
@@ -42,7 +42,7 @@ def test_sizes(rows, size, vocabulary, stash_bytes):
         logps, gradients = differentiate(kernel_logps, problem, torch.ones(rows), stash_bytes=stash_bytes)
         assert not logps.any() and not any(gradient.any() for gradient in gradients.values())
         return
-    compare(problem, -torch.ones(1) if rows == 1 else None, stash_bytes=stash_bytes, **SMALL_TILES)
+    assert_as_in_fp64(problem, -torch.ones(1) if rows == 1 else None, stash_bytes=stash_bytes, **SMALL_TILES)
 
 
 @pytest.mark.parametrize("reach", [1, 10, 30, 60])
@@ -54,7 +54,7 @@ def test_large_logits(dtype, reach):
     if dtype == torch.float32 and reach == 60:
         # Products in fp32 are off by 2.8e-5 themselves, and torch's log-softmax of them by 4.1e-5.
         tolerances = FP32 | {"value": 4e-5}
-    compare(problem, **tolerances, **SMALL_TILES)
+    assert_as_in_fp64(problem, **tolerances, **SMALL_TILES)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -99,14 +99,14 @@ def test_unlikely_tokens(logp, dtype, stash_bytes):
     if dtype == torch.float32 and logp in (-200.0, None):
         # Numbers near 200 are each rounded by up to 0.8e-5: two logits and their difference.
         tolerances = FP32 | {"value": 4e-5}
-    compare(problem, make_upstream(32), stash_bytes=stash_bytes, **tolerances, **SMALL_TILES)
+    assert_as_in_fp64(problem, make_upstream(32), stash_bytes=stash_bytes, **tolerances, **SMALL_TILES)
 
 
 def test_logits_below_minus_100():
     problem = make_problem(40, 32, 300, spread=3.0)
     problem["bias"] = torch.full((300,), -150.0)
     assert logits_of(**problem).max() < -100
-    compare(problem, value=4e-5)  # fp32 has steps of 1.5e-5 there
+    assert_as_in_fp64(problem, value=4e-5)  # fp32 has steps of 1.5e-5 there
 
 
 @pytest.mark.parametrize("stash_bytes", [0, 10**9], ids=["again", "kept"])
@@ -130,7 +130,7 @@ def test_transforms(dtype, options, stash_bytes):
         assert true_logps(problem).min() < -80
         # |z| is up to 141, where fp32 has steps of 1.5e-5; plain torch in fp32 is off by 2.8e-5.
         tolerances = tolerances | {"value": 5e-5}
-    compare(problem, stash_bytes=stash_bytes, **tolerances, **SMALL_TILES)
+    assert_as_in_fp64(problem, stash_bytes=stash_bytes, **tolerances, **SMALL_TILES)
 
 
 def test_unlikely_because_of_the_bias():
@@ -138,7 +138,7 @@ def test_unlikely_because_of_the_bias():
     problem["bias"] = torch.full((300,), 150.0)
     problem["bias"][problem["targets"]] = -10.0
     assert true_logps(problem).max() < -140
-    compare(problem, value=4e-5, **SMALL_TILES)
+    assert_as_in_fp64(problem, value=4e-5, **SMALL_TILES)
 
 
 def test_saturated_softcap_has_no_gradient():
@@ -184,7 +184,7 @@ def test_autocast_rounds_factors_only(dtype):
 @pytest.mark.parametrize("wide", ["hidden", "weight", "bias"])
 def test_mixed_dtypes_round_nothing(wide):
     """Without autocast the wider factor decides; the bias is added as it is."""
-    compare(rounded(make_problem(40, 32, 200, spread=4.0, bias=True), torch.bfloat16, wide), **HALF)
+    assert_as_in_fp64(rounded(make_problem(40, 32, 200, spread=4.0, bias=True), torch.bfloat16, wide), **HALF)
 
 
 # ---- Positions that do not count ----

@@ -9,7 +9,7 @@ import torch
 from trl_nash.kernels import products, schedule
 
 from .oracle import (
-    compare,
+    assert_as_in_fp64,
     differentiate,
     kernel_logps,
     logits_of,
@@ -112,8 +112,8 @@ def test_sizes(rows, size, vocabulary, stash_bytes, instructions):
     """Neither tokens, hidden size nor vocabulary are multiples of a tile's."""
     problem = make_problem(rows, size, vocabulary, spread=3.0, dtype=torch.bfloat16)
     upstream = -torch.ones(1) if rows == 1 else None
-    compare(problem, upstream, stash_bytes=stash_bytes, **HALF)
-    compare(problem, upstream, stash_bytes=stash_bytes, **HALF, **SMALL_TILES)
+    assert_as_in_fp64(problem, upstream, stash_bytes=stash_bytes, **HALF)
+    assert_as_in_fp64(problem, upstream, stash_bytes=stash_bytes, **HALF, **SMALL_TILES)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_sizes(rows, size, vocabulary, stash_bytes, instructions):
 )
 def test_transforms(options, instructions):
     problem = make_problem(150, 72, 900, spread=4.0, bias=True, dtype=torch.bfloat16) | options
-    compare(problem, **HALF, **SMALL_TILES)
+    assert_as_in_fp64(problem, **HALF, **SMALL_TILES)
 
 
 @pytest.mark.parametrize("reach", [10, 60, 200])
@@ -138,7 +138,7 @@ def test_large_logits(reach, instructions):
     problem = make_problem(64, 128, 500, spread=reach / 4.2, dtype=torch.bfloat16)
     assert 0.85 * reach < logits_of(**problem).abs().max() < 1.15 * reach
     # At 200, steps of fp32 are 1.5e-5, and each of 128 summands may round by one.
-    compare(problem, **HALF | ({"value": 2e-4} if reach == 200 else {}), **SMALL_TILES)
+    assert_as_in_fp64(problem, **HALF | ({"value": 2e-4} if reach == 200 else {}), **SMALL_TILES)
 
 
 def test_rows_of_gradients(instructions):

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from trl_nash.kernels import linear_logprob, op, schedule
 
 from .oracle import (
-    compare,
+    assert_as_in_fp64,
     differentiate,
     kernel_logps,
     logits_of,
@@ -78,7 +78,7 @@ def test_products_of_a_tile(products, frozen, stash_bytes, forward, backward):
 
 def test_products_with_some_rows_kept(products):
     problem = make_problem(600, 16, 300)
-    compare(problem, stash_bytes=40 * 300 * 4, **SMALL_TILES)
+    assert_as_in_fp64(problem, stash_bytes=40 * 300 * 4, **SMALL_TILES)
     # Rows 0 - 40, 40 - 552 and 552 - 600: two products of each in the forward; one, two and two in the backward.
     assert len(products) == 3 * (6 + 5)
 
@@ -135,7 +135,7 @@ def test_lora(dtype, stash_bytes):
     problem = make_problem(40, 32, 300, spread=4.0, rank=3, bias=True, dtype=dtype) | {"softcap": 20.0}
     half = dtype in schedule.HALVES
     tolerances = HALF if half else {"value": 2e-5, "gradient": 1e-5}
-    compare(problem, stash_bytes=stash_bytes, **tolerances, **SMALL_TILES)
+    assert_as_in_fp64(problem, stash_bytes=stash_bytes, **tolerances, **SMALL_TILES)
 
 
 @pytest.mark.parametrize("stash_bytes", [0, ALL], ids=["again", "kept"])
@@ -167,7 +167,7 @@ def test_lora_under_autocast():
 
 def test_wide_lora_on_a_narrow_head():
     """What PEFT makes of a bf16 model: its adapters are fp32, and must not be rounded to the head's dtype."""
-    compare(rounded(make_problem(60, 48, 300, spread=4.0, rank=3), torch.bfloat16, "a", "b"), **HALF)
+    assert_as_in_fp64(rounded(make_problem(60, 48, 300, spread=4.0, rank=3), torch.bfloat16, "a", "b"), **HALF)
 
 
 def test_fresh_lora_changes_nothing():

@@ -71,10 +71,9 @@ def test_the_same_settings_are_not_mentioned(finished, tmp_path, said):
     assert not any("other settings" in message for message in said())
 
 
+@pytest.mark.parametrize("finished", ["lora"], indirect=True)
 def test_another_adapter_is_refused(finished, tmp_path):
-    folder, _, kind = finished
-    if not kind["lora"]:
-        pytest.skip("an adapter's")
+    folder, _, _ = finished
     for options in ({"r": 4}, {"target_modules": ["v_proj"]}):
         trainer = make_trainer("comal", tmp_path, peft_config=lora_config(**options), **OPTIONS)
         with pytest.raises(ValueError, match="its own adapter, .*(lora_r: 2 before, 4 now|q_proj, v_proj before)"):
