@@ -119,7 +119,7 @@ def test_runs_on_a_tiny_model_of_its_architecture(recipe, monkeypatch, tmp_path,
     said = capsys.readouterr().out
     assert config["judge"] in said and f"x {config['num_generations']} completions" in said
     shorter = {"judge": "random", "max_steps": 1, "save_strategy": "no", "test_split_size": 0}
-    left_out = ("judge_kwargs", "save_steps")  # which mean nothing then
+    left_out = ("judge_kwargs", "save_steps", "num_train_epochs")  # which mean nothing then
     file.write_text(yaml.safe_dump({k: v for k, v in (config | shorter).items() if k not in left_out}))
     assert train.main(argv) == 0
     assert "Trained 1 step" in capsys.readouterr().out

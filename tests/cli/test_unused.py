@@ -65,6 +65,10 @@ USELESS = [
     ("vllm_server_host", "onpo", "h", SERVER, ["--vllm_mode=colocate"], "with --vllm_mode colocate"),
     ("warmup_steps", "onpo", "1", [], ["--lr_scheduler_type=constant"], "with this --lr_scheduler_type"),
     ("adam_beta1", "onpo", "0.8", [], ["--optim=sgd"], "with this --optim"),
+    ("adam_epsilon", "onpo", "1e-7", ["--optim=adamw_torch"], ["--optim=lion_32bit"], "with this --optim"),
+    ("optim_args", "onpo", "momentum=.5", ["--optim=sgd"], ["--optim=adamw_torch"], "with this --optim"),
+    ("optim_target_modules", "onpo", "attn", ["--optim=galore_adamw"], ["--optim=adamw_torch"], "with this --optim"),
+    ("num_train_epochs", "onpo", "2", [], ["--max_steps=4"], "beside --max_steps"),
     ("logging_steps", "onpo", "1", [], ["--logging_strategy=epoch"], "without --logging_strategy steps"),
     ("save_steps", "onpo", "1", [], ["--save_strategy=epoch"], "without --save_strategy steps"),
     ("save_total_limit", "onpo", "1", [], ["--save_strategy=no"], "with --save_strategy no"),
@@ -170,6 +174,16 @@ def test_options_of_a_file_count_as_given(tmp_path):
     (tmp_path / "run.yaml").write_text("lora_r: 16\n")
     with pytest.raises(UsageError, match="^--lora_r does nothing without --use_peft"):
         read(f"--config={tmp_path / 'run.yaml'}")
+
+
+def test_a_length_that_is_typed_takes_the_place_of_the_files(tmp_path):
+    """A short run of a recipe; the other way round transformers would go by the file."""
+    (tmp_path / "epochs.yaml").write_text("num_train_epochs: 2\n")
+    assert read(f"--config={tmp_path / 'epochs.yaml'}", "--max_steps=4").arguments.max_steps == 4
+    (tmp_path / "steps.yaml").write_text("max_steps: 4\n")
+    with pytest.raises(UsageError, match="^--num_train_epochs does nothing beside --max_steps: .* choose one of them"):
+        read(f"--config={tmp_path / 'steps.yaml'}", "--num_train_epochs=2")
+    assert read(f"--config={tmp_path / 'steps.yaml'}", "--num_train_epochs=2", "--max_steps=-1")
 
 
 def test_the_tables_name_options_that_there_are():

@@ -86,7 +86,7 @@ WORKS = {
         adam_epsilon max_grad_norm""".split(),
         HERE,
     ),
-    **dict.fromkeys(["optim_args", "optim_target_modules"], "of optimizers in packages of their own"),
+    **dict.fromkeys(["optim_args", "optim_target_modules"], "test_optimizers.py"),
     # Of precision and memory
     "bf16": "test_precision.py, tests/scale",
     "fp16": "tests/scale",
@@ -169,7 +169,8 @@ def test_refused(name, tmp_path):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        ({"optim_target_modules": ["attn"]}, "belongs to GaLore and APOLLO; with `optim='adamw_torch"),
+        ({"optim_target_modules": ["attn"]}, "`optim_target_modules` does nothing with `optim='adamw_torch"),
+        ({"optim_args": "eps=1e-6"}, "`optim_args` does nothing with `optim='adamw_torch_fused'`: leave it out"),
         ({"optim": "lomo", "restart_each_round": True}, "`optim='lomo'` steps within the backward pass"),
         ({"accelerator_config": {"dispatch_batches": True}}, "`dispatch_batches=True` in `accelerator_config`"),
         (

@@ -50,7 +50,8 @@ def read_options(algorithm: str, argv: list[str]) -> Options:
     arguments = parser.parse_args(script_args)
     known = {name: action.dest for name, action in parser._option_string_actions.items()}
     given = {known[name] for name in (argument.partition("=")[0] for argument in script_args) if name in known}
-    given |= {name for name, value in config.items() if value is not None and f"--{name}" in known}
+    replaced = {"num_train_epochs"} if "max_steps" in given else set()  # in the file, by what is typed
+    given |= {name for name, value in config.items() if value is not None and f"--{name}" in known} - replaced
     check(arguments, given)
     # What is typed comes after what the file says, so that it counts.
     return Options(arguments, frozenset(given), script_args, [*launch_args, *typed], config_file, parser)

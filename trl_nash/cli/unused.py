@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from ..data.files import ending_of
+from ..trainers.checks.optimizers import is_given
 from ..trainers.checks.refused import REFUSED
 from ..usage import UsageError
 from .training.trackers import trackers_of
@@ -148,11 +149,12 @@ NEEDS = [
         "with this --lr_scheduler_type",
         "write --lr_scheduler_type constant_with_warmup",
     ),
-    Needs(
-        "adam_beta1 adam_beta2 adam_epsilon",
-        lambda o: not o.optim.startswith(("adafactor", "sgd", "rmsprop", "adagrad", "lomo", "adalomo")),
-        "with this --optim",
+    *(
+        Needs(name, lambda o, name=name: is_given(name, o.optim), "with this --optim")
+        for name in ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules")
     ),
+    # The run
+    Needs("num_train_epochs", lambda o: o.max_steps <= 0, "beside --max_steps", "choose one of them"),
     Needs("gradient_checkpointing_kwargs", lambda o: o.gradient_checkpointing, "without --gradient_checkpointing"),
     Needs(
         "activation_checkpointing_kwargs", lambda o: o.activation_checkpointing, "without --activation_checkpointing"

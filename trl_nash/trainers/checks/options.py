@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 
 from ..config import WIN_RATE, NashConfig
+from .optimizers import is_given
 from .refused import check_refused
 
 
@@ -20,11 +21,9 @@ logger = get_logger("trl_nash")  # speaks on the main process only
 def check_options(args: NashConfig) -> None:
     """Refuses inherited options that a Nash trainer cannot honour, and warns of one that biases the step."""
     check_refused(args)
-    if args.optim_target_modules is not None and not any(kind in args.optim for kind in ("galore", "apollo")):
-        raise ValueError(
-            f"`optim_target_modules` belongs to GaLore and APOLLO; with `optim={args.optim.value!r}` it does nothing. "
-            "Leave it out."
-        )
+    for name in ("optim_args", "optim_target_modules"):
+        if getattr(args, name) and not is_given(name, args.optim.value):
+            raise ValueError(f"`{name}` does nothing with `optim={args.optim.value!r}`: leave it out.")
     if args.restart_each_round and any(kind in args.optim for kind in ("layerwise", "lomo")):
         raise ValueError(
             f"`optim={args.optim.value!r}` steps within the backward pass, where `restart_each_round` cannot reach "
