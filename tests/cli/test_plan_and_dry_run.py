@@ -64,3 +64,16 @@ def test_plan_and_dry_run_say_the_same(algorithm, options, said, given, capsys, 
     known = ["--dataset_size", str(PROMPTS), "--prompt_length", str(PROMPT_LENGTH), "--device", "cpu"]
     assert main(["plan", algorithm, *shared, *known]) == 0
     assert figures(capsys.readouterr().out) == dry and dry["steps"] == said
+
+
+def test_both_say_how_many_prompts_every_epoch_leaves_out(given, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "350")
+    model, _ = given
+    (tmp_path / "few.jsonl").write_text('{"prompt": "a b"}\n' * 15)
+    shared = ["--model_name_or_path", model, "--max_length", "24", "--max_new_tokens", "8", "--judge", "random"]
+    there = [f"--dataset_name={tmp_path / 'few.jsonl'}", "--output_dir=/nowhere", "--use_cpu", "--dry_run"]
+    assert train.main(["comal", *shared, *there]) == 0
+    said = "7 of the 15 prompts fill no round, and every epoch leaves so many out"
+    assert said in capsys.readouterr().out
+    assert main(["plan", "comal", *shared, "--dataset_size", "15", "--device", "cpu"]) == 0
+    assert said in capsys.readouterr().out

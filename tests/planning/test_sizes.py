@@ -12,7 +12,8 @@ from trl_nash.cli.options import ALGORITHMS
 from trl_nash.planning.memory import memory
 from trl_nash.planning.model import sizes_by_hand
 from trl_nash.planning.run import UNFITTED, Run
-from trl_nash.planning.sizes import SAFE, fitted_round, generation_batch
+from trl_nash.planning.sizes import FITTED, LEFT_OUT, SAFE, fitted_round, generation_batch
+from trl_nash.planning.words import remarks_on
 
 
 def test_methods_that_fit_rounds_are_those_of_the_trainers():
@@ -36,6 +37,35 @@ def test_methods_that_fit_rounds_are_those_of_the_trainers():
 def test_few_prompts_are_left_out_of_an_epoch(steps, expected):
     """Of so many optimizer steps in an epoch: the length of a round, and its passes."""
     assert fitted_round(Run(per_device_train_batch_size=4, num_processes=2), 8 * steps + 7) == expected
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 3, 4, 8])
+def test_hardly_any_prompts_are_left_out_where_they_are_few(accumulation):
+    """At most a tenth, unless no number of micro-steps takes so many; and the round is one that configs accept."""
+    run = Run(per_device_train_batch_size=4, num_processes=2, gradient_accumulation_steps=accumulation)
+    for prompts in range(8 * accumulation, 8 * accumulation * FITTED):
+        steps, passes = fitted_round(run, prompts)
+        assert 8 * steps <= prompts and steps * passes % accumulation == 0
+        assert steps * passes // accumulation >= FITTED
+        assert prompts - 8 * steps <= max(LEFT_OUT * prompts, prompts % 8)
+
+
+def test_few_prompts_with_chosen_passes_or_few_steps():
+    """30 prompts in micro-steps of 8, of which two are an optimizer step."""
+    run = Run(per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    assert fitted_round(run, 30) == (3, 8)  # 12 optimizer steps; 10 of two micro-steps would leave 14 prompts out
+    assert fitted_round(run, 30, passes=4) == (3, 4)
+    assert fitted_round(run, 30, passes=3) == (2, 3)  # 9 micro-steps would end within an optimizer step
+    assert fitted_round(run, 30, max_steps=12) == (3, 8) and fitted_round(run, 30, max_steps=11) == (2, 10)
+
+
+def test_prompts_that_every_epoch_leaves_out_are_counted_aloud():
+    run = Run(per_device_train_batch_size=8, steps_per_generation=1)
+    said = remarks_on(run, ["steps_per_generation"], prompts=15, rounds=3)["steps"]
+    assert said.startswith("; 7 of the 15 prompts fill no round, and every epoch leaves so many out")
+    assert "steps" not in remarks_on(run, [], prompts=17, rounds=6)  # one of them is a tenth
+    assert "steps" not in remarks_on(run, [], prompts=15, rounds=0)  # nor is there an epoch
+    assert "steps" not in remarks_on(run, [], prompts=None, rounds=3)
 
 
 @pytest.mark.parametrize("run", [Run(), Run(fits="two"), Run(gradient_accumulation_steps=4)], ids=str)

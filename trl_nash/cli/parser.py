@@ -30,7 +30,7 @@ _HELP = {
     "per_device_train_batch_size": "Prompts in a micro-step on each device.",
     "learning_rate": f"Learning rate at the start; of an adapter (--use_peft) {LORA_LEARNING_RATE:g} by default.",
     "num_train_epochs": "Passes over the prompts.",
-    "max_steps": "Optimizer steps of the run; goes before --num_train_epochs.",
+    "max_steps": "Optimizer steps of the run, instead of --num_train_epochs.",
     "use_peft": "Train a LoRA adapter, not all weights (--lora_r, --lora_alpha, --lora_target_modules).",
     "dtype": "Type of the weights.",
     "use_vllm": "Sample with vLLM (--vllm_mode colocate or server).",

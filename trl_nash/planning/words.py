@@ -6,6 +6,7 @@
 from collections.abc import Container
 
 from .memory import GIB
+from .sizes import LEFT_OUT
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -58,14 +59,18 @@ def run_words(sizes, rounds: int, steps: int) -> dict[str, str]:
     }
 
 
-def remarks_on(sizes, chosen: Container[str], max_steps: int | None = None) -> dict[str, str]:
+def remarks_on(
+    sizes, chosen: Container[str], max_steps: int | None = None, prompts: int | None = None, rounds: int = 0
+) -> dict[str, str]:
     """
-    What is said behind the lines of [`run_words`] whose sizes nobody has chosen.
+    What is said behind the lines of [`run_words`]: which sizes nobody has chosen, and how many prompts are left out.
 
     Args:
         sizes ([`Run`] or [`NashConfig`]): how large a round is.
         chosen (`Container[str]`): the options that somebody has chosen.
         max_steps (`int`, *optional*): optimizer steps of the run, if they are given.
+        prompts (`int`, *optional*): how many there are to train on, if that is known.
+        rounds (`int`, *optional*): of the run. One of less than an epoch leaves prompts out because it is short.
     """
     found = {}
     if "generation_batch_size" not in chosen and "steps_per_generation" not in chosen:
@@ -74,4 +79,10 @@ def remarks_on(sizes, chosen: Container[str], max_steps: int | None = None) -> d
         found["round"] = f" ({why}--generation_batch_size N to decide yourself)"
     if "per_device_generation_batch_size" not in chosen:
         found["generate"] = " (--per_device_generation_batch_size N to decide yourself)"
+    left = 0 if prompts is None else prompts % sizes.prompts_per_round
+    if prompts is not None and left > LEFT_OUT * prompts and rounds >= prompts // sizes.prompts_per_round > 0:
+        found["steps"] = (
+            f"; {left:,} of the {prompts:,} prompts fill no round, and every epoch leaves so many out (smaller "
+            "rounds, or a smaller --per_device_train_batch_size, leave out fewer)"
+        )
     return found

@@ -57,7 +57,9 @@ def run(argv: list[str]) -> int:
     from rich.console import Console
 
     chosen = {name for name, value in vars(options).items() if value is not None}
-    remarks = remarks_on(plans[0].run, chosen, options.max_steps)
+    run, total = plans[0].run, options.dataset_size
+    prompts = None if total is None else total - run.evaluation_prompts
+    remarks = remarks_on(run, chosen, options.max_steps, prompts, run.rounds)
     print_plans(Console(highlight=False), plans, options.notes, remarks)
     return 0
 

@@ -76,7 +76,8 @@ def plan_text(
     length = length_of(training, training, count(prompts.train))
     sizes = run_words(training, *(length or (0, 0)))
     sizes["steps"] = "as many as the stream has prompts" if length is None else f"{sizes['steps']} in {precision}"
-    remarks = remarks_on(training, arguments.chosen, training.max_steps)
+    rounds = 0 if length is None else length[0]
+    remarks = remarks_on(training, arguments.chosen, training.max_steps, count(prompts.train), rounds)
     lines = {
         "model": f"{model.model_name_or_path} ({quantised}{weights}), {processes}",
         "prompts": f"{_rows(prompts.train)} of {prompts.name}, column {prompts.column}{evaluation}",
