@@ -172,11 +172,28 @@ def test_processes_share_the_cores_that_there_are(machine, monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
-@pytest.mark.parametrize(("text", "expected"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 16)])
-def test_a_containers_quota_counts(text, expected, tmp_path, monkeypatch):
-    (tmp_path / "cpu.max").write_text(text)
-    monkeypatch.setattr(threads, "_QUOTA", tmp_path / "cpu.max")
+V1 = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 16),
+        ({V1[0]: "300000\n", V1[1]: "100000\n"}, 3),
+        ({V1[0]: "10000\n", V1[1]: "100000\n"}, 1),
+        ({V1[0]: "-1\n", V1[1]: "100000\n"}, 16),
+        ({V1[0]: "300000\n"}, 16),
+        ({}, 16),
+    ],
+    ids=str,
+)
+def test_a_containers_quota_counts(files, expected, tmp_path, monkeypatch):
+    """Of both versions of Linux's control groups, in files as a container finds them."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(threads, "_CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     assert threads.cores() == expected
-    monkeypatch.setattr(threads, "_QUOTA", tmp_path / "none")
-    assert threads.cores() == 16

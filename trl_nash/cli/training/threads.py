@@ -14,7 +14,9 @@ from pathlib import Path
 
 HANDED = "TRL_NASH_THREADS"  # environment variable: what the launcher has given OMP_NUM_THREADS by itself
 WEIGHTS = 20_000_000  # of the trunk, that are worth a thread
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time in a period
+_CGROUPS = Path("/sys/fs/cgroup")  # as a container sees its own
+# Microseconds of processor time, and of the period in which it has them: of version 2, and of version 1.
+_QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 
 
 def share_cores(processes: int) -> None:
@@ -29,11 +31,14 @@ def share_cores(processes: int) -> None:
 def cores() -> int:
     """The cores that this process may use: of its affinity, and of its container's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _QUOTA.read_text().split()
-        return max(1, min(count, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # there is none, or it is "max"
-        return count
+    for files in _QUOTAS:
+        try:
+            quota, period = " ".join((_CGROUPS / file).read_text() for file in files).split()
+            if int(quota) > 0:  # version 1 has -1 for none
+                return max(1, min(count, round(int(quota) / int(period))))
+        except (OSError, ValueError):  # there is none, or it is "max"
+            continue
+    return count
 
 
 def choose_threads(model) -> str:
