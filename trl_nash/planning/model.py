@@ -14,7 +14,7 @@ from ..usage import UsageError
 from .models import known_config, near
 
 
-BY_HAND = (
+COUNTS = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -22,8 +22,8 @@ BY_HAND = (
     "num_key_value_heads",
     "head_dim",
     "vocab_size",
-    "tie_word_embeddings",
 )
+BY_HAND = (*COUNTS, "tie_word_embeddings")
 
 
 class Linear(NamedTuple):

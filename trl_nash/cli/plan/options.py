@@ -5,6 +5,7 @@
 
 import argparse
 
+from ...planning.model import COUNTS
 from ...planning.run import STRATEGIES
 from ...planning.words import number_of
 from ..options import ALIASES
@@ -59,23 +60,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_judge(parser.add_argument_group("the judge"))
     _add_hardware(parser.add_argument_group("hardware"))
     speeds = parser.add_argument_group("assumed speeds: shares of the device's peak")
-    speeds.add_argument("--training_mfu", type=float, default=0.35, metavar="X", help="default: %(default)s")
-    speeds.add_argument(
-        "--scoring_mfu", type=float, default=0.45, metavar="X", help="forward passes only (default: %(default)s)"
-    )
-    speeds.add_argument(
-        "--bandwidth_use", type=float, default=0.6, metavar="X", help="of memory, in decoding (default: %(default)s)"
-    )
-    speeds.add_argument(
-        "--layer_overhead_ms",
-        type=float,
-        default=0.8,
-        metavar="X",
-        help="transformers' time to start a layer for a token, 0 with vLLM (default: %(default)s)",
-    )
-    speeds.add_argument(
-        "--vllm_link", type=float, default=10.0, metavar="X", help="GB/s to a vLLM server (default: %(default)s)"
-    )
+    _number(speeds, "training_mfu", 0.35)
+    _number(speeds, "scoring_mfu", 0.45, "forward passes only")
+    _number(speeds, "bandwidth_use", 0.6, "of memory, in decoding")
+    _number(speeds, "layer_overhead_ms", 0.8, "transformers' time to start a layer for a token, 0 with vLLM")
+    _number(speeds, "vllm_link", 10.0, "GB/s to a vLLM server")
 
 
 def _add_model(group) -> None:
@@ -85,15 +74,7 @@ def _add_model(group) -> None:
         help="directory, config.json, or a name on the hub: in its cache, or well known (Qwen2.5-7B)",
     )
     group.add_argument("--parameters", type=number_of, metavar="N", help="7B: a Llama of about that size")
-    for name in (
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "vocab_size",
-    ):
+    for name in COUNTS:
         group.add_argument(f"--{name}", type=int, metavar="N")
     _flag(group, "tie_word_embeddings", None, "the output head is the embedding")
 
@@ -120,7 +101,7 @@ def _add_training(group) -> None:
     whole("rounds", None, "rounds of the run")
     whole("max_steps", None, "or its optimizer steps")
     whole("dataset_size", None, "or the prompts of the data set, with --num_train_epochs")
-    group.add_argument("--num_train_epochs", type=float, default=3.0, metavar="X", help="default: %(default)s")
+    _number(group, "num_train_epochs", 3.0)
     group.add_argument(
         "--test_split_size", type=float, metavar="X", help="share or number of prompts to evaluate on (default: 5 %%)"
     )
@@ -159,9 +140,7 @@ def _add_training(group) -> None:
     _flag(group, "use_bnb_nested_quant", False, "their scales quantised too")
     _flag(group, "use_vllm", False, "sample with vLLM")
     group.add_argument("--vllm_mode", choices=("colocate", "server"), default="colocate", help="default: %(default)s")
-    group.add_argument(
-        "--vllm_gpu_memory_utilization", type=float, default=0.55, metavar="X", help="default: %(default)s"
-    )
+    _number(group, "vllm_gpu_memory_utilization", 0.55)
     whole("vllm_tensor_parallel_size", 1, "devices that share a colocated engine")
     _flag(group, "vllm_enable_sleep_mode", False, "it frees its memory while the policy is scored and fitted")
 
@@ -173,13 +152,7 @@ def _add_judge(group) -> None:
     group.add_argument(
         "--judge_parameters", type=number_of, default=0, metavar="N", help="size of a local judge (in 16 bits), as 8B"
     )
-    group.add_argument(
-        "--judge_rate",
-        type=float,
-        default=10.0,
-        metavar="X",
-        help="calls a second of a remote one (default: %(default)s)",
-    )
+    _number(group, "judge_rate", 10.0, "calls a second of a remote one")
 
 
 def _add_hardware(group) -> None:
@@ -207,6 +180,11 @@ def _add_hardware(group) -> None:
         "--strategy", nargs="+", choices=STRATEGIES, help="how to distribute (default: ddp); several are compared"
     )
     group.add_argument("--accelerate_config", metavar="NAME", help="the same, as the training commands call it")
+
+
+def _number(group, name: str, default: float, text: str = "") -> None:
+    said = f"{text} (default: %(default)s)" if text else "default: %(default)s"
+    group.add_argument(f"--{name}", type=float, default=default, metavar="X", help=said)
 
 
 def _flag(group, name: str, default: bool | None, text: str) -> None:
