@@ -194,7 +194,7 @@ class NashTrainer(EvaluationHooks):
         return self.args.beta_of(self.past)
 
     @property
-    def whereabouts(self) -> str:
+    def _whereabouts(self) -> str:
         """Where an error has occurred, in words."""
         return f"at step {self.state.global_step} (round {self.round + 1})"
 
@@ -295,5 +295,5 @@ class NashTrainer(EvaluationHooks):
         return completed
 
     def _sample(self, prompts: list) -> Samples:
-        with self.stops.if_diverged(self.whereabouts):
+        with self.stops.if_diverged(self._whereabouts):
             return self.sample_pairs(prompts)
