@@ -8,6 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from trl_nash.kernels import linear_logprob, op, schedule
+from trl_nash.kernels.products import HALVES
 
 from .oracle import (
     assert_as_in_fp64,
@@ -133,7 +134,7 @@ def test_tied_weight():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_lora(dtype, stash_bytes):
     problem = make_problem(40, 32, 300, spread=4.0, rank=3, bias=True, dtype=dtype) | {"softcap": 20.0}
-    half = dtype in schedule.HALVES
+    half = dtype in HALVES
     tolerances = HALF if half else {"value": 2e-5, "gradient": 1e-5}
     assert_as_in_fp64(problem, stash_bytes=stash_bytes, **tolerances, **SMALL_TILES)
 
