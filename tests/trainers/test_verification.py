@@ -29,10 +29,10 @@ from transformers import (
 
 from trl_nash.algorithms import INITIAL
 from trl_nash.kernels.fused_head import add_fused_head
-from trl_nash.trainers import base
 from trl_nash.trainers.checks import policy as verification
 from trl_nash.trainers.checks.noise import drawing
 from trl_nash.trainers.checks.policy import verify_policy
+from trl_nash.trainers.run import construction
 
 
 TOKENIZER = build_tokenizer()
@@ -386,7 +386,7 @@ def test_training_is_bitwise_what_it_was(lora, tmp_path, monkeypatch):
     runs = []
     for measure in (True, False):
         if not measure:
-            monkeypatch.setattr(base, "verify_policy", lambda *args, adapted, **kwargs: adapted)
+            monkeypatch.setattr(construction, "verify_policy", lambda *args, adapted, **kwargs: adapted)
         trainer = make_trainer("comal", tmp_path, lora=lora, max_steps=3)
         trainer.train()
         runs.append((history(trainer, "loss"), history(trainer, "grad_norm"), weights(trainer.model)))
