@@ -10,6 +10,8 @@ TORCH_SPEC ?= torch==2.13.0
 PIP_ARGS ?=
 # For `trl-nash demo`, such as DEMO_ARGS="--prompts FILE.jsonl".
 DEMO_ARGS ?=
+# For `make real`, such as REAL_ARGS="--judges cycle --seeds 3".
+REAL_ARGS ?=
 # The ruff of the dev extra, alone: linting needs no torch.
 RUFF_SPEC := ruff>=0.17,<0.18
 
@@ -27,7 +29,7 @@ OWN_BASE_TESTS := tests/trainers tests/cli/test_train.py tests/cli/test_launch.p
 SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow coverage compat gpu lint format types docs release clean
+.PHONY: help demo test slow coverage compat real gpu lint format types docs release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -45,6 +47,9 @@ slow: $(VENV)/.installed-test ## Run the slow tests
 
 coverage: $(VENV)/.installed-test ## Run the tests with coverage, of which there must be 90 %
 	@$(PYTEST) $(SPREAD) --cov --cov-report=term
+
+real: $(VENV)/.installed-real ## Play every method on a real instruct model on the CPU, and write docs/background/real_model.md
+	@$(BIN)/python benchmarks/real_model.py --pip_args="$(PIP_ARGS)" --docs docs/background/real_model.md $(REAL_ARGS)
 
 gpu: $(VENV)/.installed-test ## Run the tests that need a GPU
 	@$(PYTEST) -m "gpu and not network"
@@ -105,6 +110,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.torch
 	@echo "Installing trl-nash and what its tests need (some minutes the first time) ..."
 	@$(PIP_INSTALL) --editable ".[test]"
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-real: pyproject.toml $(VENV)/.torch
+	@$(PIP_INSTALL) --editable ".[real]"
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-docs: pyproject.toml $(VENV)/.made

@@ -1,0 +1,114 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every method with the same prompts, answers and judge: what its trainer is told."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from peft import LoraConfig
+from transformers import AutoConfig
+
+from trl_nash import (
+    COMALConfig,
+    COMALTrainer,
+    EGPOConfig,
+    EGPOTrainer,
+    INPOConfig,
+    INPOTrainer,
+    NashMDConfig,
+    NashMDTrainer,
+    NashTrainer,
+    ONPOConfig,
+    ONPOTrainer,
+    PairConfig,
+    as_reward_func,
+)
+from trl_nash.compat import GRPOConfig, GRPOTrainer, OnlineDPOConfig, OnlineDPOTrainer
+
+
+PROMPTS = 16  # of a round
+ANSWERS = 4  # to each
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+STEPS = 4  # into which a pass over a round is divided
+# All rounds are sampled as training will score them: at temperature 1, nothing cut off.
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A trainer, its config and what is particular to it."""
+
+    trainer: type
+    config: type
+    options: dict
+    fits: int = 1  # passes over a round are counted for each
+    samplings: int = 1
+
+    def build(self, judge, *, passes: int, tokens: int, **arguments):
+        """The trainer, and the optimizer steps of its round."""
+        settings = {
+            "use_cpu": True,
+            "bf16": True,
+            "gradient_checkpointing": False,
+            "lr_scheduler_type": "constant_with_warmup",  # the first steps of Adam are as large as it allows
+            "warmup_steps": 2 * STEPS,
+            "max_grad_norm": 1.0,
+            "model_init_kwargs": {"dtype": "bfloat16"},
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            **SAMPLED,
+            **self.options,
+            **arguments.pop("settings"),
+        }
+        steps = self.fits * passes * STEPS
+        if self.trainer is GRPOTrainer:  # counts completions
+            settings |= {
+                "per_device_train_batch_size": PROMPTS * ANSWERS // STEPS,
+                "num_generations": ANSWERS,
+                "steps_per_generation": STEPS,
+                "num_iterations": passes,
+                "max_completion_length": tokens,
+            }
+            source = {"reward_funcs": as_reward_func(judge)}
+        elif self.trainer is OnlineDPOTrainer:  # samples two answers: twice the prompts
+            settings |= {
+                "per_device_train_batch_size": PROMPTS * ANSWERS // 2 // STEPS,
+                "max_new_tokens": tokens,
+                "max_length": 128,
+            }
+            source, steps = {"reward_funcs": as_reward_func(judge)}, STEPS
+        else:
+            settings |= {
+                "per_device_train_batch_size": PROMPTS // STEPS,
+                "num_generations": ANSWERS,
+                "steps_per_generation": STEPS,
+                "num_iterations": passes,
+                "per_device_generation_batch_size": PROMPTS,
+                "max_new_tokens": tokens,
+                "max_length": 128,
+            }
+            source = {"judge": judge}
+        rounds = settings.pop("rounds") // self.samplings
+        settings |= {"max_steps": rounds * steps, "logging_steps": steps}
+        # The last third of the layers, so that the way back through the model is short: a CPU is slow.
+        count = AutoConfig.from_pretrained(arguments["model"]).num_hidden_layers
+        layers = list(range(2 * count // 3, count))
+        lora = LoraConfig(
+            r=16, lora_alpha=32, target_modules=LINEAR, layers_to_transform=layers, task_type="CAUSAL_LM"
+        )
+        return self.trainer(args=self.config(**settings), peft_config=lora, **source, **arguments), steps
+
+
+# Steps are in the regime in which fits can reach their target: a margin of at most step_size / 2 nats.
+METHODS = {
+    "comal": Method(COMALTrainer, COMALConfig, {"step_size": 3.0, "beta": 1 / 9, "reference_rounds": 6}),
+    "onpo": Method(ONPOTrainer, ONPOConfig, {"step_size": 1.5}),
+    "inpo": Method(INPOTrainer, INPOConfig, {"step_size": 3.0, "beta": 0.1}),
+    "egpo": Method(EGPOTrainer, EGPOConfig, {"step_size": 3.0, "beta": 0.1}, fits=2, samplings=2),
+    "nash-md": Method(NashMDTrainer, NashMDConfig, {"beta": 0.05, "mixture_coef": 0.125}),
+    "iterative-ipo": Method(NashTrainer, PairConfig, {"step_size": 3.0}),
+    "online-dpo": Method(OnlineDPOTrainer, OnlineDPOConfig, {"beta": 0.1}),
+    "grpo": Method(GRPOTrainer, GRPOConfig, {}),
+}

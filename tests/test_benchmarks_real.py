@@ -1,0 +1,121 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The benchmark on a real model runs from end to end, here on a tiny one, and what it reads off models is exact."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import build_model, build_tokenizer
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tokenizer = build_tokenizer()
+    build_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def run(tiny, folder, *further):
+    page = folder / "background" / "page.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("".join(f"<!-- {judge} -->\n<!-- {judge} -->\n" for judge in ("cycle", "majority", "one-rater")))
+    sizes = "--judges cycle --methods comal grpo --rounds 2 --tried_rounds 1 --learning_rates 1e-3 3e-3 --threads 1"
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "real_model.py", *sizes.split(), "--model", tiny, "--output"]
+        + [folder / "found.json", "--docs", page],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XDG_CACHE_HOME": str(folder), "TRL_EXPERIMENTAL_SILENCE": "1"},
+    )
+    return done.stdout, json.loads((folder / "found.json").read_text()), page.read_text()
+
+
+@pytest.fixture(scope="module")
+def outcome(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    return folder, *run(tiny, folder)
+
+
+@pytest.mark.slow
+def test_every_method_has_its_tries_and_a_row(outcome):
+    _, _, record, page = outcome
+    assert [(row["method"], row["learning_rate"]) for row in record["tries"]] == [
+        (method, rate) for method in ("comal", "grpo") for rate in (1e-3, 3e-3)
+    ]
+    for row in record["results"]:
+        best = max((one for one in record["tries"] if one["method"] == row["method"]), key=lambda one: one["quality"])
+        assert row["learning_rate"] == best["learning_rate"]
+        assert [len(row[name]) for name in ("pairs", "seconds", "gap", "gap_per_prompt", "shares")] == [3] * 5
+        assert f"| {row['method']} | {row['learning_rate']:g} |" in page
+    comal, grpo = record["results"]
+    assert comal["pairs"] == comal["pairs"][:1] + sorted(comal["pairs"][1:])
+    assert grpo["gap"][0] == comal["gap"][0]  # the same start
+    assert grpo["shares"][-1] != grpo["shares"][0] and comal["shares"][-1] != comal["shares"][0]
+
+
+@pytest.mark.slow
+def test_a_second_call_plays_nothing_again(outcome, tiny):
+    folder, first, record, page = outcome
+    again, same, text = run(tiny, folder)
+    assert "..." in first and "..." not in again  # a line with dots is a run that begins
+    assert (same, text) == (record, page)
+
+
+def test_shares_are_the_models_own_probabilities(tiny):
+    from real.judges import opening
+    from real.play import Reader, messages
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(tiny)
+    prompts = ["a b c", "d", "yes no yes no"]
+    found = Reader(tokenizer, prompts, batch=2).shares(model)
+    for row, prompt in zip(found, prompts, strict=True):
+        ids = tokenizer.apply_chat_template(messages(prompt), add_generation_prompt=True, return_dict=False)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            first = model(torch.tensor([ids])).logits[0, -1].float().softmax(-1)
+        expected = np.zeros(3)
+        for token, share in enumerate(first.tolist()):
+            expected[opening("" if token == tokenizer.eos_token_id else tokenizer.decode([token]))] += share
+        np.testing.assert_allclose(row, expected, atol=2e-3)  # bf16, and another padding
+        assert row.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_gaps_are_those_of_the_game():
+    from real.judges import CYCLE
+    from real.measure import gaps
+
+    from trl_nash.games import nash_equilibrium
+
+    nash = nash_equilibrium(CYCLE)
+    assert gaps(np.stack([nash, nash])) == pytest.approx((0, 0), abs=1e-9)
+    corners = np.eye(3)
+    # Against a mixture of the three answers that all prompts are given, and against each of them by itself.
+    assert gaps(corners)[0] == pytest.approx(CYCLE.duality_gap(np.full(3, 1 / 3)))
+    assert gaps(corners)[1] == pytest.approx(np.mean([CYCLE.duality_gap(corner) for corner in corners]))
+
+
+@pytest.mark.parametrize("judge", ["cycle", "one-rater", "majority"])
+def test_judges_do_not_mind_the_order(judge):
+    from real.judges import JUDGES
+
+    answers = ["A good day", "Bad weather. Bad.", "", "Yes we can do this great thing", "12 is a number"]
+    pairs = [(a, b) for a in answers for b in answers]
+    first, second = map(list, zip(*pairs, strict=True))
+    prompts = ["What is a good number?"] * len(pairs)
+    there, back = (np.array(JUDGES[judge](prompts, *some)) for some in ((first, second), (second, first)))
+    np.testing.assert_allclose(there + back, 1)
+    assert set(there[[a == b for a, b in pairs]]) == {0.5}
