@@ -257,6 +257,11 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
 
                     (tmp_path / "DIR").mkdir(exist_ok=True)
                     gpu.parse(options, gpu.ROWS)
+                case ["python", "benchmarks/real_model.py", *options]:
+                    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+                    import real_model
+
+                    real_model.parse(options)
                 case ["pip", "install", package]:
                     assert set(re.findall(r"\[(.*)\]", package)) <= set(extras)
                 case ["benchmarks/gpu.sh", *options]:
