@@ -94,22 +94,24 @@ class PoolGame:
                 p[row, i, j], p[row, j, i] = value, 1 - value
         return p
 
-    def worst(self, name: str, members: Sequence[str]) -> tuple[float, float]:
+    def worst(self, name: str, members: Sequence[str]) -> dict[str, float]:
         """
-        The lowest win rate of a policy against the others of a pool, and its standard error over prompts; one half,
-        and 0, if there is no other, and `nan` if the judge has no opinion on any.
+        The lowest win rate of a policy against the others of a pool, one half if there is no other; as `_se` its
+        standard error over prompts, and as `_n` how many were judged. Nothing if the judge has no opinion.
         """
         others = [member for member in members if member != name]
         if not others:
-            return 0.5, 0.0
+            return {WIN_RATE_WORST: 0.5}
         p = self.preferences([name, *others])[:, 0, 1:]
         rates = _means(p)
         if np.isnan(rates).all():
-            return math.nan, math.nan
+            return {}
         column = p[:, np.nanargmin(rates)]
         column = column[~np.isnan(column)]
-        error = float(column.std(ddof=1) / len(column) ** 0.5) if len(column) > 1 else math.nan
-        return float(np.nanmin(rates)), error
+        found = {WIN_RATE_WORST: float(column.mean()), f"{WIN_RATE_WORST}_n": float(len(column))}
+        if len(column) > 1:
+            found[f"{WIN_RATE_WORST}_se"] = float(column.std(ddof=1) / len(column) ** 0.5)
+        return found
 
     def metrics(self, members: Sequence[str]) -> dict[str, float]:
         """
@@ -121,10 +123,9 @@ class PoolGame:
         assert self.current is not None
         names = list(dict.fromkeys([*members, self.current]))
         rates = _means(self.preferences(names))
-        worst, error = self.worst(self.current, members)
         place = names.index(self.current)
         found = {f"{_WIN_RATE}{name}": rates[place, i] for i, name in enumerate(names) if i != place}
-        found |= {WIN_RATE_WORST: worst, f"{WIN_RATE_WORST}_se": error, "pool/size": float(len(members))}
+        found |= self.worst(self.current, members) | {"pool/size": float(len(members))}
         # Of the best single policy; `exploitability` is half of the gap, as that counts what both players can gain.
         found["pool/duality_gap"] = 2 * exploitability(rates).min()
         return {name: float(value) for name, value in found.items() if not math.isnan(value)}

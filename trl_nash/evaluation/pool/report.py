@@ -46,13 +46,13 @@ def save_report(
     folder.mkdir(parents=True, exist_ok=True)
     contestants = [Contestant(name, "frozen", name) for name in names]
     page = write_files(result, standings, contestants, folder, "The opponent pool")
-    points = evaluations(state.log_history, prefix, steps, len(game.rows))
+    points = evaluations(state.log_history, prefix, steps)
     if points and figures_missing() is None:
         save_schemes(folder, "win_rates", win_rate_figure(points))
     return page, standings
 
 
-def evaluations(log_history: Sequence[dict], prefix: str, steps: int, count: int) -> list[dict[str, Any]]:
+def evaluations(log_history: Sequence[dict], prefix: str, steps: int) -> list[dict[str, Any]]:
     """
     What evaluations have found, the last one of each step.
 
@@ -66,7 +66,9 @@ def evaluations(log_history: Sequence[dict], prefix: str, steps: int, count: int
         opponents = {name.removeprefix(start): value for name, value in entry.items() if name.startswith(start)}
         if worst in entry and opponents:
             error = entry.get(f"{worst}_se")
-            low, high = (None, None) if error is None else win_rate_interval(entry[worst], error, count)
+            low, high = (
+                (None, None) if error is None else win_rate_interval(entry[worst], error, int(entry[f"{worst}_n"]))
+            )
             found[entry["step"]] = {
                 "round": entry["step"] / steps,
                 "worst": entry[worst],
@@ -93,48 +95,29 @@ def win_rate_figure(points: Sequence[dict[str, Any]]) -> "Figure":
     names = list(dict.fromkeys(name for point in points for name in point["opponents"]))
     with figure_settings() as matplotlib:
         figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.6))
-        axes = figure.add_axes((0.14, 0.14, 0.67, 0.66))
+        axes = figure.add_axes((0.16, 0.14, 0.81, 0.62))
         write_title(figure, "The policy against its own past\nwin rate on held-out prompts, with 95 % intervals")
         axes.axhline(0.5, color=INK, linewidth=0.7, linestyle=(0, (1, 3)))
         for index, name in enumerate(names):
             there = [(point["round"], point["opponents"][name]) for point in points if name in point["opponents"]]
-            color = TIME[index * (len(TIME) - 1) // max(len(names) - 1, 1)]
-            axes.plot(*zip(*there, strict=True), color=color, linewidth=1, marker="o", markersize=2.5, alpha=0.8)
-            if index in (0, len(names) - 1):  # first and last: between them is the course of time
-                axes.annotate(
-                    name.replace("_", " "),
-                    there[-1],
-                    xytext=(6, 6 if index == 0 else -6),
-                    textcoords="offset points",
-                    color=color,
-                    fontsize=8.5,
-                    va="center",
-                    annotation_clip=False,
-                )
+            axes.plot(
+                *zip(*there, strict=True),
+                color=TIME[index * (len(TIME) - 1) // max(len(names) - 1, 1)],
+                linewidth=1.1,
+                marker="o",
+                markersize=2.5,
+                # Between the first and the last are the colours of the course of time.
+                label=f"against {name.replace('_', ' ')}" if index in (0, len(names) - 1) else None,
+            )
         rounds = [point["round"] for point in points]
-        axes.plot(rounds, [point["worst"] for point in points], color=INK, linewidth=1.8, zorder=3)
-        known = [point for point in points if point["low"] is not None]
-        axes.vlines(
-            [point["round"] for point in known],
-            [point["low"] for point in known],
-            [point["high"] for point in known],
-            color=INK,
-            linewidth=0.8,
-            zorder=3,
-        )
-        axes.annotate(
-            "worst",
-            (rounds[-1], points[-1]["worst"]),
-            xytext=(6, -18),
-            textcoords="offset points",
-            color=INK,
-            fontsize=8.5,
-            fontweight="bold",
-            va="center",
-            annotation_clip=False,
-        )
-        axes.set(xlabel="rounds", ylabel="win rate of the policy")
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        worst = [point["worst"] for point in points]
+        axes.plot(rounds, worst, color=INK, linewidth=1.8, marker="o", markersize=3.5, label="worst", zorder=3)
+        for point in points:
+            if point["low"] is not None:
+                axes.vlines(point["round"], point["low"], point["high"], color=INK, linewidth=0.8, zorder=3)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0.2)
+        axes.set(xlim=(min(rounds) - 0.4, max(rounds) + 0.4), xlabel="rounds", ylabel="win rate of the policy")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
         axes.grid(axis="y")
     return figure

@@ -36,9 +36,10 @@ class OpponentPoolCallback(TrainerCallback):
     once, and no pair is judged twice, also after a checkpoint is resumed.
 
     The metrics of an evaluation get `policy/win_rate_worst`, the win rate against the opponent to which the policy
-    does worst, with its standard error over prompts (`_se`); `pool/win_rate_start`, `pool/win_rate_round_4` and so on;
-    `pool/duality_gap`, that of the best single policy of the pool and the current one: 0 if one of them loses to none;
-    and `pool/size`. `policy/win_rate_worst` is .5 as long as there is no opponent.
+    does worst, with its standard error over prompts (`_se`) and their number (`_n`); `pool/win_rate_start`,
+    `pool/win_rate_round_4` and so on; `pool/duality_gap`, that of the best single policy among the pool and the
+    current one, 0 if one of them loses to none; and `pool/size`. `policy/win_rate_worst` is .5 as long as there is no
+    opponent.
 
     With `metric_for_best_model="policy/win_rate_worst"` the best checkpoint is the one that is hardest to beat, and
     [`~transformers.EarlyStoppingCallback`] stops when none is any harder. A pool that grows is ever harder to beat, so
@@ -179,9 +180,9 @@ class OpponentPoolCallback(TrainerCallback):
         metric = self._trainer.args.metric_for_best_model or ""
         if f"eval_{metric.removeprefix('eval_')}" != f"{prefix}_{WIN_RATE_WORST}" or game.best is None:
             return
-        worst, _ = game.worst(game.best, self.members)
-        if worst == worst:
-            self._trainer.state.best_metric = worst
+        self._trainer.state.best_metric = game.worst(game.best, self.members).get(
+            WIN_RATE_WORST, self._trainer.state.best_metric
+        )
 
     # ---- Files ----
 
