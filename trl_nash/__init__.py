@@ -25,7 +25,7 @@ _EXPORTS = {
     "trl_nash.trainers.online_ipo": ["OnlineIPOConfig", "OnlineIPOTrainer"],
     "trl_nash.trainers.onpo": ["ONPOConfig", "ONPOTrainer"],
     "trl_nash.trainers.sppo": ["SPPOConfig", "SPPOTrainer"],
-    "trl_nash.trainers.run.pool": ["OpponentPoolCallback"],
+    "trl_nash.trainers.run.pool.callback": ["OpponentPoolCallback"],
     "trl_nash.judges": [
         "JUDGES",
         "Abstained",

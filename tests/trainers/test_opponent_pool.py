@@ -176,8 +176,8 @@ def test_win_rates_of_a_policy_that_draws_are_those_of_its_probabilities(tmp_pat
         per_device_eval_batch_size=100,
     )
     trainer.train()
-    trainer.evaluate()
     pool = trainer.opponent_pool
+    pool.evaluate(trainer.get_eval_dataloader(), "eval")
     p = pool.games["eval"].preferences(pool.members)
     policies = []
     for policy in (INITIAL, Policy(1), Policy(2)):
@@ -379,19 +379,13 @@ def test_what_is_no_pool_is_said(tmp_path, whole):
     pool = tmp_path / "pool"
     shutil.copytree(f"{trainer.args.output_dir}/pool", pool)
     with pytest.raises(UsageError, match="no folder above it has a model: save the trainer's model"):
-        _sampled(pool, tmp_path)
+        read_contestants([str(pool)])
     (pool / "policies" / "round_2-00000.safetensors").unlink()
     with pytest.raises(UsageError, match="round_2-00000.safetensors is missing: copy the whole folder"):
         read_contestants([str(pool)])
     (pool / "members.json").write_text("{")
     with pytest.raises(UsageError, match="members.json is damaged: name the folder"):
         read_contestants([str(pool)])
-
-
-def _sampled(pool, tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "a"}\n')
-    Arena([str(pool)], prompts, tmp_path / "arena").sample()
 
 
 # ---- Bad input ----

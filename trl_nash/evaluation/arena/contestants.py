@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ...data.files import ending_of
 from ...usage import UsageError
-from ..frozen import frozen_policies
+from ..frozen import frozen_policies, model_beneath
 
 
 SERVER = "openai:"  # as of judges: any server with OpenAI's API
@@ -79,6 +79,9 @@ def _contestants(text: str) -> list[Contestant]:
         file = Path(spec).name
         return [Contestant(name or file[: file.lower().rindex(ending_of(spec))], "file", spec)]
     if frozen := frozen_policies(spec):
+        for one in frozen:
+            if one.file is not None:
+                model_beneath(one.file)
         alone = len(frozen) == 1 and not Path(spec).is_dir()
         return [
             Contestant(

@@ -168,7 +168,7 @@ class PoolGame:
     def state(self) -> dict[str, Any]:
         """All of it, for JSON."""
         verdicts = [
-            [*pair, [[row, None if math.isnan(p) else p] for row, p in found.items()]]
+            [*pair, [[row, None if math.isnan(p) else p] for row, p in sorted(found.items())]]
             for pair, found in self.verdicts.items()
         ]
         names = ("answers", "current", "best", "_keys", "_sampled_by", "_judged_by")

@@ -90,7 +90,8 @@ class OpponentPoolCallback(TrainerCallback):
         self.games, self._members, self._known, self._began = {}, [INITIAL], {}, True
         policies = self._trainer.policies
         if folder is None:
-            if policies.resolve(START) == INITIAL:  # else the start is another model
+            # Unless the start is another model, or the pool was added to a run that has begun.
+            if policies.resolve(START) == INITIAL and self._trainer.state.global_step == 0:
                 self._known[self._fingerprint()] = START_NAME
         elif (folder / STATE).is_file():
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
