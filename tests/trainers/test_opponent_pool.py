@@ -20,6 +20,8 @@ from trl_nash.evaluation.arena import Arena, Sampling, read_contestants
 from trl_nash.evaluation.arena.report import sentences
 from trl_nash.evaluation.pool import PoolGame
 from trl_nash.judges import JudgeError
+from trl_nash.planning.evaluation import pool_calls
+from trl_nash.planning.run import Run
 from trl_nash.trainers.run.pool.play import Play
 from trl_nash.usage import UsageError
 
@@ -202,6 +204,8 @@ def test_no_pair_is_judged_twice(tmp_path):
     first = pool.evaluate(trainer.get_eval_dataloader(), "eval")
     pairs = [(p, *sorted(pair)) for call in judge.calls for p, *pair in zip(*list(call.values())[:3], strict=True)]
     assert len(pairs) == len(set(pairs)) == 3 * len(PROMPTS)  # three policies, weights of two of which were kept
+    planned = pool_calls(Run(rounds=2, opponent_pool_rounds=1, judge="function", judge_orders=1))
+    assert 3 <= planned  # "at most", for each prompt
     judge.calls = []
     assert pool.evaluate(trainer.get_eval_dataloader(), "eval") == first and not judge.calls
 

@@ -14,7 +14,7 @@ from ..usage import UsageError
 POOL_FOLDER = "pool"  # in an output folder
 MEMBERS = "members.json"  # in it
 START_NAME = "start"  # of the policy that the run has started from
-_POLICIES = "policies"  # the folder beneath with the weights
+POLICIES = "policies"  # the folder beneath with the weights
 _FIRST = "-00000.safetensors"  # what the name of the first process's weights ends with
 _MODEL_FILES = ("adapter_config.json", "config.json")
 
@@ -60,15 +60,15 @@ def frozen_policies(path: str | Path) -> list[Frozen] | None:
         try:
             members = json.loads((path / MEMBERS).read_text(encoding="utf-8"))
             found = [
-                Frozen(name, path / _POLICIES / member["file"] if "file" in member else None, member.get("model"))
+                Frozen(name, path / POLICIES / member["file"] if "file" in member else None, member.get("model"))
                 for name, member in members.items()
             ]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UsageError(f"{path / MEMBERS} is damaged: name the folder {path / _POLICIES} instead.") from None
+            raise UsageError(f"{path / MEMBERS} is damaged: name the folder {path / POLICIES} instead.") from None
         if missing := [member.file for member in found if member.file is not None and not member.file.is_file()]:
             raise UsageError(f"{missing[0]} is missing: copy the whole folder {path}.")
         return found
-    for folder in (path, path / _POLICIES):
+    for folder in (path, path / POLICIES):
         if folder.is_dir() and (files := sorted(folder.glob(f"*{_FIRST}"))):
             # Rounds in their order, behind what has no number.
             return [Frozen(_name_of(file), file) for file in sorted(files, key=lambda file: _numbers(file.name))]

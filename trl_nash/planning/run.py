@@ -259,8 +259,12 @@ class Run:
         """The largest number of copies of the trained weights that are kept on the CPU."""
         initial = 0 if self.use_peft else 1  # adapters off is the initial policy
         average = AVERAGE in named(self.fits_of(self.past(0)))
-        pool = self.rounds // self.opponent_pool_rounds if self.opponent_pool_rounds else 0
-        return initial + average + pool + max(self._kept_in(index) for index in range(self.rounds))
+        return initial + average + self.pool + max(self._kept_in(index) for index in range(self.rounds))
+
+    @property
+    def pool(self) -> int:
+        """Policies that join the opponent pool, beside the start."""
+        return self.rounds // self.opponent_pool_rounds if self.opponent_pool_rounds else 0
 
     def _kept_in(self, index: int) -> int:
         past = self.past(index)
