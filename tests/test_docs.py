@@ -210,10 +210,13 @@ def test_algorithm_pages(page, name, tmp_path):
 
 def test_metrics_page_lists_every_metric():
     source = "".join(
-        file.read_text() for part in ("trainers", "generation") for file in PACKAGE.glob(f"{part}/**/*.py")
+        file.read_text()
+        for part in ("trainers", "generation", "evaluation/pool")
+        for file in PACKAGE.glob(f"{part}/**/*.py")
     )
-    logged = set(re.findall(r'"((?:judge|fit|policy|completions|prompts|sampling)/[a-z0-9_]+)"', source))
+    logged = set(re.findall(r'"((?:judge|fit|policy|pool|completions|prompts|sampling)/[a-z0-9_]+)"', source))
     logged |= {f"{name}/<reason>" for name in re.findall(r'f"([a-z/_]+)/\{reason', source)}
+    logged = {f"{name}<name>" if name.endswith("_") else name for name in logged}  # of an opponent
     sampled = {name for name in logged if name.startswith("policy/") and not name.endswith("_se")}
     logged |= {name + end for name in sampled for end in ("_se", "_n")}  # `Metrics.sample` adds these
     logged |= {f"time/{phase}" for phase in re.findall(r'phase\("(\w+)"\)', source)} | {"round"}

@@ -52,6 +52,7 @@ NAMES = {
     "JudgeError",
     "LengthDebiasedJudge",
     "OpenAIJudge",
+    "OpponentPoolCallback",
     "PairRMJudge",
     "PairwiseJudge",
     "PairwiseLMJudge",

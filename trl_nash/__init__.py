@@ -25,6 +25,7 @@ _EXPORTS = {
     "trl_nash.trainers.online_ipo": ["OnlineIPOConfig", "OnlineIPOTrainer"],
     "trl_nash.trainers.onpo": ["ONPOConfig", "ONPOTrainer"],
     "trl_nash.trainers.sppo": ["SPPOConfig", "SPPOTrainer"],
+    "trl_nash.trainers.run.pool.callback": ["OpponentPoolCallback"],
     "trl_nash.judges": [
         "JUDGES",
         "Abstained",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from .trainers.online_ipo import OnlineIPOConfig, OnlineIPOTrainer
     from .trainers.onpo import ONPOConfig, ONPOTrainer
     from .trainers.pair_config import PairConfig
+    from .trainers.run.pool import OpponentPoolCallback
     from .trainers.sppo import SPPOConfig, SPPOTrainer
 
 

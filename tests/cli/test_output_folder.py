@@ -156,6 +156,19 @@ def test_overwriting_keeps_what_the_run_reads(option, value, tmp_path, monkeypat
     check_output_folder(Namespace(output_dir="out", **same))
 
 
+def test_overwriting_gives_up_a_pool(tmp_path):
+    """Its weights would be put on another model; what else is in the folder stays, and a folder of that name too."""
+    ours, theirs = tmp_path / "one" / "pool", tmp_path / "two" / "pool"
+    for pool in (ours, theirs):
+        (pool / "policies").mkdir(parents=True)
+        (pool / "notes.txt").touch()
+    (ours / "members.json").write_text("{}")
+    give_up(ours.parent)
+    give_up(theirs.parent)
+    assert [path.name for path in ours.iterdir()] == ["notes.txt"]
+    assert (theirs / "policies").is_dir()
+
+
 def test_overwriting_follows_no_link(tmp_path):
     kept, folder = tmp_path / "kept", tmp_path / "run"
     kept.mkdir()

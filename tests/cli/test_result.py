@@ -4,6 +4,7 @@
 """What a training command says of itself: prompts held out, learning rate, a line a round, the result, the card."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from huggingface_hub import ModelCard
 from trl_nash.cli.command import COMMAND, shown_command
 from trl_nash.cli.training import train
 from trl_nash.cli.training.round_lines import round_line
+from trl_nash.evaluation.arena import read_contestants
 from trl_nash.trainers.run.result import result
 
 
@@ -58,6 +60,25 @@ def run(options: list[str], *more: str, algorithm: str = "comal") -> None:
 
 
 # ---- Held-out prompts and the result ----
+
+
+def test_a_run_with_a_pool_ends_with_its_table(options, capsys, monkeypatch):
+    """Beneath the result, which stays as it is; page and figures are in the output folder, and the arena takes it."""
+    monkeypatch.setenv("COLUMNS", "120")
+    run(options, "--opponent_pool_rounds=1", "--eval_strategy=steps", "--eval_steps=4")
+    output = capsys.readouterr().out
+    assert "n = 16 prompts)" in output.split("The opponent pool")[0]
+    table = output.split("The opponent pool, with the policy that was evaluated last:")[1]
+    assert sorted(re.findall(r"(?m)^(start|round_\d)  ", table)) == ["round_1", "round_2", "round_3", "start"]
+    assert re.search(r"round_\d is the hardest to exploit", table)
+    assert "out/pool/arena.html, with the tables and figures beside it. `trl-nash arena out/pool` plays" in table
+    assert {"win_rates-light.svg", "win_rates-dark.svg", "arena.json"} <= {p.name for p in Path("out/pool").iterdir()}
+    assert [one.name for one in read_contestants(["out/pool"])] == ["start", "round_1", "round_2", "round_3"]
+
+
+def test_a_pool_needs_held_out_prompts(options, capsys):
+    assert train.main(["comal", *options, "--opponent_pool_rounds=1", "--test_split_size=0"]) == 1
+    assert "no prompts are held out for them: give an `eval_dataset`" in capsys.readouterr().err
 
 
 def test_a_run_ends_with_an_honest_result(options, capsys):

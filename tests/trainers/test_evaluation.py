@@ -852,3 +852,27 @@ def test_each_prompt_counts_once(two_processes):
 def test_each_rank_writes_once(two_processes):
     """Tables of completions and warnings come from the main process alone."""
     assert [rank["tables"] for rank in two_processes["ranks"]] == [True, False]
+
+
+def test_both_ranks_know_the_whole_pool(two_processes):
+    """
+    The opponent pool: each row is answered by one rank, in the order of the dataset, each pair is asked on one rank
+    and once, and both know all of it.
+    """
+    first, second = (rank["pool"] for rank in two_processes["ranks"])
+    assert first["game"] == second["game"] and first["metrics"] == second["metrics"]
+    assert first["metrics"][0] == first["metrics"][1]
+    game = first["game"]
+    assert [prompt for prompt, _ in game["rows"]] == list("cdefghabcde")
+    names = list(game["answers"])
+    assert names == ["start", "round_3"]
+    texts = [[answer["text"] for answer in game["answers"][name]] for name in names]
+    asked = first["asked"] + second["asked"]
+    assert sorted(map(sorted, asked)) == sorted(
+        sorted(pair) for pair in zip(*texts, strict=True) if len(set(pair)) == 2
+    )
+    ((_, _, verdicts),) = game["verdicts"]
+    assert [row for row, _ in verdicts] == list(range(11))
+    judged = [p for _, p in verdicts if p is not None]
+    assert first["metrics"][0]["policy/win_rate_worst"] == pytest.approx(sum(judged) / len(judged))
+    assert first["metrics"][0]["policy/win_rate_worst_n"] == len(judged)

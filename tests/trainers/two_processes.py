@@ -15,6 +15,7 @@ from datasets import IterableDataset
 from helpers import favours_a, make_trainer, prompt_dataset, weights
 
 import trl_nash.trainers.run.reporter as reporter
+from trl_nash import OpponentPoolCallback
 from trl_nash.algorithms import INITIAL
 from trl_nash.rounds.rows import count_of
 
@@ -130,8 +131,12 @@ def main(folder: Path) -> None:
     stream = IterableDataset.from_generator(lambda: ({"prompt": prompt} for prompt in "abcde"))
     trainer.evaluate(stream)
     seen["streamed"] = [prompt for part in seen["eval"][len(rounds["eval"]) :] for prompt in part["prompts"]]
+    ASKED.clear()
+    pool = OpponentPoolCallback(trainer)
+    played = [pool.evaluate(trainer.get_eval_dataloader(), "eval") for _ in range(2)]  # the second one asks nothing
+    pool_seen = {"metrics": played, "game": pool.games["eval"].state(), "asked": list(ASKED)}
 
-    ranks = gather_object([seen | rounds | {"wins": wins}])
+    ranks = gather_object([seen | rounds | {"wins": wins, "pool": pool_seen}])
     if trainer.accelerator.is_main_process:
         result = {
             "processes": trainer.accelerator.num_processes,

@@ -27,9 +27,10 @@ examples:
 """
 _POLICIES = """\
 A policy is a path or hub id of a model, or of an adapter; a file of completions with the columns prompt and
-completion, or AlpacaEval's model_outputs; or openai:MODEL@URL, a server, whose key is in OPENAI_API_KEY. NAME=POLICY
-calls it NAME. All that is sampled and judged is kept in --output_dir as it comes: the same command goes on where it
-stopped, and with further policies, prompts or another judge it asks for the rest only.
+completion, or AlpacaEval's model_outputs; or openai:MODEL@URL, a server, whose key is in OPENAI_API_KEY. OUTPUT/pool
+is all policies of a run's opponent pool, and CHECKPOINT/nash those that a checkpoint has frozen. NAME=POLICY calls it
+NAME. All that is sampled and judged is kept in --output_dir as it comes: the same command goes on where it stopped,
+and with further policies, prompts or another judge it asks for the rest only.
 """
 
 

@@ -6,6 +6,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from .evaluation import pool_calls
 from .memory import GIB, Memory, device_memory, memory
 from .model import ModelSizes
 from .run import Run
@@ -107,7 +108,8 @@ class Plan:
     def judge_calls(self) -> int:
         """Judge calls of the run."""
         run = self.run
-        return run.rounds * run.judge_calls_a_round + run.evaluations * run.evaluation_prompts * run.evaluation_calls
+        evaluation = run.evaluations * run.evaluation_calls + pool_calls(run)
+        return run.rounds * run.judge_calls_a_round + run.evaluation_prompts * evaluation
 
     @cached_property
     def flop(self) -> dict[str, float]:

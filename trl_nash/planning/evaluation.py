@@ -5,6 +5,8 @@
 
 import math
 
+from .run import SCORERS, Run
+
 
 SHARE, LEAST, MOST = 0.05, 16, 128  # of the prompts that there are, and how many may be held out
 LARGEST_SHARE = 0.2  # where even the least would be more than this, none are
@@ -31,3 +33,16 @@ def evaluations(training, steps: int) -> int:
         return 1
     every = training.eval_steps or training.logging_steps
     return math.ceil(steps / max(1, math.ceil(steps * every) if every < 1 else int(every)))
+
+
+def pool_calls(run: Run) -> int:
+    """
+    Questions to the judge for one prompt, over a run, at most, of an opponent pool: what joins plays all who are
+    there, what is evaluated plays the pool, and the best so far all newcomers.
+    """
+    if not run.opponent_pool_rounds:
+        return 0
+    if run.judge in SCORERS:  # each evaluation scores what plays
+        return run.evaluations * (run.pool + 3)
+    pairs = run.pool * (run.pool + 1) // 2 + run.evaluations * (run.pool + 1) + run.pool
+    return pairs * run.judge_orders

@@ -77,6 +77,7 @@ class Run:
     per_device_eval_batch_size: int = 8
     evaluation_prompts: int = 0  # on which the policy is judged against the start
     evaluations: int = 1  # how often, with the one at the end
+    opponent_pool_rounds: int | None = None  # after which a policy is kept for evaluations
     max_length: int = 512
     max_new_tokens: int = 64
     prompt_length: int | None = None  # means, of which tokens and time are made; memory follows the largest
@@ -258,7 +259,12 @@ class Run:
         """The largest number of copies of the trained weights that are kept on the CPU."""
         initial = 0 if self.use_peft else 1  # adapters off is the initial policy
         average = AVERAGE in named(self.fits_of(self.past(0)))
-        return initial + average + max(self._kept_in(index) for index in range(self.rounds))
+        return initial + average + self.pool + max(self._kept_in(index) for index in range(self.rounds))
+
+    @property
+    def pool(self) -> int:
+        """Policies that join the opponent pool, beside the start."""
+        return self.rounds // self.opponent_pool_rounds if self.opponent_pool_rounds else 0
 
     def _kept_in(self, index: int) -> int:
         past = self.past(index)

@@ -3,6 +3,7 @@
 
 """Frozen policies: handles, memory, exchange with the live weights, files."""
 
+from .files import load_frozen
 from .frozen import BESIDE_SHARDS, FrozenPolicies
 from .memory import fingerprint, is_sharded
 from .merged import adapts_tied_embeddings, has_adapters_off, merged_weights
@@ -15,5 +16,6 @@ __all__ = [
     "fingerprint",
     "has_adapters_off",
     "is_sharded",
+    "load_frozen",
     "merged_weights",
 ]

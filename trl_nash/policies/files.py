@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..algorithms import INITIAL, Policy
-from .memory import Copies, is_sharded
+from .memory import Copies, is_sharded, trainable_weights
 
 
 class PolicyFiles:
@@ -22,15 +22,19 @@ class PolicyFiles:
     # Which policy was last saved where; one that is given up is not kept for it.
     _files: list[tuple["weakref.ref[Copies]", Path]]
 
-    def save(self, folder: str | Path, rank: int) -> None:
-        """Writes this rank's frozen policies below `folder`; whole weights are written by rank 0 alone."""
+    def save(self, folder: str | Path, rank: int, policies: Iterable[Policy] | None = None) -> None:
+        """
+        Writes this rank's frozen policies, or some of them, below `folder`; whole weights are written by rank 0 alone.
+        """
         from safetensors.torch import save_file
 
         if rank != 0 and not is_sharded(self._unwrapped()):
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
         files = []
-        for policy, weights in self._weights.items():
+        chosen = list(self._weights) if policies is None else list(policies)
+        for policy in chosen:
+            weights = self._weights[policy]
             file = self._file(folder, policy, rank)
             file.unlink(missing_ok=True)  # it may be a link to another checkpoint's
             try:
@@ -39,7 +43,8 @@ class PolicyFiles:
             except (StopIteration, OSError):  # new; or deleted, or no links on this file system
                 save_file({key: tensor.contiguous() for key, tensor in weights.items()}, file)
             files.append((weakref.ref(weights), file))
-        self._files = files
+        if policies is None:  # else it is no checkpoint, which stays as it is
+            self._files = files
 
     def load(self, folder: str | Path, rank: int, policies: Iterable[Policy], processes: int | None = None) -> None:
         """
@@ -90,3 +95,26 @@ class PolicyFiles:
     @staticmethod
     def _file(folder: str | Path, policy: Policy, rank: int) -> Path:
         return Path(folder) / f"{policy}-{rank:05d}.safetensors"
+
+
+@torch.no_grad()
+def load_frozen(model: torch.nn.Module, file: Path) -> None:
+    """
+    Has the trainable weights of a model be those of a frozen policy that [`FrozenPolicies.save`] wrote.
+
+    Args:
+        model (`torch.nn.Module`): the policy, or what it has become, whole.
+        file (`Path`): rank 0's. Where weights were sharded, those of the other ranks lie beside it.
+
+    Raises:
+        `ValueError`: if the files are not of this model, or of ZeRO-3, whose shards have lost their shapes.
+    """
+    parts = sorted(file.parent.glob(f"{file.name.rpartition('-')[0]}-*.safetensors"))
+    weights, live = PolicyFiles._rows(parts, 0, 1), dict(trainable_weights(model))
+    if {key: tensor.shape for key, tensor in weights.items()} != {key: tensor.shape for key, tensor in live.items()}:
+        raise ValueError(
+            f"{file} does not fit the model above it: its trainable weights have other names or shapes. Shards of "
+            "ZeRO-3 can be read by their run only."
+        )
+    for key, tensor in live.items():
+        tensor.copy_(weights[key])

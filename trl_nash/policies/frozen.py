@@ -55,6 +55,7 @@ class FrozenPolicies(PolicyFiles):
 
     Attributes:
         averaged (`int`): rounds whose policies are in `AVERAGE`.
+        pinned (`set[Policy]`): policies that are kept whatever fits name.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class FrozenPolicies(PolicyFiles):
         self._weights: dict[Policy, Copies] = {}
         self._files = []
         self.averaged = 0
+        self.pinned: set[Policy] = set()
 
     def __contains__(self, policy: Policy) -> bool:
         return policy in self._weights
@@ -110,7 +112,7 @@ class FrozenPolicies(PolicyFiles):
 
     def start_over(self) -> None:
         """Gives up all policies: a run begins. Where an earlier one has trained the adapter, that is fresh no more."""
-        self._weights, self._files, self.averaged = {}, [], 0
+        self._weights, self._files, self.averaged, self.pinned = {}, [], 0, set()
         self._fresh_adapter = self._adapter_was_fresh and not self._has_begun
         self._has_begun = True
 
@@ -128,13 +130,19 @@ class FrozenPolicies(PolicyFiles):
         """Keeps the live policy, as it stands, as `policy`."""
         self._weights[policy] = self._copy(dict(self._local()))
 
+    def pin(self, policy: Policy) -> None:
+        """Keeps the live policy, as it stands, as `policy`, until a run begins anew."""
+        self.pinned.add(policy)
+        if policy not in self:
+            self.freeze(policy)
+
     def keep(self, needed: Iterable[Policy], live: Policy) -> None:
         """
         Gives up the policies that are not `needed` any more, and freezes the live one, which is `live`, if it is.
         `INITIAL` is kept for metrics and evaluation even if no fit names it.
         """
         needed = {self.resolve(policy) for policy in needed}
-        for policy in set(self) - needed - {INITIAL, AVERAGE}:
+        for policy in set(self) - needed - self.pinned - {INITIAL, AVERAGE}:
             del self._weights[policy]
         live = self.resolve(live)
         if live in needed and live != INITIAL and live not in self:

@@ -54,6 +54,8 @@ class NashConfig(OnlineDPOConfig):
             Scale of rewards in `P(y ≻ y') = sigmoid((r - r') / reward_temperature)` when `reward_funcs` are given.
         max_nan_rate (`float`, *optional*, defaults to `0.5`):
             The run saves a checkpoint and stops when the judge abstains on more than this share of a round's pairs.
+        opponent_pool_rounds (`int`, *optional*):
+            Rounds after which a policy joins the opponents of evaluations: see [`OpponentPoolCallback`].
         strip_thinking (`bool`, *optional*, defaults to `False`):
             Whether thinking is removed from completions before they are judged: everything up to the last
             `</think>`, also where the chat template opens it. A completion that ends in its thinking is an empty
@@ -128,6 +130,9 @@ class NashConfig(OnlineDPOConfig):
     )
     max_nan_rate: float = field(
         default=0.5, metadata={"help": "Stop when the judge abstains on more than this share of a round."}
+    )
+    opponent_pool_rounds: int | None = field(
+        default=None, metadata={"help": "Have evaluations play the start and the policy of every n-th round, too."}
     )
     strip_thinking: bool = field(
         default=False, metadata={"help": "Remove thinking (up to the last </think>) from completions before judging."}

@@ -32,7 +32,7 @@ def check_output_folder(arguments: argparse.Namespace) -> None:
     if goes_on and arguments.overwrite:
         raise UsageError("--overwrite starts anew and --resume_from_checkpoint goes on: leave one of them out.")
     if arguments.overwrite:
-        _check_that_it_reads_none(arguments, [path.resolve() for path in checkpoints_in(folder)])
+        _check_that_it_reads_none(arguments, [path.resolve() for path in (*checkpoints_in(folder), folder / "pool")])
     is_here = resume.lower() in ("true", "latest") or folder.resolve() in (p := Path(resume).resolve(), p.parent)
     if arguments.overwrite or (goes_on and is_here):
         return
@@ -67,6 +67,12 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def give_up(folder: str | Path) -> None:
-    """Removes an earlier run's checkpoints, which would pass for this run's."""
+    """Removes an earlier run's checkpoints and opponent pool, which would pass for this run's."""
+    from ...evaluation.frozen import MEMBERS, POLICIES, POOL_FOLDER
+
+    pool = Path(folder) / POOL_FOLDER
+    if (pool / MEMBERS).is_file() and not pool.is_symlink():
+        (pool / MEMBERS).unlink()
+        shutil.rmtree(pool / POLICIES, ignore_errors=True)
     for path in checkpoints_in(Path(folder)):
         path.unlink() if path.is_symlink() else shutil.rmtree(path)  # what a link leads to is not of this folder

@@ -24,6 +24,7 @@ from ..options import ALGORITHMS, LORA_LEARNING_RATE
 from ..reading import read_options
 from .held_out import hold_out
 from .output_folder import give_up
+from .pool import print_pool
 from .stop_signals import StopSignals
 from .summary import plan_text, result_text
 from .threads import choose_threads
@@ -235,6 +236,8 @@ def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:
     if is_first_process():
         seconds, answers = None if trainer.was_finished else seconds, trainer.reporter.answers
         print(result_text(trainer.state, trainer.args.output_dir, seconds, rounds.last, answers), flush=True)
+        if trainer.opponent_pool is not None:
+            print_pool(trainer.opponent_pool, trainer.args.output_dir)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=on_hub)
         trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}.")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ...data.files import ending_of
 from ...usage import UsageError
+from ..frozen import frozen_policies, model_beneath
 
 
 SERVER = "openai:"  # as of judges: any server with OpenAI's API
@@ -22,8 +23,9 @@ class Contestant(NamedTuple):
 
     Attributes:
         name (`str`): by which it is called.
-        kind (`str`): `"model"`, `"server"` or `"file"`.
-        spec (`str`): path or hub id of a model or an adapter; model, or `model@url`, of a server; a file.
+        kind (`str`): `"model"`, `"frozen"`, `"server"` or `"file"`.
+        spec (`str`): path or hub id of a model or an adapter; the file of a frozen policy of a run; model, or
+            `model@url`, of a server; a file of completions.
     """
 
     name: str
@@ -43,12 +45,13 @@ def read_contestants(specs: Sequence[str]) -> list[Contestant]:
     Args:
         specs (`Sequence[str]`):
             Each a path or hub id of a model or adapter, a file of completions, or `openai:MODEL@URL`; with `NAME=`
-            before it, if it is to be called otherwise than the last part of that.
+            before it, if it is to be called otherwise than the last part of that. The folder of an opponent pool,
+            `OUTPUT/pool`, or of a checkpoint's frozen policies, `CHECKPOINT/nash`, is all policies that are in it.
 
     Raises:
         UsageError: If there are fewer than two, or two of one name.
     """
-    found = [_contestant(spec) for spec in specs]
+    found = [contestant for spec in specs for contestant in _contestants(spec)]
     if len(found) < 2:
         raise UsageError(f"an arena needs two policies or more, got {len(found)}: name another one to compare with.")
     by_file = defaultdict(list)
@@ -63,7 +66,7 @@ def read_contestants(specs: Sequence[str]) -> list[Contestant]:
     return found
 
 
-def _contestant(text: str) -> Contestant:
+def _contestants(text: str) -> list[Contestant]:
     name, equals, spec = text.partition("=")
     if not equals or not re.fullmatch(r"[^/\\:]+", name) or Path(text).exists():  # a folder may have = in its name
         name, spec = "", text
@@ -71,8 +74,21 @@ def _contestant(text: str) -> Contestant:
         raise UsageError(f"{text!r} names no policy: write a path, a hub id, a file or openai:MODEL@URL.")
     if spec.startswith(SERVER):
         model = spec.removeprefix(SERVER)
-        return Contestant(name or model.partition("@http")[0].rpartition("/")[2], "server", model)
+        return [Contestant(name or model.partition("@http")[0].rpartition("/")[2], "server", model)]
     if ending_of(spec) is not None and not Path(spec).is_dir():
         file = Path(spec).name
-        return Contestant(name or file[: file.lower().rindex(ending_of(spec))], "file", spec)
-    return Contestant(name or Path(spec).resolve().name, "model", spec)
+        return [Contestant(name or file[: file.lower().rindex(ending_of(spec))], "file", spec)]
+    if frozen := frozen_policies(spec):
+        for one in frozen:
+            if one.file is not None:
+                model_beneath(one.file)
+        alone = len(frozen) == 1 and not Path(spec).is_dir()
+        return [
+            Contestant(
+                name if name and alone else f"{name}-{one.name}" if name else one.name,
+                "model" if one.file is None else "frozen",
+                str(one.model if one.file is None else one.file),
+            )
+            for one in frozen
+        ]
+    return [Contestant(name or Path(spec).resolve().name, "model", spec)]

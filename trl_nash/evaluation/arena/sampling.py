@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ...usage import UsageError
+from ..frozen import model_beneath
 from ..rows import Row
 from .contestants import Contestant
 
@@ -91,14 +93,19 @@ def _loaded(contestant: Contestant, sampling: Sampling) -> Iterator[Draw]:
 
     from ...generation.plain import generate_plainly
     from ...generation.prompts import AnswerReader, PromptRenderer
+    from ...policies import load_frozen
     from ...rounds.batch import chunks, until_eos
     from ...trainers.loading import load_policy, load_tokenizer
     from ...trainers.online_dpo import agree_on_tokens
 
-    tokenizer = load_tokenizer(contestant.spec, trust_remote_code=sampling.trust_remote_code)
+    frozen = Path(contestant.spec) if contestant.kind == "frozen" else None
+    spec = contestant.spec if frozen is None else str(model_beneath(frozen))
+    tokenizer = load_tokenizer(spec, trust_remote_code=sampling.trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = load_policy(contestant.spec, _Loading(sampling.dtype, sampling.trust_remote_code)).eval()
+    model = load_policy(spec, _Loading(sampling.dtype, sampling.trust_remote_code)).eval()
+    if frozen is not None:
+        load_frozen(model, frozen)
     try:
         ends = agree_on_tokens(model, tokenizer)
         if None in ends:

@@ -14,6 +14,11 @@ def check_run(args: NashConfig, judge, reward_funcs, train_dataset, eval_dataset
     arguments.check_judge(judge, reward_funcs, args)
     arguments.check_datasets(train_dataset, eval_dataset, args)
     check_schedules(args, train_dataset)
+    if args.opponent_pool_rounds is not None and eval_dataset is None:
+        raise ValueError(
+            f"`opponent_pool_rounds={args.opponent_pool_rounds}` plays in evaluations, and no prompts are held out "
+            "for them: give an `eval_dataset` (`dataset_test_split` or `test_split_size` on the command line)."
+        )
 
 
 def check_columns(judge: PairwiseJudge, train_dataset, eval_dataset) -> None:

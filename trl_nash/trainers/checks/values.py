@@ -20,6 +20,7 @@ RANGES = {
     "ema_decay": (0.0, 1.0),
     "history_weights": (0.0, 1.0),
     "max_nan_rate": (0.0, 1.0),
+    "opponent_pool_rounds": (1,),
 }
 
 

@@ -17,6 +17,7 @@ from .collector import Collector
 from .hooks import EpochCounter
 from .judging import Judging
 from .keeper import Keeper
+from .pool import OpponentPoolCallback
 from .reporter import Reporter
 from .round_end import RoundEnd
 from .scorer import Scorer
@@ -77,6 +78,8 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
     trainer.round_end = RoundEnd(trainer.reporter)
     trainer.add_callback(trainer.round_end)
     check_mixture(trainer.opponent, trainer.policies, accelerator)
+    if args.opponent_pool_rounds is not None:
+        trainer.add_callback(OpponentPoolCallback(trainer, rounds=args.opponent_pool_rounds))
 
 
 def show_rewards(trainer: "NashTrainer", funcs: list) -> None:

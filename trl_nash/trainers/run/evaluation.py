@@ -4,15 +4,19 @@
 """Evaluation of a policy: the loss of the fit that would begin now, and how often it beats the start of the run."""
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from ...algorithms import INITIAL
+from ...evaluation.pool import WIN_RATE_WORST
 from ...rounds.batch import Samples
 from ...rounds.rows import count_of
 from ...rounds.schedule import Place
 from ..config import WIN_RATE
 from .hooks import TrainerHooks
+from .keeper import FOLDER
+from .pool import OpponentPoolCallback
 from .scorer import count_first
 from .warned_once import warned_once
 
@@ -74,14 +78,44 @@ class EvaluationHooks(TrainerHooks):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
         metric = self.args.metric_for_best_model or ""
-        if metric.endswith(WIN_RATE) and f"eval_{metric.removeprefix('eval_')}" not in metrics:
+        win_rate = metric.endswith((WIN_RATE, WIN_RATE_WORST))
+        if win_rate and f"eval_{metric.removeprefix('eval_')}" not in metrics:
             self.reporter.say_once(f"The judge had no opinion in an evaluation: without {metric} it is not the best.")
             return False
-        return super()._determine_best_metric(metrics, trial)
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and metric.endswith(WIN_RATE_WORST) and self.opponent_pool is not None:
+            self.opponent_pool.keep_best()
+        return is_best
 
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
         with warned_once():
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+            if (pool := self.opponent_pool) is not None:
+                played = pool.evaluate(dataloader, metric_key_prefix)
+                output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in played.items()})
         output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in self.reporter.flush_evaluation().items()})
         self.reporter.show_answers(f"{metric_key_prefix}_completions", self.state.global_step)
         return output
+
+    # ---- The opponent pool ----
+
+    @property
+    def opponent_pool(self) -> OpponentPoolCallback | None:
+        """The pool that evaluations play against, if there is one."""
+        callbacks = self.callback_handler.callbacks
+        return next((callback for callback in callbacks if isinstance(callback, OpponentPoolCallback)), None)
+
+    def start_run(self, checkpoint: Path | None) -> None:
+        super().start_run(checkpoint)
+        if self.opponent_pool is not None:
+            self.opponent_pool.begin(checkpoint and checkpoint / FOLDER)
+        elif (self.args.metric_for_best_model or "").endswith(WIN_RATE_WORST):
+            raise ValueError(
+                f"`metric_for_best_model={self.args.metric_for_best_model!r}` needs an opponent pool: set "
+                "`opponent_pool_rounds`."
+            )
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.opponent_pool is not None:
+            self.opponent_pool.save(Path(output_dir) / FOLDER)

@@ -27,7 +27,7 @@ _DECISIVE = """
     weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm bf16 fp16 seed data_seed
 """.split()
 # Of the own ones, those that do not, or say what another one says.
-_OTHERS = {"log_completions", "num_completions_to_print", "generation_batch_size"}
+_OTHERS = {"log_completions", "num_completions_to_print", "generation_batch_size", "opponent_pool_rounds"}
 # Attributes of a PEFT configuration, and the options of `trl-nash` that set them.
 _ADAPTER = {
     "peft_type": "adapter",
