@@ -338,6 +338,8 @@ def test_best_model_by_win_rate_is_loaded_at_the_end(tmp_path):
     assert len(set(rates)) > 1 and trainer.state.best_metric == max(rates)
     assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
     assert equal(weights(trainer.model), load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors"))
+    # The step after an evaluation is one of training.
+    assert len(history(trainer, "time/fit")) == 4 and not history(trainer, "eval_time/fit")
 
 
 @pytest.mark.parametrize("algorithm", ["ipo", "onpo-two", "comal"])

@@ -187,6 +187,7 @@ class TrainerHooks(OnlineDPOTrainer):
         super()._track_num_input_tokens({"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})
 
     def training_step(self, model, inputs, num_items_in_batch=None):
+        model.train()  # before the phase begins, which counts for the mode that the model is in
         with self.reporter.phase("fit"):
             return super(OnlineDPOTrainer, self).training_step(model, inputs, num_items_in_batch)
 
