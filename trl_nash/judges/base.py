@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .calls import accepted, as_floats, joined, required
+from .calls import accepted, as_floats, joined, pairs_of_each, required
 from .preference import fair, one_order
 from .store import JudgementStore, Question, judgement_keys
 from .tally import Abstained, Tally
@@ -261,7 +261,7 @@ class PairwiseJudge(ABC):
         self,
         prompts: list[Prompt],
         completions: list[list[str]],
-        pairs: list[tuple[int, int]],
+        pairs: list[tuple[int, int]] | np.ndarray,
         *,
         columns: dict[str, list] | None = None,
         completion_ids: list[list[list[int]]] | None = None,
@@ -275,8 +275,8 @@ class PairwiseJudge(ABC):
                 B prompts.
             completions (`list[list[str]]`):
                 N completions for each of the B prompts.
-            pairs (`list[tuple[int, int]]`):
-                M pairs of indices into the N completions, the same for every prompt.
+            pairs (`list[tuple[int, int]]` or `np.ndarray` of shape `(B, M, 2)`):
+                M pairs of indices into the N completions: the same for every prompt, or those of each.
             columns (`dict[str, list]`, *optional*):
                 The dataset's other columns, B values each. A column named as an argument of the judge is not passed.
             completion_ids (`list[list[list[int]]]`, *optional*):
@@ -285,10 +285,11 @@ class PairwiseJudge(ABC):
                 State of the trainer, for reward functions that change during training.
 
         Returns:
-            `np.ndarray`: float64 of shape (B, M); entry `[b, m]` is the probability that completion `pairs[m][0]` of
-            prompt `b` is better than `pairs[m][1]`.
+            `np.ndarray`: float64 of shape (B, M); entry `[b, m]` is the probability that the first completion of
+            pair m of prompt `b` is better than the second.
         """
-        rows = [(row, i, j) for row in range(len(prompts)) for i, j in pairs]
+        asked = pairs_of_each(pairs, len(prompts))
+        rows = [(row, i, j) for row, own in enumerate(asked.tolist()) for i, j in own]
         columns = accepted(self.__call__, columns or {}, positional=3)
         preferences = self(
             [prompts[row] for row, _, _ in rows],
@@ -296,4 +297,4 @@ class PairwiseJudge(ABC):
             [completions[row][j] for row, _, j in rows],
             **{name: [values[row] for row, _, _ in rows] for name, values in columns.items()},
         )
-        return np.array(preferences, dtype=np.float64).reshape(len(prompts), len(pairs))
+        return np.array(preferences, dtype=np.float64).reshape(asked.shape[:2])

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from .tally import Abstained
 
 
@@ -59,6 +61,13 @@ def _text_of_part(part: Any) -> str:
         return part["text"]
     kind = part.get("type") if isinstance(part, dict) else None
     raise ValueError(f"a message has a part {f'of type {kind!r}' if kind else repr(part)[:80]} that is no text")
+
+
+def pairs_of_each(pairs: list[tuple[int, int]] | np.ndarray, num_prompts: int) -> np.ndarray:
+    """The pairs that are compared, of shape (B, M, 2), where they may be given once for all prompts."""
+    pairs = np.asarray(pairs, dtype=np.int64)
+    pairs = pairs if pairs.ndim == 3 else pairs.reshape(-1, 2)
+    return np.broadcast_to(pairs, (num_prompts, *pairs.shape[-2:]))
 
 
 def as_floats(values: Any, count: int, source: str) -> list[float]:

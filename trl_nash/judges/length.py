@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .base import PairwiseJudge
+from .calls import pairs_of_each
 from .preference import margin, probability
 
 
@@ -86,7 +87,8 @@ class LengthDebiasedJudge(PairwiseJudge):
         preference = self.inner.compare(prompts, completions, pairs, **inputs)
         self.tally.add(self.inner.tally.take())
         difference = [
-            length_difference([group[i] for i, _ in pairs], [group[j] for _, j in pairs]) for group in completions
+            length_difference([group[i] for i, _ in own], [group[j] for _, j in own])
+            for group, own in zip(completions, pairs_of_each(pairs, len(prompts)).tolist(), strict=True)
         ]
         by_length = np.tanh(self.coefficient * np.array(difference).reshape(preference.shape) / 2) / 2  # σ(c x) - ½
         return probability(np.clip(margin(preference) - by_length, -0.5, 0.5))

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .base import Abstained, PairwiseJudge, Prompt, accepted, as_floats, joined
-from .calls import required
+from .calls import pairs_of_each, required
 from .reward_model import RewardModel
 from .store import as_store
 
@@ -168,9 +168,10 @@ class RewardJudge(PairwiseJudge):
         preferences = self._preferences(
             prompts, completions, pairs, columns=columns, completion_ids=completion_ids, trainer_state=trainer_state
         )
-        for texts, row in zip(completions, preferences, strict=True):
-            self.tally.add_verdicts(p for p, (i, j) in zip(row, pairs, strict=True) if texts[i] != texts[j])
-        return np.array(preferences, dtype=np.float64).reshape(len(prompts), len(pairs))
+        asked = pairs_of_each(pairs, len(prompts))
+        for texts, row, own in zip(completions, preferences, asked.tolist(), strict=True):
+            self.tally.add_verdicts(p for p, (i, j) in zip(row, own, strict=True) if texts[i] != texts[j])
+        return np.array(preferences, dtype=np.float64).reshape(asked.shape[:2])
 
     def _preferences(
         self, prompts, completions, pairs, *, columns=None, completion_ids=None, trainer_state=None
@@ -188,17 +189,18 @@ class RewardJudge(PairwiseJudge):
             trainer_state=trainer_state,
         )
         rewards = np.array(totals, dtype=np.float64).reshape(len(prompts), -1)
-        first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
-        preferences = sigmoid((rewards[:, first] - rewards[:, second]) / self.temperature).tolist()
+        asked = pairs_of_each(pairs, len(prompts))
+        first, second = (np.take_along_axis(rewards, asked[..., side], axis=1) for side in (0, 1))
+        preferences = sigmoid((first - second) / self.temperature).tolist()
         if not np.isnan(rewards).any():
             return preferences
         groups = np.array(totals, dtype=object).reshape(rewards.shape)
         return [
             [
                 next((reward for reward in (group[i], group[j]) if isinstance(reward, Abstained)), p)
-                for p, (i, j) in zip(row, pairs, strict=True)
+                for p, (i, j) in zip(row, own, strict=True)
             ]
-            for row, group in zip(preferences, groups, strict=True)
+            for row, group, own in zip(preferences, groups, asked.tolist(), strict=True)
         ]
 
     def rewards(

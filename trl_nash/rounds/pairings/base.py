@@ -1,0 +1,167 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""
+What a pairing is: which pairs of a prompt's K completions a judge is asked, in how many waves, at what price.
+
+A judge says how often one completion beats another; which pairs it is asked is decided here, without a model.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+
+# (B, m, 2) completions as indices below K -> (B, m) P(first beats second), nan where there is no verdict. A pair of a
+# completion with itself or with one of the same text costs no judge call.
+Ask = Callable[[np.ndarray], np.ndarray]
+
+
+class Compared(NamedTuple):
+    """The pairs that a judge was asked, of all prompts together."""
+
+    pairs: np.ndarray  # (B, M, 2) indices below K
+    preference: np.ndarray  # (B, M) P(first beats second); nan abstains
+    weights: np.ndarray  # (B, M) of the pair in the mean over the M: 1, or what makes up for how it was chosen
+
+    @classmethod
+    def plain(cls, pairs: np.ndarray, preference: np.ndarray) -> "Compared":
+        """Pairs that all count alike."""
+        return cls(pairs, preference, np.ones(preference.shape))
+
+
+@dataclass
+class Groups:
+    """
+    The completions of B prompts, K each, as a pairing sees them.
+
+    Args:
+        num_prompts (`int`): B.
+        count (`int`): K.
+        seed (`int` or sequence of them, *optional*, defaults to `0`): of what a pairing draws.
+        keys (`np.ndarray` of shape `(B, K)`, *optional*):
+            Integers that are equal where completions of a prompt are equal: such a pair is a tie that needs no judge.
+    """
+
+    num_prompts: int
+    count: int
+    seed: int | list[int] = 0
+    keys: np.ndarray | None = None
+    generator: np.random.Generator = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self.generator = np.random.default_rng(self.seed)
+
+    def each(self, pairs: list[tuple[int, int]] | np.ndarray) -> np.ndarray:
+        """The same pairs for each prompt, of shape (B, M, 2)."""
+        pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+        return np.broadcast_to(pairs, (self.num_prompts, *pairs.shape))
+
+
+class Pairing(ABC):
+    """
+    Which pairs of K completions are compared.
+
+    Attributes:
+        name (`str`): its `pair_selection`.
+        exact (`bool`):
+            Whether a fit to what is trained on is, in expectation over the completions (and over what the pairing
+            draws), the fit to all pairs: one mirror-descent step against the policy that they were sampled from.
+        bias (`str`): why it is exact or what it changes, in a sentence.
+        least (`int`): the smallest K.
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool]
+    bias: ClassVar[str]
+    least: ClassVar[int] = 2
+
+    @abstractmethod
+    def calls(self, count: int) -> int:
+        """Pairs of a prompt that the judge is asked, for K = `count`."""
+
+    def waves(self, count: int) -> int:
+        """How often the judge is asked, one after the other: each wave holds pairs of all prompts."""
+        return 1
+
+    def trained(self, count: int) -> int:
+        """Pairs of a prompt that are trained on."""
+        return self.calls(count)
+
+    @abstractmethod
+    def play(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, Compared]:
+        """
+        Yields waves of pairs, of shape (B, m, 2), each of which is answered with preferences of shape (B, m), and
+        returns all that was asked.
+        """
+
+    def select(self, compared: Compared, count: int) -> Compared:
+        """Those of the asked pairs that are trained on; all, unless the pairing looks for some."""
+        return compared
+
+    def check(self, count: int) -> None:
+        """Raises `ValueError` if K is too small, or the pairing asks more pairs than there are."""
+        if count < self.least:
+            raise ValueError(
+                f"`pair_selection='{self.name}'` needs `num_generations` of at least {self.least}, got {count}."
+            )
+
+    def compare(self, ask: Ask, groups: Groups) -> Compared:
+        """
+        Asks for the pairs of all prompts, wave after wave.
+
+        Args:
+            ask (`Callable`): the judge: pairs of shape (B, m, 2) to `P(first ≻ second)` of shape (B, m).
+            groups ([`Groups`]): what is compared.
+
+        Returns:
+            [`Compared`]: all M pairs that were asked.
+        """
+        self.check(groups.count)
+        game = self.play(groups)
+        wave = next(game)
+        while True:
+            try:
+                wave = game.send(np.asarray(ask(wave), dtype=np.float64))
+            except StopIteration as end:
+                return end.value
+
+
+class InWaves(Pairing):
+    """A pairing whose later pairs depend on earlier verdicts."""
+
+    @abstractmethod
+    def stages(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, None]:
+        """Yields waves as [`Pairing.play`] does; what was asked is kept here."""
+
+    def play(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, Compared]:
+        stages = self.stages(groups)
+        asked, answers = [], []
+        wave = next(stages)
+        while True:
+            preference = yield wave
+            asked.append(wave)
+            answers.append(preference)
+            try:
+                wave = stages.send(preference)
+            except StopIteration:
+                return Compared.plain(np.concatenate(asked, axis=1), np.concatenate(answers, axis=1))
+
+
+def all_pairs(count: int) -> np.ndarray:
+    """The N = K(K-1)/2 pairs of K completions, of shape (N, 2)."""
+    return np.array(list(combinations(range(count), 2)), dtype=np.int64).reshape(-1, 2)
+
+
+def best_first(values: np.ndarray) -> np.ndarray:
+    """The places of each row's values from the largest to the smallest, ties as they come, of shape (B, N)."""
+    return np.argsort(-values, axis=1, kind="stable")
+
+
+def take(players: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """`players[b, places[b]]` of each row b."""
+    return np.take_along_axis(players, places, axis=1)
