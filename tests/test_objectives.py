@@ -3,13 +3,12 @@
 
 """The equations, against arithmetic by hand and expectations by enumeration."""
 
-from itertools import combinations, permutations, product
+from itertools import product
 
 import pytest
 import torch
 
 from trl_nash.objectives import (
-    best_and_worst,
     cycle_rate,
     hard_label,
     importance_weights,
@@ -67,6 +66,12 @@ def test_an_abstained_pair_adds_0_to_the_numerator_and_1_to_the_denominator():
 # ---- Labels ----
 
 
+def test_weights_count_in_the_sum_and_not_in_the_number():
+    """(2 (3 - 1)² + 0 · 5²) / 2 = 4; an abstention is 0 whatever its weight."""
+    loss = pair_loss(rows([3.0, 0.0], [3.0, 0.0]), rows([1.0, 5.0], [1.0, NAN]), rows([2.0, 0.0], [2.0, 7.0]))
+    torch.testing.assert_close(loss, torch.tensor([4.0, 4.0], dtype=torch.float64))
+
+
 def test_soft_labels_are_the_preferences_themselves():
     preference = rows([0.2, NAN, 1.0])
     assert hard_label(preference, "soft") is preference
@@ -104,39 +109,6 @@ def test_win_rates_are_means_over_the_judged_opponents():
     preference = rows([0.9, 0.2, 0.6], [0.9, NAN, 0.6], [0.9, NAN, NAN])
     expected = rows([0.55, 0.35, 0.6], [0.9, 0.35, 0.4], [0.9, 0.1, NAN])
     torch.testing.assert_close(win_rates(preference, ALL_OF_3, 3), expected, equal_nan=True)
-
-
-def test_best_and_worst_keep_the_preference_that_was_judged_for_them():
-    """
-    Rates (.55, .35, .6): 2 against 1, and P(2>1) = 1 - .6 = .4 (soft, even where the best loses that duel). All equal:
-    ties go by index, 0 against 1. Two of three pairs missing: only 0 and 1 were judged, and 0 won.
-    """
-    preference = rows([0.9, 0.2, 0.6], [0.5, 0.5, 0.5], [0.9, NAN, NAN])
-    pairs, chosen = best_and_worst(preference, ALL_OF_3, 3)
-    assert pairs.tolist() == [[[2, 1]], [[0, 1]], [[0, 1]]]
-    torch.testing.assert_close(chosen, rows([0.4], [0.5], [0.9]))
-
-
-def test_best_and_worst_of_nothing_judged_is_an_abstention():
-    """Nothing judged, or not the duel of best (0: .9) and worst (2: .1): nan, and never a pair (i, i)."""
-    pairs, chosen = best_and_worst(rows([NAN, NAN, NAN], [0.9, NAN, 0.9]), ALL_OF_3, 3)
-    assert chosen.isnan().all()
-    assert pairs[0, 0, 0] != pairs[0, 0, 1] and pairs[1].tolist() == [[0, 2]]
-
-
-@pytest.mark.parametrize("verdicts", list(permutations([2, 10, 11, 19, 26, 30]))[::37])
-def test_best_and_worst_agree_with_a_sort_by_win_rate(verdicts):
-    """Of 4 completions: the highest and the lowest mean of a table of 32nds, filled in by hand; ties by index."""
-    duels = list(combinations(range(4), 2))
-    verdicts = [verdict / 32 for verdict in verdicts]
-    table = {(i, j): p for (i, j), p in zip(duels, verdicts, strict=True)}
-    table |= {(j, i): 1 - p for (i, j), p in table.items()}
-    rate = [sum(table[i, j] for j in range(4) if j != i) for i in range(4)]
-    best = min(range(4), key=lambda i: (-rate[i], i))
-    worst = min((i for i in range(4) if i != best), key=lambda i: (rate[i], i))
-    pairs, chosen = best_and_worst(rows(verdicts), torch.tensor(duels), 4)
-    assert pairs.tolist() == [[[best, worst]]]
-    assert chosen.item() == pytest.approx(table[best, worst])
 
 
 def test_cycle_rate_is_the_share_of_judged_triples_whose_majorities_turn():

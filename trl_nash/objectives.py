@@ -41,7 +41,7 @@ def pair_margin(logratio: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     return first - second
 
 
-def pair_loss(margin: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def pair_loss(margin: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     r"""
     Squared regression of margins to targets, `mean over pairs of (h - η (P - ½))²`: the loss of IPO (2310.12036),
     INPO (2407.00617), ONPO (2502.16852) and COMAL's inner solver (2410.23223) with soft labels.
@@ -56,13 +56,17 @@ def pair_loss(margin: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         margin (`torch.Tensor` of shape `(B, M)`): from [`pair_margin`].
         target (`torch.Tensor` of shape `(B, M)`): from [`pair_target`]; `nan` is an abstention: it adds 0 to the sum
             and 1 to the count, and no gradient.
+        weights (`torch.Tensor` of shape `(B, M)`, *optional*):
+            Of the pairs in the mean, whose count stays M: they make up for how likely a pair was to be compared. 1 if
+            left out.
 
     Returns:
         `torch.Tensor` of shape `(B,)`: the mean over the pairs of each prompt.
     """
     judged = ~target.isnan()
     residual = torch.where(judged, margin - target.nan_to_num(), torch.zeros_like(margin))
-    return residual.square().mean(-1)
+    squares = residual.square()
+    return (squares if weights is None else weights * squares).mean(-1)
 
 
 def policy_gradient_loss(
@@ -178,26 +182,6 @@ def win_rates(preference: torch.Tensor, pairs: torch.Tensor, num_completions: in
     table[:, pairs[:, 0], pairs[:, 1]] = preference
     table[:, pairs[:, 1], pairs[:, 0]] = 1 - preference
     return table.nanmean(-1)
-
-
-def best_and_worst(
-    preference: torch.Tensor, pairs: torch.Tensor, num_completions: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The one pair (best, worst by win rate, ties by index) of each prompt, with the soft preference that was judged for
-    it.
-
-    Returns:
-        `pairs` of shape `(B, 1, 2)` and `preference` of shape `(B, 1)` (`nan` where that pair was not judged).
-    """
-    rates = win_rates(preference, pairs, num_completions)
-    best = rates.nan_to_num(-1.0).argmax(-1)
-    worst = rates.nan_to_num(2.0).scatter(-1, best[:, None], 3.0).argmin(-1)
-    row_of = {tuple(pair): row for row, pair in enumerate(pairs.tolist())}
-    chosen = []
-    for b, (i, j) in enumerate(zip(best.tolist(), worst.tolist(), strict=True)):
-        chosen.append(preference[b, row_of[i, j]] if (i, j) in row_of else 1 - preference[b, row_of[j, i]])
-    return torch.stack([best, worst], -1)[:, None], torch.stack(chosen)[:, None]
 
 
 def cycle_rate(preference: torch.Tensor, pairs: torch.Tensor, num_completions: int) -> torch.Tensor:

@@ -46,6 +46,9 @@ def slope(game: MatrixGame, **settings) -> tuple[float, float]:
         {"preference_label": "sampled"},
         {"num_generations": 5},
         {"num_generations": 5, "pair_selection": "iid"},
+        {"num_generations": 5, "pair_selection": "circular"},
+        {"num_generations": 5, "pair_selection": "random", "pairs_per_prompt": 3},
+        {"num_generations": 5, "pair_selection": "active", "pairs_per_prompt": 3},
         {"pair_selection": "best_worst"},  # of two answers: the only pair
     ],
 )
@@ -83,20 +86,21 @@ def test_temperature_steps_against_the_flattened_policy(temperature):
     policy = fitted(CYCLE, pairs=100_000, temperature=temperature)
     assert np.abs(policy - exact(CYCLE, flattened)).max() < 0.006
     assert np.abs(exact(CYCLE, flattened) - exact(CYCLE)).max() > 0.015
-    first, second, _ = SampledPairs(CYCLE, pairs=100_000, temperature=temperature).sample(OPPONENT)
+    first, second, *_ = SampledPairs(CYCLE, pairs=100_000, temperature=temperature).sample(OPPONENT)
     shares = np.bincount(np.concatenate([first, second]), minlength=3) / 200_000
     np.testing.assert_allclose(shares, np.exp(flattened), atol=0.005)
 
 
 @pytest.mark.parametrize("label", ["soft", "sampled", "argmax"])
-@pytest.mark.parametrize("selection", ["all", "iid", "best_worst"])
+@pytest.mark.parametrize("selection", ["all", "iid", "best_worst", "swiss", "active"])
 def test_the_fit_is_the_least_squares_solution_on_its_pairs(label, selection):
     game = random_game(7, 0.4)
     opponent = np.log(np.random.default_rng(1).dirichlet(np.ones(7)))
     settings = dict(pairs=300, preference_label=label, pair_selection=selection, num_generations=4, seed=3)
-    first, second, target = SampledPairs(game, **settings).sample(opponent)
-    design = np.eye(7)[first] - np.eye(7)[second]
-    expected = np.linalg.lstsq(design, STEP * (target - 0.5), rcond=None)[0]
+    settings["pairs_per_prompt"] = 3 if selection == "active" else None
+    first, second, target, weight = SampledPairs(game, **settings).sample(opponent)
+    design, root = np.eye(7)[first] - np.eye(7)[second], np.sqrt(weight)
+    expected = np.linalg.lstsq(root[:, None] * design, root * STEP * (target - 0.5), rcond=None)[0]
     anchor = np.log(np.random.default_rng(2).dirichlet(np.ones(7)))
     policy = SampledPairs(game, **settings)(opponent)(anchor, STEP)
     np.testing.assert_allclose(policy, log_softmax(anchor + expected), atol=1e-10)
@@ -105,7 +109,7 @@ def test_the_fit_is_the_least_squares_solution_on_its_pairs(label, selection):
 def test_answers_that_are_in_no_pair_keep_their_anchor():
     game = random_game(4, 0.4)
     sampler = SampledPairs(game, pairs=1)
-    sampler.sample = lambda opponent: (np.array([0]), np.array([2]), np.array([0.9]))
+    sampler.sample = lambda opponent: (np.array([0]), np.array([2]), np.array([0.9]), np.ones(1))
     policy = sampler(np.log(np.full(4, 0.25)))(np.zeros(4), STEP)
     assert policy[0] - policy[2] == pytest.approx(STEP * 0.4)
     assert policy[1] == pytest.approx(policy[3])
@@ -137,12 +141,12 @@ def test_a_seed_repeats_a_run():
     ],
 )
 def test_a_round_has_the_pairs_that_were_asked_for(settings, count):
-    first, second, label = SampledPairs(CYCLE, **settings).sample(OPPONENT)
-    assert first.shape == second.shape == label.shape == (count,)
+    drawn = SampledPairs(CYCLE, **settings).sample(OPPONENT)
+    assert [values.shape for values in drawn] == [(count,)] * 4
 
 
 def test_soft_labels_are_the_game_and_identical_answers_tie():
-    first, second, label = SampledPairs(CYCLE, pairs=200, num_generations=3).sample(OPPONENT)
+    first, second, label, _ = SampledPairs(CYCLE, pairs=200, num_generations=3).sample(OPPONENT)
     np.testing.assert_array_equal(label, CYCLE.preferences[first, second])
     assert (label[first == second] == 0.5).all() and (first == second).any()
 
@@ -174,7 +178,7 @@ def test_best_and_worst_of_eight_turn_the_step_where_preferences_cycle():
             {"pairs": 5, "preference_label": "hard"},
             "`preference_label` must be one of soft, sampled, argmax; got 'hard'",
         ),
-        ({"pairs": 5, "pair_selection": "best"}, "`pair_selection` must be one of all, iid, best_worst; got 'best'"),
+        ({"pairs": 5, "pair_selection": "best"}, "`pair_selection` must be one of 'all', 'iid', 'random', "),
         ({"pairs": 5, "temperature": 0.0}, "`temperature` must be a positive number, got 0.0"),
     ],
 )

@@ -34,9 +34,8 @@ from trl_nash.planning import memory as plan_memory
 from trl_nash.planning import time as plan_time
 from trl_nash.planning.lengths import longest
 from trl_nash.planning.model import sizes_by_hand, sizes_from_config
-from trl_nash.planning.run import STRATEGIES, Run, tournament_games
+from trl_nash.planning.run import STRATEGIES, Run
 from trl_nash.planning.time import DEVICES, Speed
-from trl_nash.rounds.tournament import best_and_worst_by_tournament
 
 
 SMALL = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -124,20 +123,6 @@ def test_defaults_are_the_training_commands(algorithm):
     assert ours["dtype"] == theirs["dtype"]
 
 
-def test_tournament_has_as_many_games_as_the_trainers():
-    for count in range(3, 20):
-        games = 0
-
-        def compare(players, pairs):
-            nonlocal games
-            games += len(pairs)
-            return np.full((len(players), len(pairs)), 0.7)
-
-        best_and_worst_by_tournament(compare, 1, count)
-        assert tournament_games(count) == games
-    assert tournament_games(8) == 11
-
-
 @pytest.mark.parametrize(
     ("options", "calls"),
     [
@@ -147,6 +132,10 @@ def test_tournament_has_as_many_games_as_the_trainers():
         (["onpo", "--num_generations", "8", "--pair_selection", "tournament"], 22),
         (["onpo", "--num_generations", "7", "--pair_selection", "iid"], 6),
         (["onpo", "--num_generations", "4", "--pair_selection", "best_worst"], 12),
+        (["onpo", "--num_generations", "8", "--pair_selection", "swiss"], 24),
+        (["onpo", "--num_generations", "8", "--pair_selection", "elimination"], 26),
+        (["onpo", "--num_generations", "8", "--pair_selection", "circular"], 16),
+        (["onpo", "--num_generations", "8", "--pair_selection", "active", "--pairs_per_prompt", "7"], 14),
         (["nash-md", "--num_generations", "3"], 18),
         (["nash-md", "--num_generations", "3", "--reward_model_path", "org/model"], 6),
         (["egpo", "--num_generations", "3"], 2 * 3 * 2),  # sampled twice

@@ -109,6 +109,63 @@ def test_the_second_wave_of_a_swiss_pairs_winners_with_winners():
         assert sum(len(won & set(pair)) == 1 for pair in pairs[4:8].tolist()) == 0
 
 
+def best_and_worst(verdicts: list[list[float]], count: int = 3):
+    preference = np.array(verdicts)
+    groups = Groups(len(preference), count)
+    chosen = pairing("best_worst")
+    compared = chosen.compare(lambda pairs: preference, groups)
+    return chosen.select(compared, count)
+
+
+def test_best_and_worst_keep_the_preference_that_was_judged_for_them():
+    """
+    Rates (.55, .35, .6): 2 against 1, and P(2>1) = 1 - .6 = .4 (soft, even where the best loses that duel). All equal:
+    ties go by index, 0 against 1. Two of three pairs missing: only 0 and 1 were judged, and 0 won.
+    """
+    trained = best_and_worst([[0.9, 0.2, 0.6], [0.5, 0.5, 0.5], [0.9, np.nan, np.nan]])
+    assert trained.pairs.tolist() == [[[2, 1]], [[0, 1]], [[0, 1]]]
+    np.testing.assert_allclose(trained.preference, [[0.4], [0.5], [0.9]])
+
+
+def test_best_and_worst_of_nothing_judged_is_an_abstention():
+    """Nothing judged, or not the duel of best (0: .9) and worst (2: .1): nan, and never a pair (i, i)."""
+    trained = best_and_worst([[np.nan] * 3, [0.9, np.nan, 0.9]])
+    assert np.isnan(trained.preference).all()
+    assert trained.pairs[0, 0, 0] != trained.pairs[0, 0, 1] and trained.pairs[1].tolist() == [[0, 2]]
+
+
+def test_best_and_worst_agree_with_a_sort_by_win_rate():
+    """Of 4 completions: the highest and the lowest mean of a table of 32nds, filled in by hand; ties by index."""
+    for verdicts in list(permutations([2, 10, 11, 19, 26, 30]))[::37]:
+        table = dict(zip(map(tuple, all_pairs(4).tolist()), (verdict / 32 for verdict in verdicts), strict=True))
+        table |= {(j, i): 1 - p for (i, j), p in table.items()}
+        rate = [sum(table[i, j] for j in range(4) if j != i) for i in range(4)]
+        best = min(range(4), key=lambda i: (-rate[i], i))
+        worst = min((i for i in range(4) if i != best), key=lambda i: (rate[i], i))
+        trained = best_and_worst([[verdict / 32 for verdict in verdicts]], 4)
+        assert trained.pairs.tolist() == [[[best, worst]]]
+        assert trained.preference.item() == pytest.approx(table[best, worst])
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 8, 16])
+def test_a_tournament_finds_the_best_and_the_worst(count):
+    """Without noise. Of an odd K the last never plays for the worst, so it is made a strong one here."""
+    judge = Judge(200, count, noise=0.0)
+    judge.strength[:, -1] += 10 * (count % 2)
+    judge.table = 1 / (1 + np.exp(judge.strength[:, None] - judge.strength[:, :, None]))
+    trained = pairing("tournament").select(pairing("tournament").compare(judge, Groups(200, count)), count)
+    np.testing.assert_array_equal(trained.pairs[:, 0, 0], judge.strength.argmax(axis=1))
+    np.testing.assert_array_equal(trained.pairs[:, 0, 1], judge.strength.argmin(axis=1))
+    gap = judge.strength.max(axis=1) - judge.strength.min(axis=1)
+    np.testing.assert_allclose(trained.preference[:, 0], 1 / (1 + np.exp(-gap)))
+
+
+def test_in_a_tournament_an_abstention_is_a_tie_in_which_the_first_goes_on():
+    compared = pairing("tournament").compare(lambda pairs: np.full(pairs.shape[:2], np.nan), Groups(2, 4))
+    trained = pairing("tournament").select(compared, 4)
+    assert trained.pairs.tolist() == [[[0, 3]], [[0, 3]]] and np.isnan(trained.preference).all()
+
+
 # ---- Exactness ----
 
 

@@ -62,7 +62,9 @@ def check_rounds(game: ExactGame, expected, **fit_options) -> None:
 
 
 @pytest.mark.parametrize("algorithm", PAIR_ALGORITHMS)
-@pytest.mark.parametrize("count, selection", [(2, "all"), (3, "all"), (4, "iid"), (5, "iid"), (2, "best_worst")])
+@pytest.mark.parametrize(
+    "count, selection", [(2, "all"), (3, "all"), (4, "iid"), (5, "iid"), (4, "circular"), (2, "best_worst")]
+)
 def test_soft_labels_make_the_mirror_descent_step(algorithm, count, selection, tmp_path):
     """Six rounds of exact fits are six steps of the paper, for every K, all pairs or disjoint ones, to 1e-6."""
     game = ExactGame(algorithm, tmp_path, count, pair_selection=selection, **options(algorithm))
@@ -164,8 +166,9 @@ def test_onpo_anchor_is_the_auxiliary_policy_at_every_round(tmp_path):
 )
 def test_pairs_of_a_prompt(selection, count, pairs, tmp_path):
     """`"iid"` is floor(K/2) pairs that share no completion, `"all"` is K(K-1)/2."""
-    trainer = ExactGame("ipo", tmp_path, count, pair_selection=selection).trainer
-    assert trainer.sample_pairs(["d"]).pairs == pairs
+    game = ExactGame("ipo", tmp_path, count, pair_selection=selection)
+    game.fit()
+    assert game.trainer.batches[0].pairs.tolist() == [[list(pair) for pair in pairs]] * 3**count
 
 
 def test_best_worst_trains_one_pair_a_prompt_with_its_soft_preference(tmp_path):

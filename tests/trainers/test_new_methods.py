@@ -32,7 +32,7 @@ from trl_nash import (
 from trl_nash.algorithms import INITIAL, Fit, Policy
 from trl_nash.cli.main import main
 from trl_nash.rounds.batch import PairBatch
-from trl_nash.rounds.pairs import compared_pairs
+from trl_nash.rounds.pairings.base import all_pairs
 
 
 STEP, BETA = 0.7, 0.3
@@ -186,7 +186,7 @@ def test_sppo_regresses_log_ratios_to_win_rates():
     generator = torch.Generator().manual_seed(3)
     prompts, count, tokens, step = 2, 4, 5, 1.7
     logps, centre = (torch.randn(prompts * count, tokens, generator=generator, dtype=torch.float64) for _ in "ab")
-    pairs = compared_pairs(count, "all")
+    pairs = [tuple(pair) for pair in all_pairs(count).tolist()]
     preference = torch.rand(prompts, len(pairs), generator=generator, dtype=torch.float64)
     preference[0, pairs.index((1, 2))] = torch.nan
     for other in (0, 1, 3):

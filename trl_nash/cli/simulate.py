@@ -8,6 +8,7 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..rounds.pairings import PAIR_SELECTIONS
 from ..usage import UsageError, did_you_mean
 from .options import StrictParser
 
@@ -21,7 +22,7 @@ DEFAULT_ALGORITHMS = ("comal", "onpo", "inpo", "iterative-ipo")
 DEFAULTS = {"step_size": 1.0, "beta": 0.1, "reference_rounds": 20}
 SETTINGS = ("step_size", "beta", "reference", "reference_rounds", "fits", "anchor_history", "history_weights")
 SCHEDULED = {"comal"}  # algorithms that take several values of `step_size` and `beta`
-SAMPLING = ("preference_label", "pair_selection", "num_generations", "temperature")
+SAMPLING = ("preference_label", "pair_selection", "pairs_per_prompt", "num_generations", "temperature")
 
 _EXAMPLES = """\
 examples:
@@ -165,7 +166,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     group = parser.add_argument_group("sampled pairs, in place of exact fits")
     group.add_argument("--pairs", type=int, metavar="N", help="pairs a round")
     group.add_argument("--preference_label", choices=("soft", "sampled", "argmax"), help="default: soft")
-    group.add_argument("--pair_selection", choices=("all", "iid", "best_worst"), help="default: all")
+    group.add_argument("--pair_selection", choices=PAIR_SELECTIONS, help="default: all")
+    group.add_argument("--pairs_per_prompt", type=int, metavar="M", help="of --pair_selection random and active")
     group.add_argument("--num_generations", type=int, metavar="K", help="answers per prompt (default: 2)")
     group.add_argument("--temperature", type=float, metavar="T", help="answers come from π^(1/T) (default: 1)")
     group.add_argument("--seeds", type=int, metavar="N", help="runs of each algorithm (default: 1)")
@@ -220,7 +222,7 @@ def _check_sampling(options: argparse.Namespace) -> None:
     for algorithm in options.algorithm:
         if not takes(algorithm, "pairs"):
             raise UsageError(f"--pairs: {algorithm} is no regression on pairs and only fitted exactly; leave it out.")
-    if options.pair_selection in ("best_worst", "iid") and (options.num_generations or 2) == 2:
+    if options.pair_selection not in (None, "all") and (options.num_generations or 2) == 2:
         raise UsageError(
             f"--pair_selection {options.pair_selection} changes nothing with two answers per prompt: add "
             "--num_generations K above 2."

@@ -9,17 +9,16 @@ that differs is sampling: the number of pairs, their labels, their selection and
 """
 
 from collections.abc import Callable
-from itertools import combinations
 from math import ceil
 
 import numpy as np
 from scipy.special import log_softmax, softmax
 
+from ..rounds.pairings import Groups, pairing_of
 from .matrix import MatrixGame, check_positive
 
 
 PREFERENCE_LABELS = ("soft", "sampled", "argmax")
-PAIR_SELECTIONS = ("all", "iid", "best_worst")
 
 
 class SampledPairs:
@@ -29,20 +28,20 @@ class SampledPairs:
     `sampler(log_opponent)` draws the pairs of a round and returns `fit`. `fit(log_anchor, step_size)` is the policy
     that minimises, over those pairs,
 
-    `Σ ( (log π(y₁) - a(y₁)) - (log π(y₂) - a(y₂)) - η (label - ½) )²`,
+    `Σ w ( (log π(y₁) - a(y₁)) - (log π(y₂) - a(y₂)) - η (label - ½) )²`,
 
     which tends to `π ∝ exp(a + η P(· ≻ ν))` as the number of pairs grows, ν the policy that they were drawn from.
 
     Args:
         game ([`MatrixGame`]): whose preferences judge the pairs.
-        pairs (`int`): pairs in a round, rounded up to whole prompts.
+        pairs (`int`): pairs in a round that are trained on, rounded up to whole prompts.
         preference_label (`str`, *optional*, defaults to `"soft"`):
             `"soft"` is P, `"sampled"` a draw from Bernoulli(P), `"argmax"` is 1[P > ½], which solves the game of
             majorities in place of P.
         pair_selection (`str`, *optional*, defaults to `"all"`):
-            Pairs of the K answers to a prompt: `"all"` K(K-1)/2, `"iid"` ⌊K/2⌋ disjoint ones, or `"best_worst"`, one
-            by win rate among the K. From K = 3 on that is no longer the step that was asked for, neither in length
-            nor, where preferences cycle, in direction.
+            Which pairs of the K answers to a prompt are compared, as in the trainers. Those whose pairing is not
+            `exact` do not make the step that was asked for where preferences cycle.
+        pairs_per_prompt (`int`, *optional*): M of `pair_selection="random"` and `"active"`.
         num_generations (`int`, *optional*, defaults to `2`): K, independent answers per prompt.
         temperature (`float`, *optional*, defaults to `1.0`):
             T: answers are drawn from `ν^{1/T}`, and the step is then taken against that policy.
@@ -59,71 +58,72 @@ class SampledPairs:
         pairs: int,
         preference_label: str = "soft",
         pair_selection: str = "all",
+        pairs_per_prompt: int | None = None,
         num_generations: int = 2,
         temperature: float = 1.0,
         seed: int = 0,
     ):
-        import torch  # labels and selection are the trainers' own
+        import torch  # labels are the trainers' own
 
         if pairs < 1:
             raise ValueError(f"`pairs` must be at least 1 a round, got {pairs}.")
         if num_generations < 2:
             raise ValueError(f"`num_generations` must be at least 2 to make a pair, got {num_generations}.")
-        for name, value, known in (
-            ("preference_label", preference_label, PREFERENCE_LABELS),
-            ("pair_selection", pair_selection, PAIR_SELECTIONS),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}.")
+        if preference_label not in PREFERENCE_LABELS:
+            known = ", ".join(PREFERENCE_LABELS)
+            raise ValueError(f"`preference_label` must be one of {known}; got {preference_label!r}.")
         check_positive("temperature", temperature)
         self.game = game
         self.preference_label = preference_label
-        self.pair_selection = pair_selection
+        self.pairing = pairing_of(pair_selection, pairs_per_prompt)
+        self.pairing.check(num_generations)
         self.temperature = temperature
-        answers = range(num_generations)
-        self.pairs_of_prompt = np.array(
-            list(zip(answers[::2], answers[1::2], strict=False))
-            if pair_selection == "iid"
-            else list(combinations(answers, 2))
-        )
-        pairs_per_prompt = 1 if pair_selection == "best_worst" else len(self.pairs_of_prompt)
-        self.shape = ceil(pairs / pairs_per_prompt), num_generations
+        self.shape = ceil(pairs / self.pairing.trained(num_generations)), num_generations
         self.generator = np.random.default_rng(seed)
         self.label_generator = torch.Generator().manual_seed(seed)
 
-    def sample(self, log_opponent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @property
+    def judge_calls(self) -> int:
+        """Pairs in a round that the judge is asked, some of them of an answer with itself."""
+        prompts, count = self.shape
+        return prompts * self.pairing.calls(count)
+
+    def sample(self, log_opponent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """
-        Draws and labels the pairs of one round.
+        Draws, compares and labels the pairs of one round.
 
         Args:
             log_opponent (`np.ndarray` of shape `(N,)`): log-probabilities of the policy to draw from.
 
         Returns:
-            `first` and `second`, answers as indices below N, and `label`, P(first ≻ second) as it is trained on; each
-            of shape (M,).
+            `first` and `second`, answers as indices below N, `label`, P(first ≻ second) as it is trained on, and
+            `weight`, of the pair in the fit; each of shape (M,).
         """
         import torch
 
-        from ..objectives import best_and_worst, hard_label
+        from ..objectives import hard_label
 
         policy = softmax(log_opponent / self.temperature)
         answers = self.generator.choice(len(policy), size=self.shape, p=policy)
-        first, second = (answers[:, self.pairs_of_prompt[:, side]] for side in (0, 1))
-        preference = torch.as_tensor(self.game.preferences[first, second])
-        if self.pair_selection == "best_worst":
-            chosen, preference = best_and_worst(preference, torch.as_tensor(self.pairs_of_prompt), self.shape[1])
-            first, second = (np.take_along_axis(answers, chosen[..., side].numpy(), 1) for side in (0, 1))
-        label = hard_label(preference, self.preference_label, self.label_generator)
-        return first.ravel(), second.ravel(), label.numpy().ravel()
+
+        def of(pairs: np.ndarray) -> list[np.ndarray]:
+            return [np.take_along_axis(answers, pairs[..., side], axis=1) for side in (0, 1)]
+
+        groups = Groups(*self.shape, seed=int(self.generator.integers(2**63)), keys=answers)
+        compared = self.pairing.compare(lambda pairs: self.game.preferences[tuple(of(pairs))], groups)
+        trained = self.pairing.select(compared, self.shape[1])
+        label = hard_label(torch.as_tensor(trained.preference), self.preference_label, self.label_generator)
+        return *(side.ravel() for side in of(trained.pairs)), label.numpy().ravel(), trained.weights.ravel()
 
     def __call__(self, log_opponent: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
-        first, second, label = self.sample(log_opponent)
+        first, second, label, weight = self.sample(log_opponent)
         size = len(self.game)
-        # Normal equations of Σ (h_i - h_j - (label - ½))²: the Laplacian of the graph whose edges are the pairs.
-        counts = np.bincount(first * size + second, minlength=size * size).reshape(size, size)
+        # Normal equations of Σ w (h_i - h_j - (label - ½))²: the Laplacian of the graph whose edges are the pairs.
+        counts = np.bincount(first * size + second, weight, minlength=size * size).reshape(size, size)
         counts = counts + counts.T
         laplacian = np.diag(counts.sum(axis=1)) - counts
-        wins = np.bincount(first, label - 0.5, size) - np.bincount(second, label - 0.5, size)
+        target = weight * (label - 0.5)
+        wins = np.bincount(first, target, size) - np.bincount(second, target, size)
         # Of many minimisers the smallest: an answer that is in no pair keeps its anchor.
-        advantage = np.linalg.pinv(laplacian.astype(np.float64), hermitian=True) @ wins
+        advantage = np.linalg.pinv(laplacian, hermitian=True) @ wins
         return lambda log_anchor, step_size: log_softmax(log_anchor + step_size * advantage)

@@ -281,9 +281,8 @@ def round_buffer(run: Run) -> int:
     """A round's micro-batches: three int64 tensors and one fp32 of log-probs for each token, pairs and preferences."""
     batches, prompts = run.steps_per_generation, run.per_device_train_batch_size
     tokens = run.rows * (3 * 8 * run.max_length + 4 * (run.max_length - 1))
-    # Where all prompts have the same pairs they share them.
-    copies = batches * prompts if run.pair_selection == "best_worst" else 1
-    return batches * (tokens + 4 * prompts * run.trained_pairs) + 2 * 8 * run.trained_pairs * copies
+    pair = 2 * 8 + 4 + 4 * (run.pair_selection == "active")  # its indices and preference, and a weight
+    return batches * (tokens + prompts * run.trained_pairs * pair)
 
 
 def scoring_buffer(run: Run) -> int:

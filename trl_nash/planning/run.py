@@ -23,6 +23,7 @@ from ..algorithms import (
     regularized_response,
 )
 from ..algorithms.table import METHODS, MOVING
+from ..rounds.pairings import Pairing, pairing_of
 
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "cpu")
@@ -66,6 +67,7 @@ class Run:
     opponent: str = "mixture"
     mixture_coef: float = 0.125
     pair_selection: str = "all"
+    pairs_per_prompt: int | None = None
     num_generations: int = 2
     num_iterations: int = 1
     rounds: int = 10
@@ -197,19 +199,21 @@ class Run:
         return self.samplings * self.num_generations * (2 if self.algorithm in PLAYED else 1)
 
     @property
+    def pairing(self) -> Pairing:
+        """Which completions of a prompt are compared, where a method compares them with one another."""
+        return pairing_of(self.pair_selection, self.pairs_per_prompt)
+
+    @property
     def judged_pairs(self) -> int:
         """Pairs of a prompt that a judge sees."""
         count = self.num_generations
-        if self.algorithm in PLAYED:
-            return count * count
-        if self.pair_selection == "iid":
-            return count // 2
-        return tournament_games(count) if self.pair_selection == "tournament" else count * (count - 1) // 2
+        return count * count if self.algorithm in PLAYED else self.pairing.calls(count)
 
     @property
     def trained_pairs(self) -> int:
         """Pairs of a prompt in the buffer."""
-        return 1 if self.pair_selection in ("best_worst", "tournament") else self.judged_pairs
+        count = self.num_generations
+        return count * count if self.algorithm in PLAYED else self.pairing.trained(count)
 
     @property
     def judge_calls(self) -> int:
@@ -293,12 +297,3 @@ class Run:
 
 def _as_kept(policy: Policy) -> Policy:
     return INITIAL if policy == START else policy
-
-
-def tournament_games(count: int) -> int:
-    """Comparisons of `rounds.tournament`: all play once, winners on for the best, losers for the worst, a final."""
-    games, winners, losers = count // 2, count - count // 2, count // 2
-    while winners > 1 or losers > 1:
-        games += winners // 2 + losers // 2
-        winners, losers = winners - winners // 2, losers - losers // 2
-    return games + 1

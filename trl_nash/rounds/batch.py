@@ -24,7 +24,8 @@ class Samples:
 
     prompt_ids: list[list[int]]  # B
     completion_ids: list[list[list[int]]]  # B x N, with the end-of-sequence token where one was sampled
-    pairs: list[tuple[int, int]]  # M index pairs into the N completions, the same for every prompt
+    # M index pairs into the N completions, the same for every prompt; without any the run's pairing finds them
+    pairs: list[tuple[int, int]] | None = None
     logps: list[list[list[float]]] | None = None  # of the tokens of the first K completions, as the engine gave them
 
 
@@ -40,6 +41,7 @@ class PairBatch:
     centre_logps: torch.Tensor | None = None  # (B * K, T - 1) of the KL centre, 0 outside the completion
     sampled_logps: torch.Tensor | None = None  # (B * K, T - 1) by the engine that sampled; nan where it has none
     live_weight: float = 0.0  # of the policy that is fitted, in the centre: `centre_logps` is the rest of it
+    weights: torch.Tensor | None = None  # (B, M) of the pairs in their mean, where they are not 1
     kl_from: dict[str, torch.Tensor] = field(default_factory=dict)  # by metric: (B * K,) log-probs of completions
 
     def __len__(self) -> int:
@@ -69,6 +71,7 @@ def collate(
     preference: torch.Tensor,
     pad_token_id: int,
     logps: list[list[list[float]]] | None = None,
+    weights: torch.Tensor | None = None,
 ) -> PairBatch:
     """Pads prompts with their completions into a [`PairBatch`]. The width fixed here is kept for the whole round."""
     rows, labels, sampled_logps = [], [], None
@@ -90,6 +93,7 @@ def collate(
         pairs=pairs,
         preference=preference,
         sampled_logps=sampled_logps,
+        weights=weights,
     )
 
 

@@ -20,7 +20,6 @@ from ..compat import OnlineDPOConfig, base_construction
 from ..judges import PairwiseJudge
 from ..objectives import pair_loss, pair_margin, pair_target
 from ..rounds.batch import PairBatch, Samples
-from ..rounds.pairs import compared_pairs
 from ..rounds.schedule import Place
 from .checks.renamed import renamed
 from .config import NashConfig
@@ -146,7 +145,8 @@ class NashTrainer(EvaluationHooks):
 
     def sample_pairs(self, prompts: list) -> Samples:
         """
-        Samples K completions for each of B prompts and says which of them are compared.
+        Samples K completions for each of B prompts, and says which of them are compared if that is not up to the run's
+        `pairing`.
 
         Args:
             prompts (`list`): B prompts as they are in the dataset.
@@ -156,12 +156,11 @@ class NashTrainer(EvaluationHooks):
             fit draws its pairs from.
         """
         prompt_ids, completion_ids = self.generate(prompts, self.args.num_generations, self.opponent)
-        pairs = compared_pairs(self.args.num_generations, self.args.pair_selection)
-        return Samples(prompt_ids, completion_ids, pairs, self.sampler.logps)
+        return Samples(prompt_ids, completion_ids, logps=self.sampler.logps)
 
     def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
         """
-        The loss of each prompt: here `mean over pairs of (h - η (P - ½))²`.
+        The loss of each prompt: here `mean over pairs of w (h - η (P - ½))²`, w being 1 but for some pairings.
 
         Args:
             logps (`torch.Tensor` of shape `(B * K, T - 1)`): log-probs of the tokens under the policy being trained.
@@ -174,7 +173,7 @@ class NashTrainer(EvaluationHooks):
         margin = pair_margin(logratio, batch.pairs)
         target = pair_target(batch.preference, self.fit.step_size)
         self.reporter.record_fit(margin, target)
-        return pair_loss(margin, target)
+        return pair_loss(margin, target, batch.weights)
 
     # ---- Where the run is ----
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from ..algorithms import Fit, Past
 from ..compat import OnlineDPOConfig
+from ..rounds.pairings import Pairing, pairing_of
 from ..rounds.schedule import Schedule
 from .checks.precision import best_precision
 from .checks.values import as_list, check_range, check_values, collapse, scheduled
@@ -88,6 +89,7 @@ class NashConfig(OnlineDPOConfig):
     reference_rounds: ClassVar[int | None] = None
     # A method without these options uses every pair with its soft preference; PairConfig makes them fields.
     pair_selection: ClassVar[str] = "all"
+    pairs_per_prompt: ClassVar[int | None] = None
     preference_label: ClassVar[str] = "soft"
 
     num_generations: int = field(default=2, metadata={"help": "K, completions per prompt."})
@@ -253,6 +255,11 @@ class NashConfig(OnlineDPOConfig):
     def fits_of(self, past: Past) -> list[Fit]:
         """The method, with these settings: the regressions of a round."""
         raise NotImplementedError(f"{type(self).__name__} has no algorithm: use the config of one.")
+
+    @property
+    def pairing(self) -> Pairing:
+        """Which of a prompt's completions are compared."""
+        return pairing_of(self.pair_selection, self.pairs_per_prompt)
 
     @property
     def schedule(self) -> Schedule:

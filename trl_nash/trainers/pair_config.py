@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..algorithms import Fit, Past, iterative_ipo
-from ..rounds.pairs import PAIR_SELECTIONS
+from ..rounds.pairings import PAIR_SELECTIONS
 from .checks.values import as_list, check_choice, collapse, scheduled
 from .config import NashConfig
 
@@ -25,9 +25,13 @@ class PairConfig(NashConfig):
         preference_label (`str`, *optional*, defaults to `"soft"`):
             `"soft"` trains on the probability, `"sampled"` on a draw from it, `"argmax"` on the winner (another game).
         pair_selection (`str`, *optional*, defaults to `"all"`):
-            Which of the K completions are paired: `"all"` K(K-1)/2, `"iid"` floor(K/2) disjoint pairs, `"best_worst"`
-            the best against the worst by win rate (inflates the step under a noisy judge), `"tournament"` the best
-            against the worst by knock-out (INPO's: 11 comparisons instead of 28 for K = 8).
+            Which of the K completions are paired. Exact in expectation: `"all"` K(K-1)/2, `"iid"` floor(K/2) disjoint
+            pairs, `"random"` `pairs_per_prompt` of all, `"circular"` a ring of K, `"active"` `pairs_per_prompt` of the
+            least certain, weighted. Biased where preferences do not add up: `"swiss"` and `"elimination"`; and under a
+            noisy judge too: `"best_worst"` the best against the worst by win rate, `"tournament"` the same by
+            knock-out (INPO's: 11 comparisons instead of 28 for K = 8).
+        pairs_per_prompt (`int`, *optional*):
+            M, pairs of a prompt that the judge is asked, of `pair_selection="random"` and `"active"`.
 
     The other parameters are those of [`NashConfig`].
     """
@@ -46,12 +50,16 @@ class PairConfig(NashConfig):
         default="all",
         metadata={"help": "Which completions are paired.", "choices": list(PAIR_SELECTIONS)},
     )
+    pairs_per_prompt: int | None = field(
+        default=None, metadata={"help": "Pairs of a prompt that are judged, of pair_selection random and active."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
         self.step_size = collapse(self.step_size)
         check_choice("preference_label", self.preference_label, ["soft", "sampled", "argmax"])
         check_choice("pair_selection", self.pair_selection, PAIR_SELECTIONS)
+        self.pairing.check(self.num_generations)
         # One goes by round, the other by epoch: what meets in between is known with the dataset (`check_schedules`).
         for index in (0, -1):
             self.check_step(as_list(self.step_size)[index], as_list(self.beta)[index])

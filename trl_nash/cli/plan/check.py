@@ -56,8 +56,11 @@ def check(options: argparse.Namespace) -> list[Run]:
         one = argparse.Namespace(**vars(options))
         one.bf16 = strategy != "cpu" and not options.fp16 if options.bf16 is None else options.bf16
         runs.append(run_of(options.algorithm, one, one, judge=judge, strategy=strategy, steps_per_generation=steps))
-    if options.pair_selection == "tournament" and runs[0].num_generations < 3:
-        raise UsageError("--pair_selection tournament needs --num_generations of at least 3.")
+    if runs[0].algorithm not in PLAYED:
+        try:
+            runs[0].pairing.check(runs[0].num_generations)
+        except ValueError as error:
+            raise UsageError(f"{error}") from None
     for run in runs:
         if run.strategy in SHARDED and run.plays_mixture and not run.use_peft:
             raise UsageError(

@@ -8,6 +8,7 @@ import argparse
 from ...planning.model import COUNTS
 from ...planning.run import STRATEGIES
 from ...planning.words import number_of
+from ...rounds.pairings import PAIR_SELECTIONS
 from ..options import ALIASES
 
 
@@ -25,6 +26,7 @@ OWN = {
     "opponent": ("nash-md",),
     "mixture_coef": ("nash-md", "online-ipo"),
     "pair_selection": tuple(name for name in ALGORITHMS if name not in (*_ON_POLICY, "sppo")),
+    "pairs_per_prompt": tuple(name for name in ALGORITHMS if name not in (*_ON_POLICY, "sppo")),
 }
 # The profiles of --accelerate_config.
 PROFILES_OF_DDP = ("multi_gpu", "single_gpu", "multi_node")
@@ -90,7 +92,8 @@ def _add_training(group) -> None:
     whole("reference_rounds", None, "rounds until the reference moves (default: 6; nash-prox 100)")
     group.add_argument("--opponent", choices=("mixture", "ema"), help="Nash-MD's")
     group.add_argument("--mixture_coef", type=float, nargs="+", metavar="X", help="weight of the start in an opponent")
-    group.add_argument("--pair_selection", choices=("all", "iid", "best_worst", "tournament"), help="default: all")
+    group.add_argument("--pair_selection", choices=PAIR_SELECTIONS, help="default: all")
+    whole("pairs_per_prompt", None, "pairs that are judged, of --pair_selection random and active")
     whole("num_generations", None, "K, completions per prompt (default: the command's)")
     whole("per_device_train_batch_size", 8, "prompts in a micro-step")
     whole("gradient_accumulation_steps", 1, "micro-steps of an optimizer step")

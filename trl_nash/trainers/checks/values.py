@@ -45,10 +45,6 @@ def check_values(options: Any) -> None:
             f"`max_length` ({options.max_length}) counts prompt and completion: it must exceed `max_new_tokens` "
             f"({options.max_new_tokens}), or no prompt is left."
         )
-    if getattr(options, "pair_selection", "all") == "tournament" and options.num_generations < 3:
-        raise ValueError(
-            f"`pair_selection='tournament'` needs `num_generations` of at least 3, got {options.num_generations}."
-        )
 
 
 def scheduled(values: float | list[float], index: int) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -22,7 +23,7 @@ from ...generation.sampler import Sampler
 from ...objectives import hard_label
 from ...rounds.batch import PairBatch, Samples, chunks, collate
 from ...rounds.log import RoundLog
-from ...rounds.pairs import trained_pairs
+from ...rounds.pairings import Compared, Pairing
 from ...rounds.rows import Filler, count_of
 from .judging import Judged, Judging
 from .reporter import Reporter
@@ -109,7 +110,7 @@ class Collector:
         batches, preferences = [], []
         with self._sampler.round():
             for judged in self.collect(rows, log, self._stops.if_requested):
-                batches += self.micro_batches(judged.samples, judged.preference, labels)
+                batches += self.micro_batches(judged, labels)
                 preferences.append(judged.preference)
         self._stops.if_abstained(torch.cat(preferences), self._args.max_nan_rate, number)
         return batches
@@ -134,16 +135,16 @@ class Collector:
                 for places in chunks(self._longest_first(rows), self._args.generation_chunk):
                     waiting.append((places, self._ask([rows[place] for place in places], log, pause, bar)))
                     while len(waiting) > (CHUNKS_AT_ONCE if self._judging.judge.waits else 0):
-                        pairs = self._answers(*waiting.popleft(), found, bar)
+                        pairing = self._answers(*waiting.popleft(), found, bar)
                 while waiting:
-                    pairs = self._answers(*waiting.popleft(), found, bar)
+                    pairing = self._answers(*waiting.popleft(), found, bar)
         except KeyboardInterrupt:
             self._judging.farewell()  # its answers are paid for
             raise
         micro = self._args.per_device_train_batch_size
         size = math.ceil(CHUNKS_AT_ONCE * self._args.generation_chunk / micro) * micro
         for places in chunks(list(range(len(rows))), size):
-            judged = _judged([rows[place] for place in places], [found.pop(place) for place in places], pairs)
+            judged = _judged([rows[place] for place in places], [found.pop(place) for place in places], pairing)
             self._reporter.record_judged(judged)
             yield judged
         failure, self._judging.failure = self._judging.failure, None
@@ -174,8 +175,8 @@ class Collector:
         bar.update(len(rows) // 2)
         return wait
 
-    def _answers(self, places: list[int], wait: Callable[[], Judged], found: dict, bar) -> list[tuple[int, int]]:
-        """Puts a chunk with its verdicts where its rows belong. Returns the pairs that are compared, of each row."""
+    def _answers(self, places: list[int], wait: Callable[[], Judged], found: dict, bar) -> Pairing:
+        """Puts a chunk with its verdicts where its rows belong. Returns what chose its pairs."""
         with self._reporter.phase("judge"):
             judged = wait()
         bar.update(len(places) - len(places) // 2)
@@ -184,31 +185,43 @@ class Collector:
         logps = [None] * len(places)
         if samples.logps is not None:
             logps = [[array("f", row) for row in own] for own in samples.logps]
-        parts = zip(samples.prompt_ids, samples.completion_ids, judged.texts, judged.preference, logps, strict=True)
+        compared = zip(*judged.compared, strict=True)
+        parts = zip(samples.prompt_ids, samples.completion_ids, judged.texts, compared, logps, strict=True)
         for place, (prompt, completions, *rest) in zip(places, parts, strict=True):
             found[place] = array("i", prompt), [array("i", ids) for ids in completions], *rest
-        return samples.pairs
+        return judged.pairing
 
-    def micro_batches(
-        self, samples: Samples, preference: torch.Tensor, labels: torch.Generator | None = None
-    ) -> list[PairBatch]:
+    def micro_batches(self, judged: Judged, labels: torch.Generator | None = None) -> list[PairBatch]:
         """Samples in micro-batches of fixed rows and width, with the pairs and (drawn from `labels`) labels to fit."""
-        args, count = self._args, self._args.num_generations
-        pairs, preference = trained_pairs(preference, samples.pairs, count, args.pair_selection)
+        args, count, samples = self._args, self._args.num_generations, judged.samples
+        trained = judged.pairing.select(judged.compared, count)
+        pairs = torch.as_tensor(trained.pairs.copy())
+        preference = torch.as_tensor(trained.preference, dtype=torch.float32)
         preference = hard_label(preference, args.preference_label, labels)
+        weights = None
+        if (trained.weights != 1).any():
+            weights = torch.as_tensor(trained.weights, dtype=torch.float32)
         own = [completions[:count] for completions in samples.completion_ids]
         logps = samples.logps
         pad, size = self._sampler.config.pad_token_id, args.per_device_train_batch_size
         return [
-            collate(samples.prompt_ids[b], own[b], pairs[b], preference[b], pad, logps and logps[b])
+            collate(
+                samples.prompt_ids[b],
+                own[b],
+                pairs[b],
+                preference[b],
+                pad,
+                logps and logps[b],
+                None if weights is None else weights[b],
+            )
             for b in (slice(s, s + size) for s in range(0, len(own), size))
         ]
 
 
-def _judged(rows: list[dict], found: list[tuple], pairs: list[tuple[int, int]]) -> Judged:
+def _judged(rows: list[dict], found: list[tuple], pairing: Pairing) -> Judged:
     """Rows with what was found of each."""
-    prompts, completions, texts, preference, logps = map(list, zip(*found, strict=True))
+    prompts, completions, texts, compared, logps = map(list, zip(*found, strict=True))
     completions = [[ids.tolist() for ids in own] for own in completions]
     logps = None if None in logps else [[row.tolist() for row in own] for own in logps]
-    samples = Samples([ids.tolist() for ids in prompts], completions, pairs, logps)
-    return Judged(rows, samples, texts, torch.stack(preference), [])
+    samples = Samples([ids.tolist() for ids in prompts], completions, logps=logps)
+    return Judged(rows, samples, texts, pairing, Compared(*map(np.stack, zip(*compared, strict=True))), [])

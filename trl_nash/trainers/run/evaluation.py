@@ -44,7 +44,7 @@ class EvaluationHooks(TrainerHooks):
         with self.as_if_a_round_began(), torch.no_grad(), self.compute_loss_context_manager():
             own: list[list[list[int]]] = []
             for judged in self.collector.collect(inputs):
-                batches = self.collector.micro_batches(judged.samples, judged.preference)
+                batches = self.collector.micro_batches(judged)
                 kept = {policy if self.policies.knows(policy) else self.live: 0.0 for policy in self.fit.centre}
                 for policy, weight in self.fit.centre.items():
                     kept[policy if policy in kept else self.live] += weight

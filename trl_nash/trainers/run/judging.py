@@ -3,11 +3,12 @@
 
 """From samples to verdicts: texts for the judge, its failures, and its waiting, beside which the next are sampled."""
 
+import hashlib
+import json
 import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,8 @@ from transformers import PreTrainedTokenizerBase, TrainerState
 from ...generation.prompts import AnswerReader
 from ...judges.base import JudgeError, PairwiseJudge, Tally
 from ...rounds.batch import Samples
+from ...rounds.pairings import Compared, Given, Groups, Pairing
 from ...rounds.rows import count_of
-from ...rounds.tournament import best_and_worst_by_tournament
 
 
 LONGEST_FAREWELL = 10.0  # seconds that a judge that is asked is waited for after Ctrl-C: its answers are paid for
@@ -33,13 +34,24 @@ class Asked(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Samples with the judge's verdicts on their pairs."""
+    """Samples with the judge's verdicts on those of their pairs that it was asked."""
 
     rows: list[dict]
     samples: Samples
     texts: list[list[str]]  # B x N
-    preference: torch.Tensor  # (B, M) P(first beats second), nan abstains
+    pairing: Pairing
+    compared: Compared
     asked: list[Asked]
+
+    @property
+    def pairs(self) -> torch.Tensor:
+        """The pairs that were asked, of shape (B, M, 2)."""
+        return torch.as_tensor(self.compared.pairs.copy())
+
+    @property
+    def preference(self) -> torch.Tensor:
+        """P(first beats second) of shape (B, M); nan abstains."""
+        return torch.as_tensor(self.compared.preference, dtype=torch.float32)
 
 
 class Judging:
@@ -48,7 +60,7 @@ class Judging:
 
     Args:
         judge ([`PairwiseJudge`]): who judges.
-        args ([`NashConfig`]): `strip_thinking`, `pair_selection`, `num_generations`.
+        args ([`NashConfig`]): `strip_thinking`, `pairing`, `num_generations`, `seed`.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the policy's.
         state (`Callable[[], TrainerState]`): for reward functions that change during training.
 
@@ -89,7 +101,7 @@ class Judging:
         the caller can sample meanwhile.
         """
         if not self.judge.waits:
-            judged = self.verdicts(rows, samples, self._args.pair_selection)
+            judged = self.verdicts(rows, samples)
             return lambda: judged
         before, self._asked = self._asked, Future()
         threading.Thread(target=self._run, args=(self._asked, before, rows, samples), daemon=True).start()
@@ -100,48 +112,45 @@ class Judging:
             if before is not None:
                 before.result()  # what fails there fails here as well, and nothing more is asked
             with torch.no_grad():  # which is each thread's own
-                verdicts = self.verdicts(rows, samples, self._args.pair_selection)
+                verdicts = self.verdicts(rows, samples)
             answer.set_result(verdicts)
         except BaseException as error:
             answer.set_exception(error)
 
-    def verdicts(self, rows: list[dict], samples: Samples, selection: str = "all") -> Judged:
-        """The verdicts on the pairs of samples; in a `"tournament"`, on the pair of best and worst that it finds."""
+    def verdicts(self, rows: list[dict], samples: Samples) -> Judged:
+        """The verdicts on the pairs of samples, or on those that the run's pairing finds among the first K of each."""
         prompts = zip(samples.prompt_ids, samples.completion_ids, strict=True)
         texts = [[self.decode(ids, prompt) for ids in completions] for prompt, completions in prompts]
         asked: list[Asked] = []
 
-        def compare(players: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
-            return self._compare(rows, samples.completion_ids, texts, players, pairs, asked)
+        def ask(pairs: np.ndarray) -> np.ndarray:
+            return self._compare(rows, samples.completion_ids, texts, pairs, asked)
 
-        everybody = np.tile(np.arange(len(texts[0])), (len(rows), 1))
-        if selection != "tournament":
-            preference = compare(everybody, samples.pairs)
-        else:
-            count = self._args.num_generations
-            chosen, preference = best_and_worst_by_tournament(compare, len(rows), count)
-            # The best comes first and the worst second: they are the pair that is trained on.
-            order = np.array([[*row, *(k for k in range(count) if k not in row)] for row in chosen.tolist()])
-            logps = samples.logps and _take(samples.logps, order)
-            samples = replace(
-                samples, completion_ids=_take(samples.completion_ids, order), pairs=[(0, 1)], logps=logps
-            )
-            texts = _take(texts, order)
-        return Judged(rows, samples, texts, torch.as_tensor(preference, dtype=torch.float32), asked)
+        pairing = self._args.pairing if samples.pairs is None else Given(tuple(samples.pairs))
+        return Judged(rows, samples, texts, pairing, pairing.compare(ask, self._groups(texts)), asked)
 
-    def _compare(self, rows, completion_ids, texts, players, pairs, asked: list[Asked]) -> np.ndarray:
-        """P(first ≻ second) of pairs of those completions that play, of shape (B, M)."""
-        preference = np.full((len(rows), len(pairs)), math.nan)
+    def _groups(self, texts: list[list[str]]) -> Groups:
+        """The completions that are trained on, for a pairing. It draws the same of them in a run that is resumed."""
+        own = [group[: self._args.num_generations] for group in texts]
+        known = json.dumps([self._args.seed, self._state().global_step, own])
+        seed = int.from_bytes(hashlib.sha256(known.encode()).digest()[:8])
+        keys = np.array([[group.index(text) for text in group] for group in own])
+        return Groups(len(own), self._args.num_generations, seed=seed, keys=keys)
+
+    def _compare(self, rows, completion_ids, texts, pairs: np.ndarray, asked: list[Asked]) -> np.ndarray:
+        """P(first ≻ second) of pairs of shape (B, M, 2); rows that do not count have none."""
+        preference = np.full(pairs.shape[:2], math.nan)
         if not (count := count_of(rows)) or self.failure is not None:
             return preference
-        rows, players = rows[:count], players[:count]
+        rows, pairs = rows[:count], pairs[:count]
         try:
             verdicts = self.judge.compare(
                 [row["prompt"] for row in rows],
-                _take(texts[:count], players),
-                pairs,
+                texts[:count],
+                # A judge with a `compare` of its own may know nothing of pairs that differ by prompt.
+                [tuple(pair) for pair in pairs[0].tolist()] if (pairs == pairs[0]).all() else pairs,
                 columns={name: [row[name] for row in rows] for name in rows[0] if name != "prompt"},
-                completion_ids=_take(completion_ids[:count], players),
+                completion_ids=completion_ids[:count],
                 trainer_state=self._state(),
             )
         except JudgeError as error:
@@ -152,9 +161,5 @@ class Judging:
         preference[:count] = np.asarray(verdicts, dtype=np.float64)
         tally, abstained = self.judge.tally.take(), int(np.isnan(preference[:count]).sum())
         tally.abstained["no opinion"] += max(0, abstained - tally.abstained.total())  # of judges that keep no tally
-        asked.append(Asked(tally, abstained, count * len(pairs)))
+        asked.append(Asked(tally, abstained, count * pairs.shape[1]))
         return preference
-
-
-def _take(values: list[list], players: np.ndarray) -> list[list]:
-    return [[row[k] for k in chosen] for row, chosen in zip(values, players, strict=True)]

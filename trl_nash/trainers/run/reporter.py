@@ -3,7 +3,6 @@
 
 """What a run says of itself: metrics of rounds and fits, progress, the table of completions, sentences."""
 
-import math
 from collections.abc import Callable
 from itertools import combinations
 
@@ -14,8 +13,9 @@ from tqdm.auto import tqdm
 
 from ...generation.prompts import text_of
 from ...objectives import cycle_rate
-from ...rounds.batch import IGNORED, PairBatch, Samples
+from ...rounds.batch import IGNORED, PairBatch
 from ...rounds.metrics import Metrics
+from ...rounds.pairings import All, BestWorst
 from ...rounds.rows import count_of
 from ..config import WIN_RATE
 from .completions import Verdict, log_verdicts
@@ -115,19 +115,18 @@ class Reporter:
         if not count:
             return
         preference, metrics = judged.preference[:count], self.metrics
-        samples = Samples(
-            judged.samples.prompt_ids[:count], judged.samples.completion_ids[:count], judged.samples.pairs
-        )
-        self._record_lengths(samples)
-        self._record_texts(judged.texts[:count], samples.pairs)
+        completion_ids, pairs = judged.samples.completion_ids[:count], judged.pairs[:count]
+        self._record_lengths(completion_ids)
+        self._record_texts(judged.texts[:count], pairs)
         judged_pairs = ~preference.isnan()
         metrics.add("judge/preference", preference.nansum(), judged_pairs.sum())
-        lengths = torch.tensor([[len(ids) for ids in completions] for completions in samples.completion_ids])
-        first, second = (lengths[:, index] for index in torch.tensor(samples.pairs).T)
+        lengths = torch.tensor([[len(ids) for ids in completions] for completions in completion_ids])
+        first, second = (lengths.gather(1, pairs[..., side]) for side in (0, 1))
         decided = judged_pairs & (first != second)
         longer_wins = torch.where(first > second, preference, 1 - preference)
         metrics.add("judge/longer_wins", longer_wins[decided].sum(), decided.sum())
-        self._record_cycles(samples, preference)
+        if isinstance(judged.pairing, All | BestWorst) and self._args.num_generations >= 3:
+            self._record_cycles(pairs[0], preference)
         if self._args.log_completions and self._mode() == "train":
             self._verdicts += _verdicts(judged)
 
@@ -148,28 +147,27 @@ class Reporter:
             if tally.asked + tally.cached:
                 self.metrics.add("judge/cached", tally.cached, tally.asked + tally.cached)
 
-    def _record_cycles(self, samples: Samples, preference: torch.Tensor) -> None:
+    def _record_cycles(self, pairs: torch.Tensor, preference: torch.Tensor) -> None:
+        """How cyclic the verdicts on all pairs are, which are the same of every prompt."""
         count = self._args.num_generations
-        if count < 3 or len(samples.pairs) != math.comb(count, 2):
-            return
-        rate = cycle_rate(preference, torch.tensor(samples.pairs), count)
-        column = {pair: m for m, pair in enumerate(samples.pairs)}
+        rate = cycle_rate(preference, pairs, count)
+        column = {tuple(pair): m for m, pair in enumerate(pairs.tolist())}
         triples = [[column[pair] for pair in combinations(triple, 2)] for triple in combinations(range(count), 3)]
         complete = (~preference.isnan())[:, torch.tensor(triples)].all(-1).sum()
         self.metrics.add("judge/cycle_rate", rate.nan_to_num() * complete, complete)
 
-    def _record_lengths(self, samples: Samples) -> None:
+    def _record_lengths(self, completion_ids: list[list[list[int]]]) -> None:
         """Lengths of the completions that are trained on, and how many were cut."""
-        own = [ids for completions in samples.completion_ids for ids in completions[: self._args.num_generations]]
+        own = [ids for completions in completion_ids for ids in completions[: self._args.num_generations]]
         clipped = [not ids or ids[-1] not in self._eos_token_ids for ids in own]
         self.metrics.add("completions/mean_length", sum(map(len, own)), len(own))
         self.metrics.add("completions/clipped_ratio", sum(clipped), len(own))
 
-    def _record_texts(self, texts: list[list[str]], pairs: list[tuple[int, int]]) -> None:
+    def _record_texts(self, texts: list[list[str]], pairs: torch.Tensor) -> None:
         """What nothing can be learned from: pairs of one text twice, and completions without any."""
-        same = sum(row[i] == row[j] for row in texts for i, j in pairs)
+        same = sum(row[i] == row[j] for row, own in zip(texts, pairs.tolist(), strict=True) for i, j in own)
         own = [text for row in texts for text in row[: self._args.num_generations]]
-        self.metrics.add("completions/equal_pairs", same, len(texts) * len(pairs))
+        self.metrics.add("completions/equal_pairs", same, pairs[..., 0].numel())
         self.metrics.add("completions/empty_ratio", sum(not text.strip() for text in own), len(own))
 
     def record_fit(self, margin: torch.Tensor, target: torch.Tensor) -> None:
@@ -239,6 +237,8 @@ class Reporter:
 
 def _verdicts(judged: Judged) -> list[Verdict]:
     """The first pair of each row."""
-    i, j = judged.samples.pairs[0]
-    rows = zip(judged.rows[: count_of(judged.rows)], judged.texts, judged.preference, strict=False)
-    return [Verdict(text_of(row["prompt"]), texts[i], texts[j], float(verdict[0])) for row, texts, verdict in rows]
+    rows = zip(judged.rows[: count_of(judged.rows)], judged.texts, judged.pairs[:, 0], judged.preference, strict=False)
+    return [
+        Verdict(text_of(row["prompt"]), texts[pair[0]], texts[pair[1]], float(verdict[0]))
+        for row, texts, pair, verdict in rows
+    ]
