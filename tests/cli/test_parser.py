@@ -78,7 +78,8 @@ def test_the_command_line_goes_before_the_config_file():
         ({"beta": [0.1, True]}, "beta: invalid float value: True."),
         (
             {"pair_selection": "some"},
-            "pair_selection: invalid choice: 'some' (choose from all, iid, best_worst, tournament).",
+            "pair_selection: invalid choice: 'some' (choose from all, iid, random, circular, swiss, elimination, "
+            "tournament, best_worst, active).",
         ),
     ],
 )

@@ -93,8 +93,9 @@ def test_an_evaluation_costs_what_is_counted(algorithm, run, tmp_path, monkeypat
         return generate(prompts, count, *args)
 
     def counting_verdicts(rows, samples, *args):
-        counted["pairs"] += len(rows) * len(samples.pairs)
-        return verdicts(rows, samples, *args)
+        judged = verdicts(rows, samples, *args)
+        counted["pairs"] += judged.preference.numel()
+        return judged
 
     def counting_under(policy, batches, *args, **kwargs):
         counted["rows"] += sum(batch.input_ids.size(0) for batch in batches)

@@ -156,7 +156,9 @@ def test_few_samples_are_lists_at_a_time(tmp_path, monkeypatch):
         monkeypatch.setattr(collector, "CHUNKS_AT_ONCE", chunks)
         trainer = build("ipo", folder, per_device_generation_batch_size=1)
         micro_batches = trainer.collector.micro_batches
-        trainer.collector.micro_batches = lambda s, p, *labels: sizes.append(len(p)) or micro_batches(s, p, *labels)
+        trainer.collector.micro_batches = lambda judged, *labels: (
+            sizes.append(len(judged.rows)) or micro_batches(judged, *labels)
+        )
         trainer.train()
         return trainer
 

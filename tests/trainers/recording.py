@@ -3,7 +3,7 @@
 
 """Keeps what a trainer scored and fitted, and works the same numbers out in fp64 by plain means."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from helpers import lora_config, weights
@@ -39,9 +39,10 @@ def record(trainer) -> list[Recorded]:
     micro_batches, centre = trainer.collector.micro_batches, trainer.scorer.centre
     under, objective = trainer.scorer.under, trainer.objective
 
-    def keep_samples(samples, preference, *labels):
-        drawn.append(samples)
-        return micro_batches(samples, preference, *labels)
+    def keep_samples(judged, *labels):
+        # Here all prompts have the same pairs.
+        drawn.append(replace(judged.samples, pairs=[tuple(pair) for pair in judged.pairs[0].tolist()]))
+        return micro_batches(judged, *labels)
 
     def keep_centre(fit, batches, live, first, references):
         fits.append(Recorded(trainer.round, trainer.place.fit, weights(trainer.model), drawn[-1]))

@@ -244,7 +244,8 @@ def test_functional_dropout_is_off(tmp_path):
         (
             "ipo",
             {"pair_selection": "best"},
-            "`pair_selection` must be one of 'all', 'iid', 'best_worst', 'tournament', got 'best'",
+            "`pair_selection` must be one of 'all', 'iid', 'random', 'circular', 'swiss', 'elimination', "
+            "'tournament', 'best_worst', 'active', got 'best'",
         ),
         ("ipo", {"step_size": -1.0}, "`step_size` must be at least 0, got -1"),
         ("ipo", {"step_size": []}, "`step_size` is an empty list: give at least one number"),
@@ -441,8 +442,8 @@ def test_silence_on_a_whole_micro_batch_goes_on(algorithm, lora, tmp_path):
     )
     silent = []  # by round
     micro_batches = trainer.collector.micro_batches
-    trainer.collector.micro_batches = lambda samples, preference, *labels: (
-        silent.append(preference.isnan().float().mean().item()) or micro_batches(samples, preference, *labels)
+    trainer.collector.micro_batches = lambda judged, *labels: (
+        silent.append(judged.preference.isnan().float().mean().item()) or micro_batches(judged, *labels)
     )
     start = weights(trainer.model)
     trainer.train()

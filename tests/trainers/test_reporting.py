@@ -5,13 +5,13 @@ import warnings
 from collections import Counter
 
 import pytest
-import torch
 from accelerate import Accelerator
 from helpers import make_trainer, prompt_dataset
 
 import trl_nash.trainers.run.reporter as reporter_module
 from trl_nash import NashTrainer
 from trl_nash.judges.tally import Tally
+from trl_nash.rounds.pairings import All
 from trl_nash.rounds.rows import Filler
 from trl_nash.trainers.run.judging import Asked, Judged
 from trl_nash.trainers.run.reporter import Reporter
@@ -23,7 +23,7 @@ def test_any_reason_to_abstain_is_counted():
     tally = Tally(abstained=Counter({"n/a": 1, "too long": 2}))
     asked = [Asked(tally, abstained=3, pairs=4)]
     # A row that is a filler is not counted, but what the judge was asked of the others is.
-    reporter.record_judged(Judged([Filler()], None, [], torch.tensor([[torch.nan]]), asked))
+    reporter.record_judged(Judged([Filler()], None, [], All(), None, asked))
     reporter.record_tallies(asked)
     assert reporter.flush_evaluation() == pytest.approx(
         {"judge/abstained": 0.75, "judge/abstained/n_a": 0.25, "judge/abstained/too_long": 0.5}

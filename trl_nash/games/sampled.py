@@ -47,6 +47,9 @@ class SampledPairs:
             T: answers are drawn from `ν^{1/T}`, and the step is then taken against that policy.
         seed (`int`, *optional*, defaults to `0`): of all rounds together.
 
+    Attributes:
+        judge_calls (`int`): pairs that were asked so far, without those of an answer with itself.
+
     Raises:
         `ValueError`: If a setting is out of its range.
     """
@@ -78,15 +81,10 @@ class SampledPairs:
         self.pairing = pairing_of(pair_selection, pairs_per_prompt)
         self.pairing.check(num_generations)
         self.temperature = temperature
+        self.judge_calls = 0
         self.shape = ceil(pairs / self.pairing.trained(num_generations)), num_generations
         self.generator = np.random.default_rng(seed)
         self.label_generator = torch.Generator().manual_seed(seed)
-
-    @property
-    def judge_calls(self) -> int:
-        """Pairs in a round that the judge is asked, some of them of an answer with itself."""
-        prompts, count = self.shape
-        return prompts * self.pairing.calls(count)
 
     def sample(self, log_opponent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """
@@ -109,8 +107,13 @@ class SampledPairs:
         def of(pairs: np.ndarray) -> list[np.ndarray]:
             return [np.take_along_axis(answers, pairs[..., side], axis=1) for side in (0, 1)]
 
+        def ask(pairs: np.ndarray) -> np.ndarray:
+            first, second = of(pairs)
+            self.judge_calls += int((first != second).sum())
+            return self.game.preferences[first, second]
+
         groups = Groups(*self.shape, seed=int(self.generator.integers(2**63)), keys=answers)
-        compared = self.pairing.compare(lambda pairs: self.game.preferences[tuple(of(pairs))], groups)
+        compared = self.pairing.compare(ask, groups)
         trained = self.pairing.select(compared, self.shape[1])
         label = hard_label(torch.as_tensor(trained.preference), self.preference_label, self.label_generator)
         return *(side.ravel() for side in of(trained.pairs)), label.numpy().ravel(), trained.weights.ravel()

@@ -55,7 +55,7 @@ class RoundLog:
         if self._lines:
             entry = json.loads(self._lines.pop(0))
             set_random_state(entry["random"])
-            pairs = entry["pairs"] and [tuple(pair) for pair in entry["pairs"]]
+            pairs = None if entry["pairs"] is None else [tuple(pair) for pair in entry["pairs"]]
             return Samples(entry["prompt_ids"], entry["completion_ids"], pairs, entry.get("logps"))
         samples = sample()
         with self._writing(), self._file.open("a", encoding="utf-8") as file:
