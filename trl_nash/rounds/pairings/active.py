@@ -23,11 +23,12 @@ class Active(Pairing):
     uncertain.
 
     A pair is drawn in proportion to `√(P̂(1-P̂))`, the deviation of a verdict, with P̂ predicted from scores that are
-    fitted to what was asked. Pairs of equal completions are certain and never drawn. The weights ([`draw_weights`])
-    are those of *On Statistical Bias in Active Learning* ([2101.11665](https://huggingface.co/papers/2101.11665)).
+    fitted to what was asked. Pairs of equal completions are certain: they are never drawn, and of the others the same
+    share is asked as `"random"` would. The weights ([`draw_weights`]) are those of *On Statistical Bias in Active
+    Learning* ([2101.11665](https://huggingface.co/papers/2101.11665)).
 
     Args:
-        pairs_per_prompt (`int`): M.
+        pairs_per_prompt (`int`): M, the most that is asked.
     """
 
     name = "active"
@@ -46,32 +47,36 @@ class Active(Pairing):
         check_pairs_per_prompt(self.pairs_per_prompt, count)
 
     def play(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, Compared]:
-        everything, drawn_first = all_pairs(groups.count), (self.pairs_per_prompt + 1) // 2
-        uncertain = np.ones((groups.num_prompts, len(everything)), dtype=bool)
+        every = all_pairs(groups.count)
+        uncertain = np.ones((groups.num_prompts, len(every)), dtype=bool)
         if groups.keys is not None:
-            uncertain = groups.keys[:, everything[:, 0]] != groups.keys[:, everything[:, 1]]
-        drawn, chances = draw(uncertain.astype(float), drawn_first, groups.generator)
-        preference = yield everything[drawn]
-        if (left := self.pairs_per_prompt - drawn_first) > 0:
-            deviation = deviations(Compared.plain(everything[drawn], preference), groups.count)
-            np.put_along_axis(uncertain, drawn, False, axis=1)
-            more, more_chances = draw(deviation * uncertain, left, groups.generator)
-            second = yield everything[more]
-            drawn, chances = np.concatenate([drawn, more], axis=1), np.concatenate([chances, more_chances], axis=1)
-            preference = np.concatenate([preference, second], axis=1)
-        return Compared(everything[drawn], preference, draw_weights(chances, self._population(groups, everything)))
+            uncertain = groups.keys[:, every[:, 0]] != groups.keys[:, every[:, 1]]
+        population = uncertain.sum(axis=1)
+        share = self.pairs_per_prompt * population / len(every)  # to be asked, rounded up or down at random
+        quota = np.maximum(np.floor(share + groups.generator.random(len(share))), population > 0).astype(int)
+        first = (self.pairs_per_prompt + 1) // 2
+        pairs, preference, chances = [], [], []
+        for size, own in ((first, (quota + 1) // 2), (self.pairs_per_prompt - first, quota // 2)):
+            if size == 0:
+                continue
+            likely = uncertain.astype(np.float64)
+            if pairs:
+                likely *= deviations(pairs[0], preference[0], groups.count)
+            drawn, chance = draw(likely, size, groups.generator)
+            chance[np.arange(size) >= own[:, None]] = 0.0
+            rows, places = np.nonzero(chance)
+            uncertain[rows, drawn[rows, places]] = False
+            # What is not drawn is a completion with itself, which costs nothing and weighs nothing.
+            pairs.append(np.where((chance > 0)[..., None], every[drawn], 0))
+            chances.append(chance)
+            preference.append((yield pairs[-1]))
+        weights = draw_weights(np.concatenate(chances, axis=1), population, len(every))
+        return Compared(np.concatenate(pairs, axis=1), np.concatenate(preference, axis=1), weights)
 
-    def _population(self, groups: Groups, everything: np.ndarray) -> tuple[np.ndarray, int]:
-        """How many pairs of a prompt are uncertain, of shape (B,), and how many there are."""
-        number = np.full(groups.num_prompts, len(everything))
-        if groups.keys is not None:
-            number = (groups.keys[:, everything[:, 0]] != groups.keys[:, everything[:, 1]]).sum(axis=1)
-        return number, len(everything)
 
-
-def deviations(compared: Compared, count: int) -> np.ndarray:
+def deviations(pairs: np.ndarray, preference: np.ndarray, count: int) -> np.ndarray:
     """`√(P̂(1-P̂))` of all pairs, of shape (B, N), predicted from those that were compared."""
-    scores = least_squares(compared, count, ridge=1.0)
+    scores = least_squares(Compared.plain(pairs, preference), count, ridge=1.0)
     first, second = all_pairs(count).T
     predicted = np.clip(0.5 + scores[:, first] - scores[:, second], LEAST_CHANCE, 1 - LEAST_CHANCE)
     return np.sqrt(predicted * (1 - predicted))
@@ -93,23 +98,25 @@ def draw(chances: np.ndarray, number: int, generator: np.random.Generator) -> tu
     return drawn, np.divide(own, left, out=np.zeros_like(own), where=own > 0)
 
 
-def draw_weights(chances: np.ndarray, population: tuple[np.ndarray, int]) -> np.ndarray:
+def draw_weights(chances: np.ndarray, population: np.ndarray, number: int) -> np.ndarray:
     r"""
-    Weights with which the mean over M draws is, in expectation, the mean over all pairs, however the chances of a draw
-    depended on the draws and verdicts before it:
+    Weights with which the mean over the M columns is, in expectation, the mean over all pairs, however the chances of
+    a draw depended on the draws and verdicts before it:
 
-    `w_m = 1 + (N-M)/(N-m) · (1/((N-m+1) q_m) - 1)`, m = 1 ... M (2101.11665)
+    `w_m = 1 + (U-D)/(U-m) · (1/((U-m+1) q_m) - 1)`, m = 1 ... D (2101.11665)
 
-    for N uncertain pairs; with uniform chances it is 1. Certain ones, whose loss is 0, only count in the mean.
+    for D draws of U uncertain pairs, times what makes the mean over draws one over columns; with uniform chances it is
+    the same of all. Certain pairs, whose loss is 0, only count in the mean.
 
     Args:
-        chances (`np.ndarray` of shape `(B, M)`): q_m, in the order of the draws; 0 where nothing uncertain was left.
-        population (`tuple[np.ndarray, int]`): how many pairs of each prompt are uncertain, and how many there are.
+        chances (`np.ndarray` of shape `(B, M)`): q_m, in the order of the draws; 0 where nothing was drawn.
+        population (`np.ndarray` of shape `(B,)`): U of each prompt.
+        number (`int`): N, its pairs with the certain ones.
     """
-    number, everything = population[0][:, None], population[1]
-    asked, place = (chances > 0).sum(axis=1, keepdims=True), np.arange(1, chances.shape[1] + 1)
-    left = np.maximum(number - place, 1)  # where it is 0 all are asked, and N - M is 0 as well
-    safe = np.where(chances > 0, chances, 1.0)
-    weights = 1 + (number - asked) / left * (1 / ((number - place + 1).clip(1) * safe) - 1)
-    share = number / everything * chances.shape[1] / np.maximum(asked, 1)
-    return np.where(chances > 0, weights * share, 0.0)
+    drawn = chances > 0
+    draws, place, uncertain = drawn.sum(axis=1, keepdims=True), drawn.cumsum(axis=1), population[:, None]
+    likelihood = (uncertain - place + 1) * np.where(drawn, chances, 1.0)
+    # Where U - m is 0 all are drawn, and U - D is 0 as well.
+    spread = (uncertain - draws) / np.maximum(uncertain - place, 1)
+    weights = 1 + spread * (1 / np.where(drawn, likelihood, 1.0) - 1)
+    return np.where(drawn, weights * uncertain / number * chances.shape[1] / np.maximum(draws, 1), 0.0)
