@@ -136,6 +136,7 @@ def test_defaults_are_the_training_commands(algorithm):
         (["onpo", "--num_generations", "8", "--pair_selection", "elimination"], 26),
         (["onpo", "--num_generations", "8", "--pair_selection", "circular"], 16),
         (["onpo", "--num_generations", "8", "--pair_selection", "active", "--pairs_per_prompt", "7"], 14),
+        (["onpo", "--num_generations", "8", "--judge", "openai-group:m"], 2),
         (["nash-md", "--num_generations", "3"], 18),
         (["nash-md", "--num_generations", "3", "--reward_model_path", "org/model"], 6),
         (["egpo", "--num_generations", "3"], 2 * 3 * 2),  # sampled twice

@@ -21,6 +21,7 @@ from .base import Abstained, JudgeError, PairwiseJudge
 from .chance import RandomJudge
 from .ensemble import EnsembleJudge
 from .function import CallableJudge
+from .group import CallableGroupJudge, GroupJudge
 from .legacy import BasePairwiseJudge, LegacyJudge
 from .length import LengthDebiasedJudge, length_coefficient
 from .store import JudgementStore
@@ -29,6 +30,7 @@ from .store import JudgementStore
 if TYPE_CHECKING:
     from .gpm import GPMJudge
     from .openai_api import HFJudge, OpenAIJudge
+    from .openai_group import OpenAIGroupJudge
     from .pairrm import PairRMJudge
     from .pairwise_lm import PairwiseLMJudge
     from .reward import RewardJudge
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "GPMJudge": "gpm",
     "HFJudge": "openai_api",
+    "OpenAIGroupJudge": "openai_group",
     "OpenAIJudge": "openai_api",
     "PairRMJudge": "pairrm",
     "PairwiseLMJudge": "pairwise_lm",
@@ -46,14 +49,17 @@ __all__ = [
     "JUDGES",
     "Abstained",
     "BasePairwiseJudge",
+    "CallableGroupJudge",
     "CallableJudge",
     "EnsembleJudge",
     "GPMJudge",
+    "GroupJudge",
     "HFJudge",
     "JudgeError",
     "JudgementStore",
     "LegacyJudge",
     "LengthDebiasedJudge",
+    "OpenAIGroupJudge",
     "OpenAIJudge",
     "PairRMJudge",
     "PairwiseJudge",
@@ -71,9 +77,11 @@ JUDGES = {
     "ensemble": "trl_nash.judges.ensemble:EnsembleJudge",
     "function": "trl_nash.judges:load_path",
     "gpm": "trl_nash.judges.gpm:GPMJudge",
+    "group": "trl_nash.judges:load_group",
     "hf": "trl_nash.judges.openai_api:HFJudge",
     "length-debiased": "trl_nash.judges.length:LengthDebiasedJudge",
     "openai": "trl_nash.judges.openai_api:OpenAIJudge",
+    "openai-group": "trl_nash.judges.openai_group:OpenAIGroupJudge",
     "pairrm": "trl_nash.judges.pairrm:PairRMJudge",
     "pairwise-lm": "trl_nash.judges.pairwise_lm:PairwiseLMJudge",
     "random": "trl_nash.judges.chance:RandomJudge",
@@ -177,6 +185,19 @@ def load_path(path: str, device: Any = None, **kwargs) -> PairwiseJudge:
         return _build(judge, path, **kwargs)
     _check_arguments(inspect.signature(judge).bind_partial, judge, path, kwargs)
     return as_judge(functools.update_wrapper(functools.partial(judge, **kwargs), judge) if kwargs else judge)
+
+
+def load_group(path: str, **kwargs) -> CallableGroupJudge:
+    """The [`CallableGroupJudge`] of the function at `package.module:name`, with its arguments."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        function = _import(path)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The group judge {path!r} could not be loaded as `package.module:name` ({error})."
+        ) from error
+    return CallableGroupJudge(function, **kwargs)
 
 
 def _import(path: str) -> Any:

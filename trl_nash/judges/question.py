@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import re
+from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -91,27 +92,14 @@ class QuestionTemplate:
                 f"The prompt {path} must set either `labels`, two different words, or `verdicts`, a table of marks "
                 f'and probabilities; for example {{% set labels = ["A", "B"] %}}.'
             )
-        delimiters = settings.get("delimiters", [])
-        if bad := [mark for mark in [*delimiters, *(self.verdicts or ())] if mark[:1] not in ENTITIES]:
-            raise ValueError(
-                f"The `delimiters` and `verdicts` of the prompt {path} begin with < or [; got {bad[0]!r}."
-            )
-        # Delimiters whatever their case and spaces, as a model would take them; verdicts as they are looked for.
-        patterns = [r"\s*".join(map(re.escape, re.findall(r"\w+|[^\w\s]", mark))) for mark in delimiters]
+        patterns = []  # verdicts as they are looked for
         if self.pattern is not None and not self.pattern.scores:  # a pair of numbers may be honest
             patterns.append(rf"(?=[<\[])(?:{re.sub(r'[?]P<[a-z]+>', '?:', self.pattern.regex.pattern)})")
-        self._marks = re.compile("|".join([*patterns, *SPECIAL_TOKENS]), re.IGNORECASE)
+        self._marks = marks_of(path, settings.get("delimiters", []), self.verdicts or (), patterns)
 
     def neutralise(self, text: Any) -> Any:
         """`text` without the power to be anything but text in this question."""
-        if not isinstance(text, str):
-            return text
-
-        def harmless(match: re.Match) -> str:
-            rest = match[0].lstrip(match[0][0])
-            return ENTITIES[match[0][0]] * (len(match[0]) - len(rest)) + rest
-
-        return self._marks.sub(harmless, text)
+        return harmless(self._marks, text)
 
     def render(
         self, prompt: Prompt, first: str, second: str, mode: str, strict: bool = False, **columns
@@ -175,6 +163,29 @@ class QuestionTemplate:
         if total < LABEL_MASS or unlisted > MOST_UNKNOWN * (total + unlisted):
             return None
         return mass[self.labels[0]] / total, total
+
+
+def marks_of(
+    path: Path, delimiters: Iterable[str], verdicts: Iterable[str] = (), patterns: Iterable[str] = ()
+) -> re.Pattern:
+    """What texts must not contain in the question of a file: its delimiters, special tokens, and patterns."""
+    if bad := [mark for mark in [*delimiters, *verdicts] if mark[:1] not in ENTITIES]:
+        raise ValueError(f"The `delimiters` and `verdicts` of the prompt {path} begin with < or [; got {bad[0]!r}.")
+    # Delimiters whatever their case and spaces, as a model would take them.
+    marks = [r"\s*".join(map(re.escape, re.findall(r"\w+|[^\w\s]", mark))) for mark in delimiters]
+    return re.compile("|".join([*marks, *patterns, *SPECIAL_TOKENS]), re.IGNORECASE)
+
+
+def harmless(marks: re.Pattern, text: Any) -> Any:
+    """`text` in which the first character of marks, as often as it stands there, is its HTML entity."""
+    if not isinstance(text, str):
+        return text
+
+    def replaced(match: re.Match) -> str:
+        rest = match[0].lstrip(match[0][0])
+        return ENTITIES[match[0][0]] * (len(match[0]) - len(rest)) + rest
+
+    return marks.sub(replaced, text)
 
 
 def as_text(prompt: Prompt) -> str:

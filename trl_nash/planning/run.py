@@ -32,7 +32,8 @@ SHARDED = ("zero3", "fsdp2")  # strategies under which a process holds a part of
 # Judges that look at each completion by itself, once.
 SCORERS = ("reward", "gpm")
 LOCAL_JUDGES = (*SCORERS, "pairwise-lm", "pairrm")  # models on the devices that train
-REMOTE_JUDGES = ("openai", "hf")  # which answer so many calls a second
+GROUP_JUDGES = ("openai-group", "group")  # which see all completions of a prompt at once
+REMOTE_JUDGES = ("openai", "hf", "openai-group")  # which answer so many calls a second
 KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.run.scorer`
 # What the commands train, where tables are played otherwise: by gradient steps, or by another loss at the same centre.
 _DEFINITIONS = METHODS | {
@@ -218,7 +219,10 @@ class Run:
     @property
     def judge_calls(self) -> int:
         """Questions to the judge for one prompt, before its cache."""
-        return self.completions if self.judge in SCORERS else self.samplings * self.judged_pairs * self.judge_orders
+        if self.judge in SCORERS:
+            return self.completions
+        asked = 1 if self.judge in GROUP_JUDGES else self.judged_pairs
+        return self.samplings * asked * self.judge_orders
 
     @property
     def judge_calls_a_round(self) -> int:
@@ -242,7 +246,7 @@ class Run:
         count = self.num_generations
         if self.judge in SCORERS:
             return (2 if self.algorithm in PLAYED else 1) * count + 2 * count
-        return (self.judged_pairs + count) * self.judge_orders
+        return (2 if self.judge in GROUP_JUDGES else self.judged_pairs + count) * self.judge_orders
 
     @property
     def evaluation_scorings(self) -> float:

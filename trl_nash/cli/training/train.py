@@ -33,7 +33,7 @@ from .threads import choose_threads
 if TYPE_CHECKING:
     from ..arguments import Arguments
 
-_LIGHT = {"function", "random", "openai", "hf"}  # judges that load no model here
+_LIGHT = {"function", "group", "random", "openai", "openai-group", "hf"}  # judges that load no model here
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,7 +124,7 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     from ...compat import get_peft_config, get_quantization_config
     from ...data.check import remember
     from ...generation.prompts import PromptRenderer
-    from ...trainers.checks.ahead import check_columns, check_run
+    from ...trainers.checks.ahead import check_columns, check_pairing, check_run
     from ...trainers.checks.arguments import check_arguments
     from ...trainers.loading import adapter_config, check_adapter, load_tokenizer
     from ...trainers.run.checkpoint_files import find_checkpoint
@@ -163,6 +163,7 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     check_run(training, arguments.judge.judge, training.reward_model_path, prompts.train, prompts.evaluation)
     if judge is not None:
         check_columns(judge, prompts.train, prompts.evaluation)
+        check_pairing(judge, training_args)
     found = None
     if script.dry_run:
         check_model_without_weights(base, arguments, peft_config)

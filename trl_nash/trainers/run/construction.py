@@ -14,7 +14,7 @@ from ...generation.sampler import generation_config
 from ...judges import PairwiseJudge, RewardJudge, load_judge
 from ...kernels.fused_head import FusedHead, add_fused_head
 from ..checks import arguments
-from ..checks.ahead import check_columns, check_run
+from ..checks.ahead import check_columns, check_pairing, check_run
 from ..checks.policy import verify_policy, verify_reference
 from ..checks.sampling import check_sampler
 from ..config import NashConfig
@@ -65,6 +65,7 @@ def prepare(
     judge = None if judge is None else load_judge(judge, device=args.device)
     if judge is not None:
         check_columns(judge, train_dataset, eval_dataset)
+        check_pairing(judge, args)
 
     if processing_class is None:
         processing_class = _load_tokenizer(started_from, args, with_model=isinstance(model, str))
