@@ -8,6 +8,11 @@ that thinks for 100 ms about each. With 64 connections it cannot take less than 
 The server is a process of its own, so that its work is not the client's. Each run has a new judge with an empty store;
 its answers are compared with the server's rule, and it is followed by a run that finds them all in the store.
 
+Then a round of 64 prompts with K = 8 completions, by pairing: its judge calls, the seconds that they take with 64
+connections, and the rank correlation of the completions' win rates with those of all pairs, on a judge whose
+preferences are those of a reward with noise. Pairs that are drawn (`random`, `active`) are as few as have a
+correlation of .95. A judge of groups, which sees the eight at once, is timed only: what it says is not compared.
+
     python benchmarks/judge_concurrency.py
 """
 
@@ -28,14 +33,21 @@ from pathlib import Path
 LOOPBACK = Path(__file__).resolve().parents[1] / "tests" / "judges" / "loopback.py"
 sys.path.insert(0, str(LOOPBACK.parent))
 
+import numpy as np  # noqa: E402
 from loopback import fair  # noqa: E402
+from scipy.stats import rankdata  # noqa: E402
 
 from trl_nash import __version__  # noqa: E402
 from trl_nash.judges.openai_api import OpenAIJudge  # noqa: E402
+from trl_nash.judges.openai_group import OpenAIGroupJudge  # noqa: E402
+from trl_nash.rounds.pairings import PAIR_SELECTIONS, Groups, Pairing, pairing_of, win_rates  # noqa: E402
 
 
 CONNECTIONS = 64  # for which there is a limit
 LIMIT = 3.0
+PROMPTS, COMPLETIONS = 64, 8  # of the round that pairings are compared on
+QUALITY = 0.95  # rank correlation with all pairs
+SIZED = ("random", "active")
 
 
 def machine() -> dict:
@@ -79,6 +91,83 @@ def measure(url: str, connections: int, judgements: int, repeats: int) -> dict:
     }
 
 
+def preferences(prompts: int, seed: int = 0) -> np.ndarray:
+    """P(i ≻ j) of the completions of each prompt: rewards with a spread of 2, and noise of .5 on each pair."""
+    generator = np.random.default_rng(seed)
+    reward = generator.normal(scale=2.0, size=(prompts, COMPLETIONS))
+    noise = generator.normal(scale=0.5, size=(prompts, COMPLETIONS, COMPLETIONS))
+    odds = reward[:, :, None] - reward[:, None] + (noise - noise.transpose(0, 2, 1)) / np.sqrt(2)
+    return 1 / (1 + np.exp(-odds))
+
+
+def correlation(pairing: Pairing, prompts: int = 1000) -> float:
+    """Mean over prompts of Spearman's rank correlation of win rates with those of all pairs."""
+    table = preferences(prompts)
+    rows = np.arange(prompts)[:, None]
+
+    def rates(pairing: Pairing) -> np.ndarray:
+        groups = Groups(prompts, COMPLETIONS)
+        found = win_rates(pairing.compare(lambda p: table[rows, p[..., 0], p[..., 1]], groups), COMPLETIONS)
+        return np.nan_to_num(found, nan=0.5)  # of a completion that was in no pair nothing is known
+
+    own, reference = (rankdata(rates(each), axis=1) for each in (pairing, pairing_of("all")))
+    own, reference = own - own.mean(axis=1, keepdims=True), reference - reference.mean(axis=1, keepdims=True)
+    sizes = np.sqrt((own**2).sum(axis=1) * (reference**2).sum(axis=1))
+    return float(((own * reference).sum(axis=1) / sizes).mean())
+
+
+def smallest(selection: str) -> Pairing:
+    """A pairing; of those that draw so many pairs that with the fewest that is good enough."""
+    if selection not in SIZED:
+        return pairing_of(selection)
+    every = COMPLETIONS * (COMPLETIONS - 1) // 2
+    sizes = (pairing_of(selection, number) for number in range(COMPLETIONS - 1, every + 1))
+    return next(pairing for pairing in sizes if correlation(pairing) >= QUALITY)
+
+
+def measure_pairing(url: str, selection: str, repeats: int) -> dict:
+    """A round on the server: each wave is one call of the judge, whose questions are asked side by side."""
+    pairing = smallest(selection)
+    texts = [[f"answer {k} to {b}" for k in range(COMPLETIONS)] for b in range(PROMPTS)]
+    prompts, seconds = [f"prompt {b}" for b in range(PROMPTS)], []
+    judge = OpenAIJudge("tiny", base_url=url, mode="logprobs", concurrency=CONNECTIONS, cache=None)
+    judge(["warm up"], ["a"], ["b"])
+    for seed in range(repeats):
+        before, start = judge.usage["requests"], time.perf_counter()
+        pairing.compare(lambda p: judge.compare(prompts, texts, p), Groups(PROMPTS, COMPLETIONS, seed=seed))
+        seconds.append(time.perf_counter() - start)
+        calls = judge.usage["requests"] - before
+    return {
+        "pairing": selection,
+        "pairs_per_prompt": pairing.calls(COMPLETIONS),
+        "waves": pairing.waves(COMPLETIONS),
+        "calls": calls,
+        "seconds": round(statistics.median(seconds), 2),
+        "all_seconds": [round(value, 2) for value in seconds],
+        "correlation": round(correlation(pairing), 3),
+    }
+
+
+def measure_group(url: str, repeats: int) -> dict:
+    """The same round of a judge that sees all completions of a prompt at once, forwards and backwards."""
+    texts = [[f"answer {k} to {b}" for k in range(COMPLETIONS)] for b in range(PROMPTS)]
+    prompts, seconds = [f"prompt {b}" for b in range(PROMPTS)], []
+    judge = OpenAIGroupJudge("tiny", base_url=url, concurrency=CONNECTIONS, cache=None)
+    for _ in range(repeats):
+        before, start = judge.usage["requests"], time.perf_counter()
+        preference = judge.compare(prompts, texts, [(0, 1)] + [(k - 1, k) for k in range(2, COMPLETIONS)])
+        seconds.append(time.perf_counter() - start)
+        calls = judge.usage["requests"] - before
+        assert not np.isnan(preference).any()
+    return {
+        "pairing": "group judge",
+        "waves": 1,
+        "calls": calls,
+        "seconds": round(statistics.median(seconds), 2),
+        "all_seconds": [round(value, 2) for value in seconds],
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judgements", type=int, default=1000)
@@ -91,7 +180,7 @@ def main() -> int:
     options = parser.parse_args()
 
     command = [sys.executable, str(LOOPBACK), "--latency", str(options.latency)]
-    results = []
+    results, pairings = [], []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             url = server.stdout.readline().strip()
@@ -105,6 +194,16 @@ def main() -> int:
                     f"{result['seconds_from_the_store']:>15.3f}",
                     flush=True,
                 )
+            print(f"\n{'pairing':>12} {'pairs':>6} {'waves':>6} {'calls':>6} {'seconds':>8} {'correlation':>12}")
+            for selection in PAIR_SELECTIONS:
+                pairings.append(measure_pairing(url, selection, options.repeats))
+                print(
+                    "{pairing:>12} {pairs_per_prompt:>6} {waves:>6} {calls:>6} {seconds:>8.2f} "
+                    "{correlation:>12.3f}".format(**pairings[-1]),
+                    flush=True,
+                )
+            pairings.append(measure_group(url, options.repeats))
+            print("{pairing:>12} {0:>6} {waves:>6} {calls:>6} {seconds:>8.2f}".format("", **pairings[-1]))
         finally:
             server.kill()
     report = {
@@ -114,6 +213,7 @@ def main() -> int:
         "limit": {"connections": CONNECTIONS, "seconds": LIMIT},
         "machine": machine(),
         "results": results,
+        "round": {"prompts": PROMPTS, "num_generations": COMPLETIONS, "connections": CONNECTIONS, "results": pairings},
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")

@@ -25,6 +25,7 @@ from typing import Any
 
 KEY = "sk-loopback-secret-0123456789"
 PAIR = re.compile(r"<response_a>\n(.*)\n</response_a>\n\n<response_b>\n(.*)\n</response_b>", re.DOTALL)
+GROUP = re.compile(r'<response id="(\d+)">')
 PROBE = ("2 + 2 is 4.", "2 + 2 is 5.")
 
 
@@ -168,7 +169,10 @@ def tokens(**logprobs: float) -> dict[str, Any]:
 
 
 def ok(handler):
-    """Behaviour: the verdict, with logprobs or as JSON or as text, as the request asks."""
+    """Behaviour: the verdict, with logprobs or as JSON or as text, as the request asks; the same score for all."""
+    if ids := GROUP.findall(handler.body["messages"][-1]["content"]):
+        reply({"content": json.dumps({"scores": dict.fromkeys(ids, 5)})})(handler)
+        return
     p = preference(*handler.question)
     label = "A" if p > 0.5 else "B"
     logprobs = None

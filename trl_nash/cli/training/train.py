@@ -163,7 +163,7 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     check_run(training, arguments.judge.judge, training.reward_model_path, prompts.train, prompts.evaluation)
     if judge is not None:
         check_columns(judge, prompts.train, prompts.evaluation)
-        check_pairing(judge, training_args)
+        check_pairing(judge, training)
     found = None
     if script.dry_run:
         check_model_without_weights(base, arguments, peft_config)
