@@ -7,8 +7,10 @@ tokens, and two games at once told apart by their prompt. Every figure is exact,
 
     python benchmarks/language_games.py --seeds 3 --docs docs/background/games.md
 
-writes benchmarks/results/language_games.json and the table in docs/background/games.md. `--algorithms` and `--cases`
-run a part of the grid; what the file has of other runs stays in it. benchmarks/figures.py draws what it recorded.
+`comal, PAIRING` is COMAL with K = 8 and so many prompts that a round has as many judge calls, whatever the pairing.
+The command writes benchmarks/results/language_games.json and the tables in docs/background/games.md. `--algorithms`
+and `--cases` run a part of the grid; what the file has of other runs stays in it. benchmarks/figures.py draws what it
+recorded.
 """
 
 import argparse
@@ -25,6 +27,9 @@ from pathlib import Path
 CASES = ("one token", "LoRA", "two tokens", "two games")
 _SHORT = ("one token", "two games")
 GRPO = "grpo, rate "
+PAIRED = "comal, "
+CALLS, ANSWERS, PAIRS = 1536, 8, 8  # of a round, of a prompt, and of a prompt where pairs are drawn
+PAIRINGS = "all iid random circular swiss elimination tournament best_worst active".split()
 # The rows of the grid and their cases. The others are as COMAL or Nash-MD in what LoRA and longer answers change.
 ROWS = {
     "comal": CASES,
@@ -41,6 +46,7 @@ ROWS = {
     "sppo": _SHORT,
     "online-dpo": ("one token",),
     **{f"{GRPO}{rate}": _SHORT for rate in ("1e-4", "3e-4", "1e-3", "3e-3")},
+    **{f"{PAIRED}{pairing}": ("one token",) for pairing in PAIRINGS},
 }
 START = (0.2, 0.5, 0.3)
 RESULTS = Path(__file__).parent / "results" / "language_games.json"
@@ -79,6 +85,8 @@ def run(job: tuple[str, str, int, int]) -> dict:
     algorithm = row
     if row.startswith(GRPO):
         algorithm, options["learning_rate"] = "grpo", float(row.removeprefix(GRPO))
+    elif row.startswith(PAIRED):
+        algorithm, options = "comal", options | paired(row.removeprefix(PAIRED))
     began = time.monotonic()
     rounds = samplings // PLAYERS[algorithm].samplings
     watch = play(game, algorithm, start=start, seed=seed, rounds=rounds, **options)
@@ -106,6 +114,32 @@ def run(job: tuple[str, str, int, int]) -> dict:
     return result
 
 
+def paired(pairing: str) -> dict:
+    """The options of a round with `CALLS` judge calls, up to a multiple of 4 prompts."""
+    from trl_nash.rounds.pairings import pairing_of
+
+    pairs = PAIRS if pairing in ("random", "active") else None
+    calls = pairing_of(pairing, pairs).calls(ANSWERS)
+    return {
+        "pair_selection": pairing,
+        "pairs_per_prompt": pairs,
+        "num_generations": ANSWERS,
+        "prompts": 4 * round(CALLS / calls / 4),
+    }
+
+
+def pairing_table(results: list[dict]) -> str:
+    """COMAL by pairing, at equal judge calls, as a Markdown table."""
+    import numpy as np
+
+    lines = ["| pairing | prompts in a round | mean gap of the last 20 % |", "|---|---|---|"]
+    for pairing in PAIRINGS:
+        tails = [result["tail_gap"] for result in results if result["algorithm"] == f"{PAIRED}{pairing}"]
+        found = f"{np.median(tails):.3f} ({min(tails):.3f} to {max(tails):.3f})" if tails else "not run"
+        lines.append(f"| `{pairing}` | {paired(pairing)['prompts']} | {found} |")
+    return "\n".join(lines)
+
+
 def table(results: list[dict], rounds: int) -> str:
     """The medians over seeds as a Markdown table, and what they are."""
     import numpy as np
@@ -113,7 +147,7 @@ def table(results: list[dict], rounds: int) -> str:
     seeds = len({result["seed"] for result in results})
     header = [f"| algorithm | {' | '.join(CASES)} |", "|---|" + "---|" * len(CASES)]
     gaps, own = [], []
-    for row in ROWS:
+    for row in (row for row in ROWS if not row.startswith(PAIRED)):
         cells, distances = [], []
         for name in CASES:
             runs = [result for result in results if (result["case"], result["algorithm"]) == (name, row)]
@@ -193,14 +227,13 @@ def main() -> None:
         for number, result in enumerate(pool.imap_unordered(run, jobs), start=1):
             results = merge([result], options.output, options.rounds)
             print(f"{number}/{len(jobs)} {json.dumps(result)}", flush=True)
-    text = table(results, options.rounds)
-    print(text)
-    if options.docs:
-        page = options.docs.read_text(encoding="utf-8")
-        filled = re.sub(
-            r"(<!-- grid:begin -->\n).*?(<!-- grid:end -->)", lambda m: f"{m[1]}{text}\n{m[2]}", page, flags=re.DOTALL
-        )
-        options.docs.write_text(filled, encoding="utf-8")
+    for name, text in (("grid", table(results, options.rounds)), ("pairings", pairing_table(results))):
+        print(f"{text}\n")
+        if options.docs:
+            page = options.docs.read_text(encoding="utf-8")
+            marks = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
+            page = re.sub(marks, lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)
+            options.docs.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def errors(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=400, help="judge calls of a round")
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--num_generations", type=int, default=8)
     parser.add_argument("--pairs_per_prompt", type=int, default=8)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "pairings.json")

@@ -107,6 +107,7 @@ def play(
     *,
     start: ArrayLike | Mapping[str, ArrayLike],
     rounds: int = 80,
+    prompts: int = ROUND,
     seed: int = 0,
     config: PreTrainedConfig | None = None,
     peft_config=None,
@@ -121,6 +122,7 @@ def play(
         algorithm (`str`): a key of `PLAYERS`.
         start (`ArrayLike` or `dict[str, ArrayLike]`): the policy that training starts from, and its reference.
         rounds (`int`, *optional*, defaults to `80`): how many.
+        prompts (`int`, *optional*, defaults to `512`): of each game in a sampling, a multiple of 4.
         seed (`int`, *optional*, defaults to `0`): of the model and of what is sampled.
         config ([`~transformers.PreTrainedConfig`], *optional*): of the model, see [`LanguageGame.build_model`].
         peft_config ([`~peft.PeftConfig`], *optional*): adapter to train instead of the whole model.
@@ -131,7 +133,7 @@ def play(
         [`GameCallback`]: the exact policies and duality gaps, one before training and one after each round.
     """
     player = PLAYERS[algorithm]
-    prompts = ROUND * len(game.games)
+    prompts *= len(game.games)
     dataset = game.dataset(prompts)
     if player.trainer is GRPOTrainer:
         dataset = dataset.add_column("group", list(range(prompts)))  # the same prompt is in many groups
