@@ -135,7 +135,9 @@ def pairing_table(results: list[dict]) -> str:
     lines = ["| pairing | prompts in a round | mean gap of the last 20 % |", "|---|---|---|"]
     for pairing in PAIRINGS:
         tails = [result["tail_gap"] for result in results if result["algorithm"] == f"{PAIRED}{pairing}"]
-        found = f"{np.median(tails):.3f} ({min(tails):.3f} to {max(tails):.3f})" if tails else "not run"
+        found = f"{np.median(tails):.3f}" if tails else "not run"
+        if len(tails) > 1:
+            found += f" ({min(tails):.3f} to {max(tails):.3f})"
         lines.append(f"| `{pairing}` | {paired(pairing)['prompts']} | {found} |")
     return "\n".join(lines)
 
