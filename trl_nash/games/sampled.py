@@ -13,7 +13,6 @@ from itertools import combinations
 from math import ceil
 
 import numpy as np
-from scipy.special import log_softmax, softmax
 
 from .matrix import MatrixGame, check_positive
 
@@ -106,7 +105,7 @@ class SampledPairs:
 
         from ..objectives import best_and_worst, hard_label
 
-        policy = softmax(log_opponent / self.temperature)
+        policy = self.game.distribution(np.exp(self.game.normalized(log_opponent / self.temperature)))
         answers = self.generator.choice(len(policy), size=self.shape, p=policy)
         first, second = (answers[:, self.pairs_of_prompt[:, side]] for side in (0, 1))
         preference = torch.as_tensor(self.game.preferences[first, second])
@@ -118,12 +117,10 @@ class SampledPairs:
 
     def __call__(self, log_opponent: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
         first, second, label = self.sample(log_opponent)
-        size = len(self.game)
+        size = len(self.game.whole)
         # Normal equations of Σ (h_i - h_j - (label - ½))²: the Laplacian of the graph whose edges are the pairs.
         counts = np.bincount(first * size + second, minlength=size * size).reshape(size, size)
         counts = counts + counts.T
         laplacian = np.diag(counts.sum(axis=1)) - counts
         wins = np.bincount(first, label - 0.5, size) - np.bincount(second, label - 0.5, size)
-        # Of many minimisers the smallest: an answer that is in no pair keeps its anchor.
-        advantage = np.linalg.pinv(laplacian.astype(np.float64), hermitian=True) @ wins
-        return lambda log_anchor, step_size: log_softmax(log_anchor + step_size * advantage)
+        return lambda log_anchor, step_size: self.game.fitted(log_anchor, step_size, laplacian.astype(float), wins)
