@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .dialogues.game import DialogueGame
-from .matrix import MatrixGame
+from .dialogues.game import Game
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class History:
         policies (`np.ndarray` of shape `(T + 1, N)`): the policy after each round; row 0 is the start.
     """
 
-    game: MatrixGame | DialogueGame
+    game: Game
     policies: np.ndarray
 
     @property

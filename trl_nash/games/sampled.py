@@ -14,7 +14,8 @@ from math import ceil
 
 import numpy as np
 
-from .matrix import MatrixGame, check_positive
+from .dialogues.game import Game
+from .matrix import check_positive
 
 
 PREFERENCE_LABELS = ("soft", "sampled", "argmax")
@@ -33,7 +34,8 @@ class SampledPairs:
     which tends to `π ∝ exp(a + η P(· ≻ ν))` as the number of pairs grows, ν the policy that they were drawn from.
 
     Args:
-        game ([`MatrixGame`]): whose preferences judge the pairs.
+        game ([`MatrixGame`] or [`DialogueGame`]):
+            Whose preferences judge the pairs. Of dialogues each is rolled out from the root, and h is summed over turns.
         pairs (`int`): pairs in a round, rounded up to whole prompts.
         preference_label (`str`, *optional*, defaults to `"soft"`):
             `"soft"` is P, `"sampled"` a draw from Bernoulli(P), `"argmax"` is 1[P > ½], which solves the game of
@@ -44,7 +46,7 @@ class SampledPairs:
             nor, where preferences cycle, in direction.
         num_generations (`int`, *optional*, defaults to `2`): K, independent answers per prompt.
         temperature (`float`, *optional*, defaults to `1.0`):
-            T: answers are drawn from `ν^{1/T}`, and the step is then taken against that policy.
+            T: each answer is drawn from `ν^{1/T}`, and the step is then taken against that policy.
         seed (`int`, *optional*, defaults to `0`): of all rounds together.
 
     Raises:
@@ -53,7 +55,7 @@ class SampledPairs:
 
     def __init__(
         self,
-        game: MatrixGame,
+        game: Game,
         *,
         pairs: int,
         preference_label: str = "soft",

@@ -57,7 +57,9 @@ def sequence_form_equilibrium(game: DialogueGame) -> np.ndarray:
     return policy
 
 
-def regularized_dialogue_equilibrium(game: DialogueGame, reference: ArrayLike, beta: float) -> tuple[np.ndarray, float]:
+def regularized_dialogue_equilibrium(
+    game: DialogueGame, reference: ArrayLike, beta: float
+) -> tuple[np.ndarray, float]:
     r"""
     The equilibrium of the game in which straying from the reference costs `τ KL(·‖ref)` of dialogues, and its residual.
 

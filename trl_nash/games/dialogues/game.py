@@ -62,9 +62,13 @@ class DialogueGame(DialogueTree):
         user: Sequence[ArrayLike] | None = None,
     ):
         super().__init__(answers, replies, user)
-        self.whole = MatrixGame(preferences, self.dialogues if np.shape(preferences)[:1] == self.chance.shape else None)
+        self.whole = MatrixGame(
+            preferences, self.dialogues if np.shape(preferences)[:1] == self.chance.shape else None
+        )
         if len(self.whole) != len(self.dialogues):
-            raise ValueError(f"`preferences` compares {len(self.whole)} dialogues, but there are {len(self.dialogues)}.")
+            raise ValueError(
+                f"`preferences` compares {len(self.whole)} dialogues, but there are {len(self.dialogues)}."
+            )
         self.advantage, self.preferences = self.whole.advantage, self.whole.preferences
 
     def gains(self, policy: np.ndarray) -> np.ndarray:
@@ -128,3 +132,7 @@ class DialogueGame(DialogueTree):
 
 def _greedy(turn: int, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.eye(q.shape[-1])[q.argmax(axis=-1)], q.max(axis=-1)
+
+
+Game = MatrixGame | DialogueGame
+"""What methods are played on."""

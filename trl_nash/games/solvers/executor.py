@@ -13,12 +13,11 @@ from numpy.typing import ArrayLike
 
 from ...algorithms.fit import AVERAGE, INITIAL, START, Fit, Method, Past, named
 from ...algorithms.play import play_round
-from ..dialogues.game import DialogueGame
+from ..dialogues.game import Game
 from ..history import History
-from ..matrix import MatrixGame, check_positive
+from ..matrix import check_positive
 
 
-Game = MatrixGame | DialogueGame
 # `pairs(log_opponent)` draws the pairs of a round, and `pairs(log_opponent)(log_centre, step_size)` is the log-policy
 # fitted to them, all of shape (N,), or (S,) for dialogues.
 Pairs = Callable[[np.ndarray], Callable[[np.ndarray, float], np.ndarray]]
@@ -167,6 +166,12 @@ def log_policy(game: Game, name: str, probabilities: ArrayLike) -> np.ndarray:
             f"`{name}` must give every answer, but {answer!r} has probability 0, and no step changes that."
         )
     return np.log(policy)
+
+
+def check_single_turn(name: str, game: Game) -> None:
+    """Raises `ValueError` on a game of dialogues, for a method that is written down for answers of one turn."""
+    if game.whole is not game:
+        raise ValueError(f"{name} is played on games of one turn; `game.whole` has each dialogue as one answer.")
 
 
 def check_rounds(name: str, value: int) -> None:
