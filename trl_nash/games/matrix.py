@@ -134,7 +134,7 @@ class MatrixGame:
         return log_softmax(log_centre + gains)
 
     def fitted(self, log_centre: np.ndarray, step_size: float, weights: np.ndarray, wins: np.ndarray) -> np.ndarray:
-        """The policy that minimises `½ hᵀ L h - η hᵀ w`, h being its log-ratios to the centre, see [`SampledPairs`]."""
+        """The policy that minimises `½ hᵀ L h - η hᵀ w`, h its log-ratios to the centre: [`SampledPairs`]."""
         # Of many minimisers the smallest: an answer that is in no pair keeps its centre.
         return self.tilted(log_centre, step_size * (np.linalg.pinv(weights, hermitian=True) @ wins))
 

@@ -35,7 +35,8 @@ class SampledPairs:
 
     Args:
         game ([`MatrixGame`] or [`DialogueGame`]):
-            Whose preferences judge the pairs. Of dialogues each is rolled out from the root, and h is summed over turns.
+            Whose preferences judge the pairs. Of dialogues each is rolled out from the root, and h is summed over
+            turns.
         pairs (`int`): pairs in a round, rounded up to whole prompts.
         preference_label (`str`, *optional*, defaults to `"soft"`):
             `"soft"` is P, `"sampled"` a draw from Bernoulli(P), `"argmax"` is 1[P > ½], which solves the game of

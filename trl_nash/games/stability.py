@@ -21,8 +21,8 @@ def rotation_rates(game: Game, policy: ArrayLike) -> np.ndarray:
     r"""
     The κ_j > 0, largest first: ±iκ_j are the eigenvalues of `(P-½)(diag π - π πᵀ)` that are not zero.
 
-    There are at most N/2. An equilibrium of one answer has none. Of dialogues π is over whole dialogues, and deviations
-    are those that policies can make, [`DialogueGame.tangent`].
+    There are at most N/2. An equilibrium of one answer has none. Of dialogues π is over whole dialogues, and
+    deviations are those that policies can make, [`DialogueGame.tangent`].
     """
     # diag π - π πᵀ = FᵀF, and F (P-½) Fᵀ is skew: its eigenvalues are exactly imaginary, those of a Hermitian matrix.
     return _rates(game.tangent(game.policy(policy)), game)

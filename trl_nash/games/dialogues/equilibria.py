@@ -19,9 +19,9 @@ def sequence_form_equilibrium(game: DialogueGame) -> np.ndarray:
     A Nash policy of a dialogue game, of shape `(S,)`, by the linear program in sequence form (Koller, Megiddo and von
     Stengel, 1996).
 
-    A policy is its plan x, the products of `π` along dialogues (`x(s, ·)` adds up to x of the answer before s), in which
-    win rates are linear. Whoever answers it best gets `min q(root)` over values q of states that are at least those of
-    their answers. So x and q are one program, whose q(root) is 0: the value of the game is ½.
+    A policy is its plan x, the products of `π` along dialogues (`x(s, ·)` adds up to x of the answer before s), in
+    which win rates are linear. Whoever answers it best gets `min q(root)` over values q of states that are at least
+    those of their answers. So x and q are one program, whose q(root) is 0: the value of the game is ½.
 
     States that x does not come to are given the uniform policy; nobody can gain by what is done there.
 
@@ -61,10 +61,11 @@ def regularized_dialogue_equilibrium(
     game: DialogueGame, reference: ArrayLike, beta: float
 ) -> tuple[np.ndarray, float]:
     r"""
-    The equilibrium of the game in which straying from the reference costs `τ KL(·‖ref)` of dialogues, and its residual.
+    The equilibrium of the game in which straying from the reference costs `τ KL(·‖ref)` of dialogues, and its
+    residual.
 
-    Nash mirror prox (`trl_nash.algorithms.nash_mirror_prox`) with exact steps comes to it at a linear rate; how near it
-    is is read from the best response.
+    Nash mirror prox (`trl_nash.algorithms.nash_mirror_prox`) with exact steps comes to it at a linear rate; how near
+    it is is read from the best response.
 
     Returns:
         The policy, of shape `(S,)`, and `max |log π - log BR(π)|` in nats.

@@ -62,13 +62,13 @@ class DialogueGame(DialogueTree):
         user: Sequence[ArrayLike] | None = None,
     ):
         super().__init__(answers, replies, user)
-        self.whole = MatrixGame(
-            preferences, self.dialogues if np.shape(preferences)[:1] == self.chance.shape else None
-        )
-        if len(self.whole) != len(self.dialogues):
+        count = len(self.dialogues)
+        if np.shape(preferences) != (count, count):
             raise ValueError(
-                f"`preferences` compares {len(self.whole)} dialogues, but there are {len(self.dialogues)}."
+                f"`preferences` must be of shape {(count, count)}, as there are {count} dialogues; got "
+                f"{np.shape(preferences)}."
             )
+        self.whole = MatrixGame(preferences, self.dialogues)
         self.advantage, self.preferences = self.whole.advantage, self.whole.preferences
 
     def gains(self, policy: np.ndarray) -> np.ndarray:
@@ -77,8 +77,8 @@ class DialogueGame(DialogueTree):
 
     def answer_gains(self, policy: np.ndarray) -> np.ndarray:
         r"""
-        `Q(s, a) - ½` with `Q = E[P(z ≻ z') | s, a, π; z' ~ π from the root]`, shape `(S,)`, as in the multi-turn part of
-        ONPO's paper ([2502.16852](https://huggingface.co/papers/2502.16852)).
+        `Q(s, a) - ½` with `Q = E[P(z ≻ z') | s, a, π; z' ~ π from the root]`, shape `(S,)`, as in the multi-turn part
+        of ONPO's paper ([2502.16852](https://huggingface.co/papers/2502.16852)).
         """
         blocks = self.blocks(policy)
         return self.backward(self.gains(policy), lambda turn, q: (q, (blocks[turn] * q).sum(axis=-1)))[0]
@@ -105,8 +105,8 @@ class DialogueGame(DialogueTree):
 
     def regularized_best_response(self, policy: ArrayLike, reference: ArrayLike, beta: float) -> np.ndarray:
         r"""
-        The best response to π, of shape `(S,)`, when straying from the reference costs `τ KL(·‖ref)` of dialogues, which
-        is that of answers, summed over turns.
+        The best response to π, of shape `(S,)`, when straying from the reference costs `τ KL(·‖ref)` of dialogues,
+        which is that of answers, summed over turns.
         """
         check_positive("beta", beta)
         with np.errstate(divide="ignore"):

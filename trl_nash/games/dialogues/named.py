@@ -18,18 +18,18 @@ def dialogue_cycle(turns: int = 2, shares: Sequence[float] = (1.0,), luck: float
     A cycle of three answers at every turn of a dialogue, another one against who said the same than against others.
 
     `P(z ≻ z') - ½ = .6 A(a_1, a_1') + Σ_{h>1} A_h(a_h, a_h')`, A being `P - ½` of COMAL's cycle
-    ([2410.23223](https://huggingface.co/papers/2410.23223)), whose Nash policy is (4, 3, 4)/11. A_h is A where all that
-    was said before is the same in both dialogues. Where it is not, it is a weaker cycle, with the Nash policy
-    (1, 5, 5)/11. So a policy that is right about those only who have said the same so far is wrong. From three turns on
-    all is scaled so that no preference is above .99, which is the largest of two turns.
+    ([2410.23223](https://huggingface.co/papers/2410.23223)), whose Nash policy is (4, 3, 4)/11. A_h is A where all
+    that was said before is the same in both dialogues. Where it is not, it is a weaker cycle, with the Nash policy (1,
+    5, 5)/11. So a policy that is right about those only who have said the same so far is wrong. All is scaled so that
+    the largest preference is .99, before what luck does to it.
 
     Args:
         turns (`int`, *optional*, defaults to `2`): H, at least 2.
         shares (`Sequence[float]`, *optional*, defaults to `(1.0,)`):
             Probabilities of the user's replies, whatever was said: x, y ... From two on the user is random.
         luck (`float`, *optional*, defaults to `0.0`):
-            λ from 0 to ½. All of the above is times `1 - 2λ`, and the share of the user's replies that are the first of
-            their names is worth λ to who got them.
+            λ from 0 to ½. All of the above is times `1 - 2λ`, and the share of the user's replies that are the first
+            of their names is worth λ to who got them.
     """
     if turns < 2:
         raise ValueError(f"`turns` must be at least 2, got {turns}: one turn is the game `comal-cycle`.")

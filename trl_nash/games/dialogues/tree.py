@@ -197,8 +197,8 @@ class DialogueTree:
         The policy, as log-probabilities of shape `(S,)`, with most `E_π[gain(z)] - Σ_k w_k KL(π‖p_k)` over dialogues,
         around the centre `Σ_k w_k log p_k`.
 
-        It is `π(a|s) ∝ exp(centre(s,a) + W(s,a))`. W is the gain of the dialogue at the last answer, and before that the
-        mean over the user's replies of `log Σ_a exp(centre + W)` in the state that they lead to. If the user is
+        It is `π(a|s) ∝ exp(centre(s,a) + W(s,a))`. W is the gain of the dialogue at the last answer, and before that
+        the mean over the user's replies of `log Σ_a exp(centre + W)` in the state that they lead to. If the user is
         deterministic, it is `π(z) ∝ exp(centre(z) + gain(z))`.
 
         Args:

@@ -25,8 +25,8 @@ Pairs = Callable[[np.ndarray], Callable[[np.ndarray, float], np.ndarray]]
 
 def exact_pairs(game: Game) -> Pairs:
     r"""
-    Infinitely many pairs with their true preferences: the fit is `π ∝ exp(centre) · exp(η P(· ≻ ν))`. Of dialogues it is
-    the policy next to that, see `trl_nash.games.dialogues.fits`.
+    Infinitely many pairs with their true preferences: the fit is `π ∝ exp(centre) · exp(η P(· ≻ ν))`. Of dialogues it
+    is the policy next to that, see `trl_nash.games.dialogues.fits`.
     """
 
     def pairs(log_opponent: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
