@@ -117,7 +117,7 @@ class DialogueGame(DialogueTree):
         """`KL(target‖π)` of dialogues in nats for each row π, shape `(T,)`: the user's part of it cancels."""
         target = self.policy(target)
         reach = self.reach(target)
-        return (reach * np.where(reach > 0, kl_div(target, policies), 0)).sum(axis=1)
+        return (reach * np.where(reach > 0, kl_div(target, policies), 0)).sum(axis=1).clip(min=0)
 
     def tangent(self, policy: np.ndarray) -> np.ndarray:
         r"""

@@ -35,7 +35,7 @@ def dialogue_cycle(turns: int = 2, shares: Sequence[float] = (1.0,), luck: float
         raise ValueError(f"`turns` must be at least 2, got {turns}: one turn is the game `comal-cycle`.")
     if not 0 <= luck <= 0.5:
         raise ValueError(f"`luck` must be from 0 to 0.5, got {luck}.")
-    alike, apart = _cycle(4, 3, 4) / 10, _cycle(1, 5, 5) / 20 / (turns - 1) / len(shares)
+    alike, apart = _cycle(4, 3, 4) / 10, _cycle(1, 5, 5) / 20 / (3 ** (turns - 2) * len(shares))
     said = {
         "answers": ["abc"] * turns,
         "replies": [[chr(ord("x") + reply) for reply in range(len(shares))]] * (turns - 1),

@@ -83,6 +83,7 @@ class DialogueTree:
         ).astype(np.float64)
         self.state_of, self.answer_before = self._states()
         self._same_state = (self.state_of[:, None] == self.state_of).astype(np.float64)
+        self._visits = self._state_sums(self.passes)  # 1 where a dialogue passes an answer's state
 
     def _check_user(self, user: Sequence[ArrayLike]) -> list[np.ndarray]:
         if len(user) != self.turns - 1:
@@ -166,7 +167,7 @@ class DialogueTree:
 
     def scores(self, policy: np.ndarray) -> np.ndarray:
         """The derivative of `Σ_h log π(a_h | s_h)` by the logit of each answer, shape `(Z, S)`."""
-        return self.passes - self._state_sums(self.passes) * policy
+        return self.passes - self._visits * policy
 
     def answer_covariance(self, policy: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """`Σ_s w(s) (diag π(·|s) - π(·|s) π(·|s)ᵀ)`, w being the sum of `weights` of dialogues through s; `(S, S)`."""
