@@ -321,7 +321,7 @@ def test_games_of_dialogues(results, tmp_path, capsys):
 
 
 def test_bad_settings_on_dialogues_are_said(capsys):
-    assert simulate("--game", "two-turns", "--algorithm", "sppo") == 2
+    assert simulate("--game", "two-turns", "--algorithm", "sppo") == 1
     assert "SPPO is played on games of one turn" in capsys.readouterr().err
     assert simulate("--game", "two-turns", "--start", "0.2", "0.5", "0.3") == 2
     assert "has 12 probabilities" in capsys.readouterr().err

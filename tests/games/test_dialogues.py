@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from trl_nash.games import DIALOGUES, DialogueGame, MatrixGame, nash_equilibrium, regularized_equilibrium
+from trl_nash.games import DIALOGUES, DialogueGame, MatrixGame, load_game, nash_equilibrium, regularized_equilibrium
 from trl_nash.games.dialogues.equilibria import sequence_form_equilibrium
-from trl_nash.games.dialogues.named import dialogue_cycle
+from trl_nash.games.dialogues.named import dialogue_cycle, load_any_game
 from trl_nash.games.history import History
 
 
@@ -140,6 +140,12 @@ def test_named_games(name):
     assert game.preferences.min() >= 0 and game.deterministic == (name != "moody-user")
     if name == "two-turns":
         np.testing.assert_allclose(policy[:3], np.array([4, 3, 4]) / 11, atol=1e-12)
+
+
+def test_games_of_one_turn_and_of_dialogues_are_told_apart():
+    with pytest.raises(ValueError, match="'two-turns' is a game of dialogues: `trl-nash simulate` plays it"):
+        load_game("two-turns")
+    assert load_any_game("two-turns").turns == 2 and len(load_any_game("dice")) == 3
 
 
 def test_a_listening_user_changes_the_equilibrium():

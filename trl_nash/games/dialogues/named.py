@@ -36,12 +36,9 @@ def dialogue_cycle(turns: int = 2, shares: Sequence[float] = (1.0,), luck: float
     if not 0 <= luck <= 0.5:
         raise ValueError(f"`luck` must be from 0 to 0.5, got {luck}.")
     alike, apart = _cycle(4, 3, 4) / 10, _cycle(1, 5, 5) / 20 / (3 ** (turns - 2) * len(shares))
-    said = {
-        "answers": ["abc"] * turns,
-        "replies": [[chr(ord("x") + reply) for reply in range(len(shares))]] * (turns - 1),
-        "user": [shares] * (turns - 1),
-    }
-    shape = DialogueTree(**said).shape
+    answers, replies = ["abc"] * turns, [[chr(ord("x") + reply) for reply in range(len(shares))]] * (turns - 1)
+    user = [shares] * (turns - 1)
+    shape = DialogueTree(answers, replies, user).shape
     choices = np.unravel_index(np.arange(np.prod(shape)), shape)
     advantage, same = 0.6 * alike[np.ix_(choices[0], choices[0])], True
     for turn in range(1, turns):
@@ -52,7 +49,7 @@ def dialogue_cycle(turns: int = 2, shares: Sequence[float] = (1.0,), luck: float
     advantage *= 0.49 / advantage.max()
     fortune = np.mean([reply == 0 for reply in choices[1::2]], axis=0)
     advantage = (1 - 2 * luck) * advantage + luck * (fortune[:, None] - fortune)
-    return DialogueGame(0.5 + advantage, **said)
+    return DialogueGame(0.5 + advantage, answers, replies, user)
 
 
 def _cycle(*nash: float) -> np.ndarray:
