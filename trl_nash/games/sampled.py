@@ -13,9 +13,9 @@ from itertools import combinations
 from math import ceil
 
 import numpy as np
-from scipy.special import log_softmax, softmax
 
-from .matrix import MatrixGame, check_positive
+from .dialogues.game import Game
+from .matrix import check_positive
 
 
 PREFERENCE_LABELS = ("soft", "sampled", "argmax")
@@ -34,7 +34,9 @@ class SampledPairs:
     which tends to `π ∝ exp(a + η P(· ≻ ν))` as the number of pairs grows, ν the policy that they were drawn from.
 
     Args:
-        game ([`MatrixGame`]): whose preferences judge the pairs.
+        game ([`MatrixGame`] or [`DialogueGame`]):
+            Whose preferences judge the pairs. Of dialogues each is rolled out from the root, and h is summed over
+            turns.
         pairs (`int`): pairs in a round, rounded up to whole prompts.
         preference_label (`str`, *optional*, defaults to `"soft"`):
             `"soft"` is P, `"sampled"` a draw from Bernoulli(P), `"argmax"` is 1[P > ½], which solves the game of
@@ -45,7 +47,7 @@ class SampledPairs:
             nor, where preferences cycle, in direction.
         num_generations (`int`, *optional*, defaults to `2`): K, independent answers per prompt.
         temperature (`float`, *optional*, defaults to `1.0`):
-            T: answers are drawn from `ν^{1/T}`, and the step is then taken against that policy.
+            T: each answer is drawn from `ν^{1/T}`, and the step is then taken against that policy.
         seed (`int`, *optional*, defaults to `0`): of all rounds together.
 
     Raises:
@@ -54,7 +56,7 @@ class SampledPairs:
 
     def __init__(
         self,
-        game: MatrixGame,
+        game: Game,
         *,
         pairs: int,
         preference_label: str = "soft",
@@ -106,7 +108,7 @@ class SampledPairs:
 
         from ..objectives import best_and_worst, hard_label
 
-        policy = softmax(log_opponent / self.temperature)
+        policy = self.game.distribution(np.exp(self.game.normalized(log_opponent / self.temperature)))
         answers = self.generator.choice(len(policy), size=self.shape, p=policy)
         first, second = (answers[:, self.pairs_of_prompt[:, side]] for side in (0, 1))
         preference = torch.as_tensor(self.game.preferences[first, second])
@@ -118,12 +120,10 @@ class SampledPairs:
 
     def __call__(self, log_opponent: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
         first, second, label = self.sample(log_opponent)
-        size = len(self.game)
+        size = len(self.game.whole)
         # Normal equations of Σ (h_i - h_j - (label - ½))²: the Laplacian of the graph whose edges are the pairs.
         counts = np.bincount(first * size + second, minlength=size * size).reshape(size, size)
         counts = counts + counts.T
         laplacian = np.diag(counts.sum(axis=1)) - counts
         wins = np.bincount(first, label - 0.5, size) - np.bincount(second, label - 0.5, size)
-        # Of many minimisers the smallest: an answer that is in no pair keeps its anchor.
-        advantage = np.linalg.pinv(laplacian.astype(np.float64), hermitian=True) @ wins
-        return lambda log_anchor, step_size: log_softmax(log_anchor + step_size * advantage)
+        return lambda log_anchor, step_size: self.game.fitted(log_anchor, step_size, laplacian.astype(float), wins)
