@@ -15,7 +15,7 @@ import pytest
 from waiting import PATIENCE
 
 from trl_nash.extras import pip_install
-from trl_nash.judges import JUDGES, load_judge, remote
+from trl_nash.judges import JUDGES, load_judge, pace
 from trl_nash.judges.base import JudgeError
 from trl_nash.judges.openai_api import HFJudge, OpenAIJudge
 from trl_nash.judges.question import QuestionTemplate
@@ -31,7 +31,7 @@ PRESETS = ["pair", "alpaca-eval", "mt-bench", "arena-hard"]
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
-    monkeypatch.setattr(remote, "BACKOFF", 0.001)
+    monkeypatch.setattr(pace, "BACKOFF", 0.001)
     monkeypatch.setenv("TRL_NASH_CACHE", str(tmp_path / "cache"))
     for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN", "WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)

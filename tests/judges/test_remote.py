@@ -21,10 +21,12 @@ from types import SimpleNamespace
 import pytest
 from waiting import PATIENCE, until
 
-from trl_nash.judges import openai_api, remote
+from trl_nash.judges import pace, remote
 from trl_nash.judges.base import JudgeError
 from trl_nash.judges.openai_api import OpenAIJudge
-from trl_nash.judges.remote import RemoteJudge, retry_after
+from trl_nash.judges.pace import retry_after
+from trl_nash.judges.remote import RemoteJudge
+from trl_nash.judges.server import ChatServer
 from trl_nash.judges.store import JudgementStore
 
 
@@ -50,7 +52,7 @@ from loopback import (  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch, tmp_path):
-    monkeypatch.setattr(remote, "BACKOFF", 0.001)
+    monkeypatch.setattr(pace, "BACKOFF", 0.001)
     monkeypatch.setenv("TRL_NASH_CACHE", str(tmp_path))
     for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)
@@ -74,14 +76,14 @@ def first_time(behaviour):
 
 
 def time_out_only(monkeypatch, chosen) -> None:
-    """Keeps the judge's `timeout` for requests with `chosen(question)`, which the server can tell by a header."""
-    arguments = openai_api._known
+    """Keeps the judge's `timeout` for requests with `chosen(question)`, which the server can tell by a parameter."""
+    send = ChatServer.send
 
-    def patient(body):
+    def patient(self, body, timeout):
         question = PAIR.search(body["messages"][-1]["content"]).groups()
-        return arguments(body) | ({"extra_headers": {"x-hang": "1"}} if chosen(question) else {"timeout": PATIENCE})
+        return send(self, body | {"hang": True}, timeout) if chosen(question) else send(self, body, PATIENCE)
 
-    monkeypatch.setattr(openai_api, "_known", patient)
+    monkeypatch.setattr(ChatServer, "send", patient)
 
 
 def waits_for_answers(thread: int) -> bool:
@@ -131,7 +133,7 @@ def test_a_hanging_server_is_left_after_the_timeout(monkeypatch):
         return question not in sent and not sent.add(question)
 
     def hang_or_answer(handler):
-        (hang if "x-hang" in handler.headers else ok)(handler)
+        (hang if "hang" in handler.body else ok)(handler)
 
     time_out_only(monkeypatch, is_first)
     with Loopback(lambda question, number: hang_or_answer) as server:
@@ -290,7 +292,7 @@ def test_retry_after_holds_all_requests():
 
 def test_retry_after_in_every_spelling(monkeypatch):
     now = 1.7e9
-    monkeypatch.setattr(remote, "time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr(pace, "time", SimpleNamespace(time=lambda: now))
     assert retry_after({"retry-after": "1.5"}) == 1.5
     assert retry_after({"retry-after-ms": "250", "retry-after": "9"}) == 0.25
     assert retry_after({"retry-after": formatdate(now + 60, usegmt=True)}) == 60
@@ -306,12 +308,12 @@ def test_waits_grow_and_are_bounded(monkeypatch):
             waits.append(timeout)
             return False
 
-    monkeypatch.setattr(remote, "BACKOFF", 0.5)
+    monkeypatch.setattr(pace, "BACKOFF", 0.5)
     with Loopback(lambda question, number: status(500)) as server:
         judge = build_judge(server, max_retries=8)
         judge.prepare = None
-        with pytest.raises(remote.RequestFailed):
-            judge._attempt(Stop(), lambda: (_ for _ in ()).throw(remote.RequestFailed("no", retry=True)))
+        with pytest.raises(pace.RequestFailed):
+            judge._attempt(Stop(), lambda: (_ for _ in ()).throw(pace.RequestFailed("no", retry=True)))
     for wait, longest in zip(waits, [0.5, 1, 2, 4, 8, 16, 30, 30], strict=True):
         assert longest / 2 <= wait <= longest
 
@@ -327,8 +329,8 @@ def test_rate_limit():
 
 def test_a_judge_at_its_end_does_not_sit_out_its_waits(monkeypatch):
     # Half of it at least is waited for, unless the wait is broken off.
-    monkeypatch.setattr(remote, "BACKOFF", 2 * PATIENCE)
-    monkeypatch.setattr(remote, "LONGEST_BACKOFF", 2 * PATIENCE)
+    monkeypatch.setattr(pace, "BACKOFF", 2 * PATIENCE)
+    monkeypatch.setattr(pace, "LONGEST_BACKOFF", 2 * PATIENCE)
 
     def script(question, number):
         if question == ("a0", "b0"):
@@ -365,7 +367,7 @@ def test_processes_share_what_was_allowed(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with Loopback() as server:
         judge = build_judge(server, concurrency=32, requests_per_minute=60, budget=100)
-        assert judge.concurrency == 8 and judge.budget == 25 and judge._gate.interval == 4.0
+        assert judge.concurrency == 8 and judge.pace.budget == 25 and judge.pace.gate.interval == 4.0
         assert build_judge(server, concurrency=2).concurrency == 1
 
 

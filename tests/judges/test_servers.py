@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE
 
-from trl_nash.judges import openai_api, remote
+from trl_nash.judges import pace
 from trl_nash.judges.base import JudgeError
 from trl_nash.judges.openai_api import OpenAIJudge
+from trl_nash.judges.server import ChatServer
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,7 +22,7 @@ from loopback import PROBE, Loopback, close, hang, ok, preference, reply, says, 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(remote, "BACKOFF", 0.001)
+    monkeypatch.setattr(pace, "BACKOFF", 0.001)
 
 
 def build_judge(server, **kwargs) -> OpenAIJudge:
@@ -37,12 +38,12 @@ def build_judge(server, **kwargs) -> OpenAIJudge:
 )
 def test_a_mode_that_fails_is_followed_by_the_next(failure, monkeypatch):
     """llama-cpp-python answers `json_schema` with 500, others are silent; the words are still there."""
-    known = openai_api._known
+    send = ChatServer.send
 
-    def impatient(body):
-        return known(body) | ({"timeout": 0.1} if failure is hang and "response_format" in body else {})
+    def impatient(self, body, timeout):
+        return send(self, body, 0.1 if failure is hang and "response_format" in body else timeout)
 
-    monkeypatch.setattr(openai_api, "_known", impatient)
+    monkeypatch.setattr(ChatServer, "send", impatient)
 
     def behave(handler):
         (says("B") if "logprobs" in handler.body else failure if "response_format" in handler.body else ok)(handler)
@@ -121,9 +122,9 @@ def test_what_the_user_asks_for_is_sent_all_the_same():
 )
 def test_time_fits_the_tokens(options, seconds, monkeypatch):
     asked = []
-    send = OpenAIJudge._send
+    send = ChatServer.send
     monkeypatch.setattr(
-        OpenAIJudge, "_send", lambda self, body, timeout: asked.append(timeout) or send(self, body, timeout)
+        ChatServer, "send", lambda self, body, timeout: asked.append(timeout) or send(self, body, timeout)
     )
     with Loopback() as server:
         build_judge(server, **{"timeout": None} | options)(["x"], ["a"], ["b"])

@@ -10,7 +10,6 @@ each row, `nan` (or `None`) where it has no opinion.
 """
 
 import functools
-import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from .calls import accepted, as_floats, joined, required
-from .store import JudgementStore, judgement_key
+from .preference import fair, one_order
+from .store import JudgementStore, Question, judgement_keys
 from .tally import Abstained, Tally
 
 
@@ -33,12 +33,9 @@ __all__ = [
     "accepted",
     "as_floats",
     "joined",
-    "margin",
-    "probability",
 ]
 
 Prompt = str | list[dict[str, Any]]  # a string, or messages as in the dataset
-Question = tuple[str, str, str]  # prompt and columns as JSON, and the two completions in the order that is asked
 
 ORDERS = ("both", "random", "fixed")
 TOLERANCE = 1e-6  # how far rounding may carry a probability out of [0, 1]
@@ -214,13 +211,15 @@ class PairwiseJudge(ABC):
             return [(a, b)]
         if self.order == "both":
             return [(a, b), (b, a)]
-        a, b = sorted([a, b])
-        digest = hashlib.sha256(json.dumps([prompt, a, b], default=repr).encode()).digest()
-        return [(a, b) if digest[0] % 2 else (b, a)]
+        return [one_order(prompt, a, b)]
 
     def _ask(self, questions: dict[Question, int], prompts: list, columns: dict[str, list]) -> dict[Question, float]:
         """Answers from the cache, and the judge's own to the rest, which are cached as they come."""
-        keys = self._keys(questions, prompts, columns) if self.cache is not None else {}
+        keys = {}
+        if self.cache is not None:
+            if self.identity is None:
+                raise ValueError(f"{self.name} has no `identity` to cache answers under: leave `cache` at None.")
+            keys = judgement_keys(self.identity, questions, prompts, columns, self.symmetric)
         stored = self.cache.get_many(filter(None, keys.values())) if self.cache is not None and keys else {}
         # What is no probability was not written by a judge: it is asked again.
         stored = {key: value for key, value in stored.items() if isinstance(value, float) and 0 <= value <= 1}
@@ -249,18 +248,6 @@ class PairwiseJudge(ABC):
                 f"row, with `Abstained` where there is no verdict."
             )
         return answers
-
-    def _keys(self, questions: dict[Question, int], prompts: list, columns: dict) -> dict[Question, str | None]:
-        """Keys of the questions in the cache. Of a symmetric judge either order will do."""
-        if (identity := self.identity) is None:
-            raise ValueError(f"{self.name} has no `identity`, so its answers cannot be cached: leave `cache` at None.")
-        orders = {(context, b, a): row for (context, a, b), row in questions.items()} if self.symmetric else {}
-        return {
-            (context, a, b): judgement_key(
-                identity, prompts[row], {name: values[row] for name, values in columns.items()}, a, b
-            )
-            for (context, a, b), row in (questions | orders).items()
-        }
 
     def _checked(self, answer: Any) -> float:
         (answer,) = as_floats([answer], count=1, source=self.name)
@@ -311,26 +298,3 @@ class PairwiseJudge(ABC):
             **{name: [values[row] for row, _, _ in rows] for name, values in columns.items()},
         )
         return np.array(preferences, dtype=np.float64).reshape(len(prompts), len(pairs))
-
-
-def fair(there: float | None, back: float | None) -> float:
-    """P(a ≻ b), of P(a ≻ b) and P(b ≻ a) as a judge gave them, or of the one of them that was asked."""
-    if there is None:
-        assert back is not None  # one of the two was asked
-        return back if math.isnan(back) else 1.0 - back
-    if back is None or math.isnan(there):
-        return there
-    if math.isnan(back):
-        return back
-    return float(probability((there - back) / 2))
-
-
-def margin(probability: np.ndarray) -> np.ndarray:
-    """P - ½; to the last bit minus the margin of 1 - P."""
-    return np.where(probability < 0.5, 0.5 - (1.0 - probability), probability - 0.5)
-
-
-def probability(margin: np.ndarray | float) -> np.ndarray:
-    """½ + margin, for margins in [-½, ½]. Those of opposite margins add up to 1 to the last bit."""
-    smaller = 0.5 - np.abs(margin)
-    return np.where(np.less(margin, 0), smaller, 1.0 - smaller)

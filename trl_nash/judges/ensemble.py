@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import PairwiseJudge, margin, probability
+from .base import PairwiseJudge
+from .preference import margin, probability
 
 
 RULES = ("mean", "majority")

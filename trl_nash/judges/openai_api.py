@@ -8,16 +8,18 @@ import json
 import logging
 import math
 import os
-import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from .base import Abstained
+from .pace import RequestFailed
 from .question import QuestionTemplate, as_text
-from .remote import RemoteJudge, RequestFailed, retry_after
-from .server import check_key, find_server, host_of, import_openai
+from .remote import RemoteJudge
+from .server import ChatServer, Declined, ModeFailed, TimedOut, find_server, host_of
 
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 HF_ROUTER = "https://router.huggingface.co/v1"
 MODES = ("auto", "logprobs", "structured", "text")
@@ -25,10 +27,6 @@ MAX_TOKENS = {"logprobs": 1, "structured": 1024, "text": 4096}
 PROBE = ("What is 2 + 2?", "2 + 2 is 4.", "2 + 2 is 5.")  # what a server is asked to find out what it can
 SHORTEST_CUT = 200  # characters of a prompt; shorter ones are not cut further
 SLOWEST = 10.0  # tokens a second of one answer on a busy server
-# Parameters that some servers refuse, and what is asked for in their place.
-INSTEAD: dict[str, dict[str, Any]] = {"max_tokens": {}, "temperature": {}, "top_logprobs": {"top_logprobs": 5}}
-REFUSED = r"unsupported|not support|unrecogni[sz]ed|unknown|not (permitted|allowed)|less than|at most|maximum|must be"
-PASSING = (408, 409, 425, 429)  # and 500 and above: states of a server that a retry may heal
 
 
 class OpenAIJudge(RemoteJudge):
@@ -96,12 +94,11 @@ class OpenAIJudge(RemoteJudge):
         api_key_env: str = "OPENAI_API_KEY",
         **kwargs,
     ):
+        self.request = dict(request or {})
         self.model, self.base_url = find_server(model, base_url, api_key_env)
         self.prompt = QuestionTemplate(prompt, verdict_pattern)
         self.verdict_pattern = verdict_pattern
         self.timeout = timeout
-        self.request = dict(request or {})
-        self.api_key_env = api_key_env
         if mode not in MODES:
             raise ValueError(f"`mode` is one of {', '.join(map(repr, MODES))}; got {mode!r}.")
         if self.prompt.pattern is not None and mode not in ("auto", "text"):
@@ -118,11 +115,8 @@ class OpenAIJudge(RemoteJudge):
                 f"The judge {model!r} takes no argument {unknown[0]!r}; it takes "
                 f"{', '.join((*own, *RemoteJudge.__init__.__kwdefaults__))}."
             )
-        check_key(self.base_url, api_key_env)
-        import_openai()
-        self._client = None  # made when it is used, with the key
+        self.chat = ChatServer(self.model, self.base_url, api_key_env, fixed=self.request)
         self.mode = "text" if self.prompt.pattern is not None else mode
-        self._refused: set[str] = set()  # parameters that the server does not take
         # How answers are read; logprobs are tried first, as servers drop them without a word.
         self._reads = self.mode if self.mode in ("structured", "text") else None
         super().__init__(server=self.base_url, **kwargs)
@@ -160,18 +154,18 @@ class OpenAIJudge(RemoteJudge):
         return super().__call__(prompts, first, second, **{name: columns[name] for name in self.prompt.columns})
 
     def prepare(self, attempt):
-        if self._client is None:
-            # Retries are ours. Servers without keys ignore this one.
-            key = os.environ.get(self.api_key_env) or "none"
-            self._client = import_openai().OpenAI(base_url=self.base_url, api_key=key, max_retries=0)
         if self._reads is not None:
             return
         modes = ("logprobs", "structured", "text") if self.mode == "auto" else (self.mode,)
         columns = dict.fromkeys(self.prompt.columns, "")
         why = ""
+
+        def once(send):  # while it is found out what the server can, silence is an answer
+            return attempt(functools.partial(without_retry, send))
+
         for mode in modes:
             try:
-                answer = self._answer(attempt, PROBE, mode, False, columns)
+                answer = self._answer(once, PROBE, mode, False, columns)
             except RequestFailed as error:
                 if error.retry and not isinstance(error, ModeFailed):
                     raise self.ended(str(error)) from None
@@ -194,7 +188,7 @@ class OpenAIJudge(RemoteJudge):
         # Only the server knows its context, so the left half of the prompt is left out until the rest fits.
         while getattr(answer, "reason", None) == "too long" and len(text) >= 2 * SHORTEST_CUT:
             if len(text) == len(as_text(prompt)):
-                self.count(cut_prompts=1)
+                self.pace.count(cut_prompts=1)
             text = text[len(text) // 2 :]
             answer = self._verdict(attempt, (text, first, second), columns)
         return answer
@@ -209,7 +203,6 @@ class OpenAIJudge(RemoteJudge):
     def _answer(self, attempt, question, mode: str, strict: bool, columns: dict) -> float | None:
         """The probability, [`Abstained`], or `None` if the reply cannot be read."""
         body = {
-            "model": self.model,
             "messages": self.prompt.render(*question, mode=mode, strict=strict, **columns),
             "temperature": 0.0,
             "max_tokens": MAX_TOKENS[mode],
@@ -228,14 +221,12 @@ class OpenAIJudge(RemoteJudge):
         body = {name: value for name, value in (body | self.request).items() if value is not None}
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or MAX_TOKENS["text"]
         timeout = self.timeout or 60.0 + limit / SLOWEST
-        while True:  # no longer than there are parameters that can be refused
-            try:
-                choice = attempt(functools.partial(self._send, body, timeout))
-                break
-            except ParameterRefused as refused:
-                self._refused.add(refused.name)
-        if isinstance(choice, Abstained):
-            return choice
+        try:
+            reply = self.chat.complete(attempt, body, timeout)
+        except Declined as declined:
+            return Abstained(declined.reason)
+        self.pace.count(**reply.usage)
+        choice = reply.choices[0]
         if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
             return Abstained("refused")
         if mode != "logprobs":
@@ -248,94 +239,6 @@ class OpenAIJudge(RemoteJudge):
                 self.tally.add_label_mass(mass)
         return probability
 
-    def _accepted(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The request without what the server has refused."""
-        rest = {name: value for name, value in body.items() if name not in self._refused}
-        for name in self._refused & body.keys():
-            rest |= {"max_completion_tokens": body[name]} if name == "max_tokens" else INSTEAD[name]
-        return rest
-
-    def _send(self, body: dict[str, Any], timeout: float) -> dict[str, Any] | Abstained:
-        """One request. Returns the first choice of the reply."""
-        import openai
-
-        error, body = None, self._accepted(body)
-        try:
-            reply = self._client.chat.completions.with_raw_response.create(**{"timeout": timeout, **_known(body)})
-            reply = json.loads(reply.http_response.content)
-            choice = reply["choices"][0]
-            if not isinstance(choice["message"], dict):
-                raise TypeError
-        except openai.APIError as failure:
-            error = failure
-        except (ValueError, KeyError, TypeError, IndexError):  # no JSON, or not that of a chat completion
-            raise RequestFailed("its reply is no chat completion", retry=True) from None
-        if error is not None:  # raised out here, so that no traceback shows what the server said
-            return self._failed(error, body, timeout)
-        usage = reply.get("usage")
-        if isinstance(usage, dict):
-            names = ("prompt_tokens", "completion_tokens")
-            self.count(**{name: usage[name] for name in names if isinstance(usage.get(name), int)})
-        return choice
-
-    def _failed(self, error, sent: dict[str, Any], timeout: float) -> Abstained:
-        import openai
-
-        if isinstance(error, openai.APITimeoutError):
-            # While it is found out what the server can, silence is an answer.
-            raise ModeFailed(f"no reply within {timeout:g} seconds", retry=self._reads is not None)
-        if not isinstance(error, openai.APIStatusError):
-            raise RequestFailed(self._clean(error.__cause__ or error), retry=True)
-        status = error.status_code
-        body = error.body if isinstance(error.body, dict) else {}
-        text = self._clean(body.get("message") or error.body or error.message)
-        said = f"status {status}, {text}"
-        code = f"{error.code} {text}".lower()
-        if status in (400, 422) and (name := self._refusal(error, text, sent)):
-            raise ParameterRefused(said, name)
-        if status in (400, 413, 422) and re.search(r"context.?(length|window|size)|too long|too large", code):
-            return Abstained("too long")
-        if status == 400 and re.search(r"content.?(filter|policy)", code):
-            return Abstained("refused")
-        if status in (401, 403):
-            raise self.ended(f"it refuses the key in {self.api_key_env} ({said})")
-        if status == 404:
-            raise self.ended(f"it has no model {self.model!r}, or the URL is not that of an API ({said})")
-        if status == 429 and "insufficient_quota" in code:
-            raise self.ended(f"the account's quota is spent ({said})")
-        kind = RequestFailed if status in PASSING else ModeFailed
-        raise kind(said, retry=status in PASSING or status >= 500, retry_after=retry_after(error.response.headers))
-
-    def _refusal(self, error, text: str, sent: dict[str, Any]) -> str | None:
-        """The parameter of ours that the server does not take, if that is what it says."""
-        if re.search(r"context.?(length|window|size)", text, re.IGNORECASE):
-            return None
-        for name in INSTEAD:
-            if name not in sent or name in self.request or (name == "top_logprobs" and name in self._refused):
-                continue
-            if error.param == name or (name in text and re.search(REFUSED, text, re.IGNORECASE)):
-                return name
-        return None
-
-    def _clean(self, text: Any) -> str:
-        """What a server said, on one line, cut, and without the key, which some servers repeat."""
-        text = str(text)
-        if key := os.environ.get(self.api_key_env):
-            text = text.replace(key, "***")
-        return " ".join(text.split())[:300].rstrip(".")
-
-
-class ModeFailed(RequestFailed):
-    """A request failed such that another way to ask may not."""
-
-
-class ParameterRefused(ModeFailed):
-    """The server does not take a parameter."""
-
-    def __init__(self, message: str, name: str):
-        super().__init__(message, retry=False)
-        self.name = name
-
 
 class HFJudge(OpenAIJudge):
     """[`OpenAIJudge`] on Hugging Face's inference providers: another server, and the key in `HF_TOKEN`."""
@@ -346,17 +249,10 @@ class HFJudge(OpenAIJudge):
         super().__init__(model, base_url=base_url, api_key_env=api_key_env, **kwargs)
 
 
-def _known(body: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the client, which refuses parameters that are not OpenAI's own unless they are set apart."""
-    own = (
-        "model",
-        "messages",
-        "temperature",
-        "max_tokens",
-        "max_completion_tokens",
-        "logprobs",
-        "top_logprobs",
-        "response_format",
-    )
-    extra = {name: value for name, value in body.items() if name not in own}
-    return {name: value for name, value in body.items() if name in own} | {"extra_body": extra or None}
+def without_retry(send: Callable[[], T]) -> T:
+    """What `send` returns; if the server is silent, it is not asked again."""
+    try:
+        return send()
+    except TimedOut as error:
+        error.retry = False
+        raise

@@ -8,74 +8,28 @@ server is gone. How a question is put and read is the matter of a subclass ([`Op
 Threads do the waiting, so that it works in a synchronous trainer and inside a running event loop alike.
 """
 
-import contextlib
 import functools
 import logging
 import math
 import os
 import queue
-import random
 import threading
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from .base import Abstained, JudgeError, PairwiseJudge, Prompt
+from .pace import NoMoreAnswers, Pace, RequestFailed, Stopped
 from .store import JudgementStore, as_store
 
 
 logger = logging.getLogger(__name__)
 
-BACKOFF = 0.5  # seconds before the first retry; twice as long before each further one
-LONGEST_BACKOFF = 30.0
-LONGEST_PAUSE = 120.0  # seconds; a server that asks for more is not waited for
 LONGEST_FAREWELL = 10.0  # seconds that answers under way are waited for after Ctrl-C
 
 T = TypeVar("T")
-
-
-class RequestFailed(Exception):
-    """
-    A request got no usable answer.
-
-    Args:
-        message (`str`): Why, without secrets.
-        retry (`bool`): Whether the same request may succeed later.
-        retry_after (`float`, *optional*): Seconds for which the server asked to be left alone.
-    """
-
-    def __init__(self, message: str, retry: bool, retry_after: float | None = None):
-        super().__init__(message)
-        self.retry = retry
-        self.retry_after = retry_after
-
-
-class Stopped(Exception):
-    """A worker gave up its question because another one met the end."""
-
-
-class Gate:
-    """Lets requests pass at a rate, for all threads together, and none during a pause."""
-
-    def __init__(self, per_minute: float | None = None):
-        self.interval = 60.0 / per_minute if per_minute else 0.0
-        self.opens = 0.0  # when the next request may pass, by `time.monotonic`
-        self.lock = threading.Lock()
-
-    def wait(self, stop: threading.Event) -> None:
-        with self.lock:
-            now = time.monotonic()
-            slot = max(self.opens, now)
-            self.opens = slot + self.interval
-        if (slot > now and stop.wait(slot - now)) or stop.is_set():
-            raise Stopped
-
-    def pause(self, seconds: float) -> None:
-        with self.lock:
-            self.opens = max(self.opens, time.monotonic() + seconds)
 
 
 class RemoteJudge(PairwiseJudge):
@@ -134,14 +88,14 @@ class RemoteJudge(PairwiseJudge):
         self.server = server
         self.order = order
         self.concurrency = max(1, concurrency // processes)
-        self.max_retries = max_retries
         self.max_failures = max_failures
-        self.budget = None if budget is None else max(1, budget // processes)
         self.cache = as_store(cache)
-        self.usage: Counter = Counter()
-        self._gate = Gate(requests_per_minute and requests_per_minute / processes)
+        self.pace = Pace(
+            max_retries,
+            requests_per_minute and requests_per_minute / processes,
+            None if budget is None else max(1, budget // processes),
+        )
         self._lock = threading.Lock()
-        self._random = random.Random()  # not the global one, whose state belongs to the training run
         self._failures = 0  # questions in a row without an answer
 
     @abstractmethod
@@ -167,6 +121,10 @@ class RemoteJudge(PairwiseJudge):
             `RequestFailed`: If there is no answer to this question.
             `JudgeError`: If there will be none to the others either.
         """
+
+    @property
+    def usage(self) -> Counter:
+        return self.pace.usage
 
     def prepare(self, attempt: Callable[[Callable[[], T]], T]) -> None:
         """Called before the questions of a batch, for what has to be found out once."""
@@ -266,53 +224,9 @@ class RemoteJudge(PairwiseJudge):
             rest = f"All it answered is kept in {self.cache.path}: run again, and only the rest is asked"
         return JudgeError(f"{self.name} cannot go on with {self.server}: {why}. {rest}.")
 
-    def count(self, **amounts: float) -> None:
-        """Add to `usage`, from any thread."""
-        with self._lock:
-            for name, amount in amounts.items():
-                self.usage[name] += amount
-
     def _attempt(self, stop: threading.Event, send: Callable[[], T]) -> T:
-        for retries in range(self.max_retries + 1):
-            self._gate.wait(stop)
-            self._spend()
-            start = time.perf_counter()
-            try:
-                return send()
-            except RequestFailed as error:
-                failure = error
-            finally:
-                self.count(seconds=time.perf_counter() - start)
-            self.count(failed_requests=1)
-            if not failure.retry or retries == self.max_retries:
-                break
-            if failure.retry_after is not None:
-                if failure.retry_after > LONGEST_PAUSE:
-                    raise self.ended(f"it asks to wait {failure.retry_after:.0f} seconds ({failure})")
-                self._gate.pause(failure.retry_after)
-            backoff = min(BACKOFF * 2.0**retries, LONGEST_BACKOFF) * (1.0 - self._random.random() / 2.0)
-            if stop.wait(backoff):
-                raise Stopped
-        raise failure
-
-    def _spend(self) -> None:
-        with self._lock:
-            if self.budget is not None and self.usage["requests"] >= self.budget:
-                spent = True
-            else:
-                spent = False
-                self.usage["requests"] += 1
-        if spent:
-            raise self.ended(f"its budget of {self.budget} requests is spent; raise `budget`")
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the headers of a reply ask to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."""
-    with contextlib.suppress(KeyError, ValueError):
-        return max(0.0, float(headers["retry-after-ms"]) / 1000.0)
-    text = headers.get("retry-after", "")
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(text))
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    return None
+        try:
+            return self.pace.attempt(stop, send)
+        except NoMoreAnswers as error:
+            why = str(error)
+        raise self.ended(why)  # out here, so that no traceback shows what the server said

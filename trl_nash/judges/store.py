@@ -18,6 +18,8 @@ from typing import Any
 SECONDS_TO_WAIT = 60.0  # for another process that writes
 KEYS_A_QUERY = 500  # SQLite takes 999 parameters or more
 
+Question = tuple[str, str, str]  # prompt and columns as JSON, and the two completions in the order that is asked
+
 
 class JudgementStore:
     """
@@ -136,3 +138,19 @@ def judgement_key(identity: str, prompt: Any, columns: dict[str, Any], first: st
     except TypeError:
         return None
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def judgement_keys(
+    identity: str, questions: dict[Question, int], prompts: list, columns: dict[str, list], symmetric: bool
+) -> dict[Question, str | None]:
+    """
+    Keys of questions, each given with the row that asks it. Of a symmetric judge either order will do, and both have
+    one.
+    """
+    orders = {(context, b, a): row for (context, a, b), row in questions.items()} if symmetric else {}
+    return {
+        (context, a, b): judgement_key(
+            identity, prompts[row], {name: values[row] for name, values in columns.items()}, a, b
+        )
+        for (context, a, b), row in (questions | orders).items()
+    }
