@@ -174,9 +174,10 @@ class PairwiseJudge(ABC):
         ]
         triples = list(zip(contexts, first, second, strict=True))
 
+        once = self.symmetric or self.order != "both"
         questions: dict[Question, int] = {}  # -> a row that asks it
         for row, (context, a, b) in enumerate(triples):
-            if a == b or (self._asks_once and (context, b, a) in questions):
+            if a == b or (once and (context, b, a) in questions):
                 continue
             for x, y in self._orders(prompts[row], a, b):
                 questions.setdefault((context, x, y), row)
@@ -199,10 +200,6 @@ class PairwiseJudge(ABC):
                     f"{self.name} got {len(prompts)} prompts but {len(given)} values of `{argument}`; pass one each."
                 )
 
-    @property
-    def _asks_once(self) -> bool:
-        return self.symmetric or self.order != "both"
-
     def _orders(self, prompt: Prompt, a: str, b: str) -> list[tuple[str, str]]:
         """The orders in which a pair is asked."""
         if self.order not in ORDERS:
@@ -218,7 +215,9 @@ class PairwiseJudge(ABC):
         keys = {}
         if self.cache is not None:
             if self.identity is None:
-                raise ValueError(f"{self.name} has no `identity` to cache answers under: leave `cache` at None.")
+                raise ValueError(
+                    f"{self.name} has no `identity`, so its answers cannot be cached: leave `cache` at None."
+                )
             keys = judgement_keys(self.identity, questions, prompts, columns, self.symmetric)
         stored = self.cache.get_many(filter(None, keys.values())) if self.cache is not None and keys else {}
         # What is no probability was not written by a judge: it is asked again.
