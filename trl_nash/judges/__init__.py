@@ -27,6 +27,8 @@ from .store import JudgementStore
 
 
 if TYPE_CHECKING:
+    from .dpo import DPOJudge
+    from .genrm import GenRMJudge
     from .gpm import GPMJudge
     from .openai_api import HFJudge, OpenAIJudge
     from .pairrm import PairRMJudge
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 
 # Imported on first use: with torch and transformers.
 _MODULE_OF = {
+    "DPOJudge": "dpo",
     "GPMJudge": "gpm",
+    "GenRMJudge": "genrm",
     "HFJudge": "openai_api",
     "OpenAIJudge": "openai_api",
     "PairRMJudge": "pairrm",
@@ -47,8 +51,10 @@ __all__ = [
     "Abstained",
     "BasePairwiseJudge",
     "CallableJudge",
+    "DPOJudge",
     "EnsembleJudge",
     "GPMJudge",
+    "GenRMJudge",
     "HFJudge",
     "JudgeError",
     "JudgementStore",
@@ -68,8 +74,10 @@ __all__ = [
 
 # What `key` and `key:target` stand for: a class or function, called with the target, if any, and keyword arguments.
 JUDGES = {
+    "dpo": "trl_nash.judges.dpo:DPOJudge",
     "ensemble": "trl_nash.judges.ensemble:EnsembleJudge",
     "function": "trl_nash.judges:load_path",
+    "genrm": "trl_nash.judges.genrm:genrm_judge",
     "gpm": "trl_nash.judges.gpm:GPMJudge",
     "hf": "trl_nash.judges.openai_api:HFJudge",
     "length-debiased": "trl_nash.judges.length:LengthDebiasedJudge",
