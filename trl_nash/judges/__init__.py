@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .pairrm import PairRMJudge
     from .pairwise_lm import PairwiseLMJudge
     from .reward import RewardJudge
+    from .reward_server import RewardServerJudge
 
 # Imported on first use: with torch and transformers.
 _MODULE_OF = {
@@ -45,6 +46,7 @@ _MODULE_OF = {
     "PairRMJudge": "pairrm",
     "PairwiseLMJudge": "pairwise_lm",
     "RewardJudge": "reward",
+    "RewardServerJudge": "reward_server",
 }
 __all__ = [
     "JUDGES",
@@ -66,6 +68,7 @@ __all__ = [
     "PairwiseLMJudge",
     "RandomJudge",
     "RewardJudge",
+    "RewardServerJudge",
     "as_judge",
     "as_reward_func",
     "length_coefficient",
@@ -86,6 +89,7 @@ JUDGES = {
     "pairwise-lm": "trl_nash.judges.pairwise_lm:PairwiseLMJudge",
     "random": "trl_nash.judges.chance:RandomJudge",
     "reward": "trl_nash.judges.reward:RewardJudge",
+    "reward-server": "trl_nash.judges.reward_server:RewardServerJudge",
 }
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Implicit rewards: what a policy that was fitted to preferences says of them, against the policy that it came from."""
+"""Implicit rewards: the preference that a policy holds, against the policy that it was trained from."""
 
 import json
 from typing import Any
@@ -38,8 +38,8 @@ class ImplicitReward:
         self.__name__ = f"dpo:{policy.name},{reference.name}"
         if self.tokenizer.chat_template is None:
             raise ValueError(
-                f"The tokenizer of the policy {policy.name} has no chat template; set `tokenizer.chat_template` to that "
-                f"of its training."
+                f"The tokenizer of the policy {policy.name} has no chat template; set `tokenizer.chat_template` to "
+                f"that of its training."
             )
         if self.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
             raise ValueError(
