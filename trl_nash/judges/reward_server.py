@@ -264,7 +264,7 @@ class RewardServerJudge(RewardJudge):
 
 
 def _neutralised(text: str) -> str:
-    """As of [`Neutraliser`], for a tokenizer that is not here: what looks like a special token is broken by a space."""
+    """As of [`Neutraliser`], for a tokenizer that is not here: what looks like a special token gets a space."""
     while _SPECIAL.search(text):
         text = _SPECIAL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text

@@ -29,9 +29,9 @@ STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "cpu")
 DEEPSPEED = ("zero1", "zero2", "zero3")
 SHARDED = ("zero3", "fsdp2")  # strategies under which a process holds a part of each weight
 # Judges that look at each completion by itself, once.
-SCORERS = ("reward", "gpm")
-LOCAL_JUDGES = (*SCORERS, "pairwise-lm", "pairrm")  # models on the devices that train
-REMOTE_JUDGES = ("openai", "hf")  # which answer so many calls a second
+SCORERS = ("reward", "gpm", "dpo", "reward-server")
+LOCAL_JUDGES = ("reward", "gpm", "dpo", "pairwise-lm", "pairrm", "genrm")  # models on the devices that train
+REMOTE_JUDGES = ("openai", "hf", "reward-server")  # which answer so many calls a second
 KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.run.scorer`
 # What the commands train, where tables are played otherwise: by gradient steps, or by another loss at the same centre.
 _DEFINITIONS = METHODS | {
