@@ -215,6 +215,9 @@ class OpenAIJudge(RemoteJudge):
         for strict in (False, True):
             answer = self._answer(attempt, question, self._reads, strict, columns)
             if answer is not None:
+                if not math.isnan(answer):
+                    with self._lock:
+                        self.tally.modes[self._reads] += 1
                 return answer
         return Abstained("unparsable")
 
