@@ -4,6 +4,7 @@
 """Servers of models: where one is, how it is asked, and what went wrong. For judges, and policies behind a server."""
 
 import functools
+import json
 import os
 import re
 from collections.abc import Callable, Collection
@@ -141,7 +142,8 @@ class ChatServer:
         error = None
         try:
             # The client's own methods refuse parameters that are not OpenAI's.
-            return self.client.post(path, cast_to=object, body=body, options={"timeout": timeout})
+            reply = self.client.post(path, cast_to=object, body=body, options={"timeout": timeout})
+            return json.loads(reply) if isinstance(reply, str) else reply  # text, to servers that do not say JSON
         except openai.APIError as failure:
             error = failure
         except ValueError:
