@@ -99,8 +99,11 @@ def main() -> dict[str, float]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        judges = {key: load_judge(f"{key}:{path}") for key, path in tiny_models(Path(folder)).items()}
-        judges["openai"] = load_judge(f"openai:tiny@http://127.0.0.1:{server.server_port}/v1", cache=None)
+        paths, url = tiny_models(Path(folder)), f"http://127.0.0.1:{server.server_port}/v1"
+        judges = {key: load_judge(f"{key}:{path}") for key, path in paths.items()}
+        judges["dpo"] = load_judge(f"dpo:{paths['pairwise-lm']},{paths['gpm']}")
+        judges["openai"] = load_judge(f"openai:tiny@{url}", cache=None)
+        judges["genrm"] = load_judge(f"genrm:CompassJudger-tiny@{url}", votes=4, cache=None)
         judges["function"] = load_judge(shorter)
         judges["async function"] = load_judge(slowly)
         judges["ensemble"] = load_judge([judges["reward"], shorter])
