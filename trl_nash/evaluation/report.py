@@ -74,8 +74,8 @@ def evaluate(
 
 MODES = ("logprobs", "structured", "text")  # in which a server's answers are read
 TOKENS = ("prompt_tokens", "completion_tokens")
-NO_COST = ("pairs", "seconds", "both_orders", "disagreement", "flips", "labelled", "label_mass")
-NO_COST += tuple(f"read_as_{mode}" for mode in MODES)
+NO_COST = {"pairs", "seconds", "both_orders", "disagreement", "flips", "labelled", "label_mass"}
+NO_COST |= {f"read_as_{mode}" for mode in MODES}
 
 
 def measures(results: Results) -> list[tuple[str, list[str]]]:

@@ -150,11 +150,11 @@ class DPOJudge(RewardJudge):
             for model, kind in ((policy, "the policy of `dpo`"), (reference, "the reference of `dpo`"))
         ]
         self.beta = beta
-        super().__init__(ImplicitReward(*models, beta=beta), temperature=temperature)
+        self._implicit = ImplicitReward(models[0], models[1], beta)
+        super().__init__(self._implicit, temperature=temperature)
         self.cache = as_store(cache)
 
     @property
     def identity(self) -> str | None:
-        reward = self.reward_funcs[0]
-        models = [reward.policy.identity, reward.reference.identity]
+        models = [self._implicit.policy.identity, self._implicit.reference.identity]
         return None if None in models else json.dumps(["dpo", models, self.beta, self.temperature])

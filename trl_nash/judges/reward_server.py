@@ -236,28 +236,26 @@ class RewardServerJudge(RewardJudge):
         if not PROTOCOLS[protocol].renders and tokenizer.chat_template is None:
             raise ValueError(f"The `tokenizer` of {name} has no chat template, which texts are rendered with.")
         self.name_on_server, self.protocol, self.base_url = name, protocol, url
-        super().__init__(
-            RewardServer(
-                ChatServer(name, url, api_key_env, "reward model"),
-                protocol,
-                None if PROTOCOLS[protocol].renders else tokenizer,
-                concurrency=concurrency,
-                max_retries=max_retries,
-                timeout=timeout,
-                **(chat_template_kwargs or {}),
-            ),
-            temperature=temperature,
+        self._asked = RewardServer(
+            ChatServer(name, url, api_key_env, "reward model"),
+            protocol,
+            None if PROTOCOLS[protocol].renders else tokenizer,
+            concurrency=concurrency,
+            max_retries=max_retries,
+            timeout=timeout,
+            **(chat_template_kwargs or {}),
         )
+        super().__init__(self._asked, temperature=temperature)
         self.cache = as_store(cache)
 
     @property
     def usage(self):
         """`requests`, `failed_requests` and `seconds` so far."""
-        return self.reward_funcs[0].pace.usage
+        return self._asked.pace.usage
 
     @property
     def identity(self) -> str:
-        template = self.reward_funcs[0].chat_template_kwargs
+        template = self._asked.chat_template_kwargs
         return json.dumps(
             ["reward-server", self.base_url, self.name_on_server, self.protocol, template, self.temperature]
         )
