@@ -41,7 +41,7 @@ FAMILIES = {
     "rm-r1-instruct": Family(("rm-r1",), "rewardbench/generative.py of RM-R1's repository", max_tokens=8192),
     "nemotron-genrm": Family(
         ("nemotron.*genrm",),
-        "the environments of NeMo-RL and NeMo-Gym that ask it",
+        "code of others that asks it: roles, fields and the boxed ranking",
         max_tokens=16384,
         temperature=0.6,
         top_p=0.95,
