@@ -24,8 +24,13 @@ from trl_nash.games.simulation_report import draw
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-SIMULATIONS = {"default": [], "pairs": ["--pairs", "512", "--seeds", "3"], "step-3": ["--step_size", "3"]}
-SHOWN = ("default-gap", "default-simplex", "pairs-gap", "step-3-gap")  # on a page
+SIMULATIONS = {
+    "default": [],
+    "pairs": ["--pairs", "512", "--seeds", "3"],
+    "step-3": ["--step_size", "3"],
+    "two-turns": "--game two-turns --step_size 2 --beta 0.1667 --reference_rounds 6 --rounds 200".split(),
+}
+SHOWN = ("default-gap", "default-simplex", "pairs-gap", "step-3-gap", "two-turns-gap")  # on a page
 # The rows of language_games.py and what they are called; of GRPO the best of four learning rates.
 CONTEST = {
     "comal": "comal",

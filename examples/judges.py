@@ -61,7 +61,7 @@ def tiny_models(folder: Path) -> dict[str, str]:
     paths = {key: save(model, folder / key) for key, model in tiny.items()}
     weights = folder / "gpm" / "model.safetensors"  # a GPM is a language model and a head
     save_file({**load_file(weights), "value_head.weight": torch.randn(6, 32)}, weights, metadata={"format": "pt"})
-    return paths
+    return {**paths, "dpo": f"{paths['pairwise-lm']},{paths['gpm']}"}
 
 
 class Server(BaseHTTPRequestHandler):
@@ -69,7 +69,7 @@ class Server(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))
-        top = [{"token": "A", "logprob": math.log(0.7)}, {"token": "B", "logprob": math.log(0.3)}]
+        top = [{"token": token, "logprob": math.log(p)} for token, p in (("A", 0.7), ("B", 0.3))]
         choice = {"message": {"content": "A"}, "logprobs": {"content": [{"token": "A", "top_logprobs": top}]}}
         reply = json.dumps({"choices": [choice]}).encode()
         self.send_response(200)
@@ -99,8 +99,10 @@ def main() -> dict[str, float]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
+        url = f"http://127.0.0.1:{server.server_port}/v1"
         judges = {key: load_judge(f"{key}:{path}") for key, path in tiny_models(Path(folder)).items()}
-        judges["openai"] = load_judge(f"openai:tiny@http://127.0.0.1:{server.server_port}/v1", cache=None)
+        judges["openai"] = load_judge(f"openai:tiny@{url}", cache=None)
+        judges["genrm"] = load_judge(f"genrm:CompassJudger@{url}", votes=4, cache=None)
         judges["function"] = load_judge(shorter)
         judges["async function"] = load_judge(slowly)
         judges["ensemble"] = load_judge([judges["reward"], shorter])

@@ -396,6 +396,7 @@ def test_example_of_all_judges(capsys, quiet_transformers):
     runpy.run_path(str(script), run_name="__main__")
     rows = dict(re.findall(r"^([a-z -]*[a-z]) +([01]\.\d{3}) ", capsys.readouterr().out, flags=re.MULTILINE))
     families = {"reward", "pairwise-lm", "gpm", "pairrm", "openai", "function", "ensemble", "length-debiased"}
+    families |= {"dpo", "genrm"}
     assert set(rows) == families | {"async function"}
     assert rows["openai"] == "0.500" and rows["function"] == "1.000" and rows["async function"] == "0.700"
 

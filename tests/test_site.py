@@ -25,7 +25,7 @@ from trl_nash.cli.options import ALGORITHMS
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 ROOT = Path(__file__).parents[1]
 # Tables and not classes or functions: their pages say what is in them.
-TABLES = {"JUDGES", "GAMES", "PLAYERS", "SOLVERS", "__version__"}
+TABLES = {"JUDGES", "GAMES", "PLAYERS", "SOLVERS", "__version__", "DIALOGUES"}
 
 
 @pytest.fixture(scope="module")

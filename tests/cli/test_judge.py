@@ -175,7 +175,7 @@ def test_costs_of_a_server(tmp_path, write_rows, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     refused = (PAIRS[2]["first"], PAIRS[2]["second"])
     with Loopback(lambda question, number: status(400) if question == refused else ok) as server:
-        argv = (f"openai:tiny@{server.url}", "--judge_kwargs", '{"timeout": 600}')
+        argv = (f"openai:tiny@{server.url}", "--judge_kwargs", '{"timeout": 600}', "--price", "3", "5")
         records, figures = judged(tmp_path, write_rows(PAIRS), *argv)
         assert [r["abstained"] for r in records] == [None, None, "server", *[None] * 17]
         for record in records[3:]:
@@ -187,6 +187,12 @@ def test_costs_of_a_server(tmp_path, write_rows, monkeypatch, capsys):
         cost, sent = found["cost"], len(server.log)
         assert (cost["asked"], cost["cached"], cost["requests"]) == (40, 0, sent)
         assert cost["failed_requests"] == 1 and cost["request_seconds"] > 0
+        # The server states 100 tokens of each question and 1 of its answer; the labels have .8 of the probability.
+        assert found["modes"] == {"logprobs": 39} and found["label_mass"] == pytest.approx(0.8)
+        assert cost["price"] == pytest.approx((sent - 1) * (3 * 100 + 5 * 1) / 1e6)
+        assert cost["price_per_question"] == pytest.approx(cost["price"] / 40)
+        printed = capsys.readouterr().out
+        assert all(line in printed for line in ("label mass", "39 logprobs", "tokens a question", "price in all"))
         capsys.readouterr()
         again = ["judge", write_rows(PAIRS), "--judge", *argv, "--output", str(tmp_path / "again.jsonl")]
         assert main(again) == 0

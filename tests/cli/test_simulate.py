@@ -12,6 +12,7 @@ import pytest
 from trl_nash.cli.main import main
 from trl_nash.cli.simulate import DEFAULT_ALGORITHMS
 from trl_nash.extras import pip_install
+from trl_nash.games.dialogues.named import DIALOGUES
 from trl_nash.games.matrix import MatrixGame
 from trl_nash.games.named import GAMES
 from trl_nash.games.simulation import Simulation
@@ -305,11 +306,32 @@ def test_help_is_quick_and_needs_neither_torch_nor_scipy():
     assert "examples:" in text and "--pair_selection" in text
 
 
+def test_games_of_dialogues(results, tmp_path, capsys):
+    """Exact steps and sampled rollouts: who converges is as on answers of one turn."""
+    setting = ["--game", "two-turns", "--step_size", "2", "--beta", "0.1667", "--reference_rounds", "6"]
+    for pairs in ([], ["--pairs", "3072"]):
+        found = results(*setting, "--rounds", "100", *pairs)
+        gaps = {name: entry["mean gap of the last 20 %"] for name, entry in found.items()}
+        assert max(gaps["comal"], gaps["onpo"]) <= 0.05 and gaps["iterative-ipo"] > 0.5
+        assert gaps["inpo"] == pytest.approx(0.2, abs=0.02) and "regularised" in found["inpo"]["verdict"]
+    record = json.loads((tmp_path / "out" / "simulation.json").read_text(encoding="utf-8"))["game"]
+    assert len(record["dialogues"]) == len(record["preferences"]) == 9 and len(record["actions"]) == 12
+    shown = capsys.readouterr().out
+    assert "9 dialogues of 2 turns with a deterministic user" in shown and "b x b 0.250" in shown
+
+
+def test_bad_settings_on_dialogues_are_said(capsys):
+    assert simulate("--game", "two-turns", "--algorithm", "sppo") == 1
+    assert "SPPO is played on games of one turn" in capsys.readouterr().err
+    assert simulate("--game", "two-turns", "--start", "0.2", "0.5", "0.3") == 2
+    assert "has 12 probabilities" in capsys.readouterr().err
+
+
 def test_help_names_every_algorithm_and_game(capsys):
     with pytest.raises(SystemExit):
         simulate("--help")
     text = "".join(capsys.readouterr().out.split())  # names may be broken at their dashes
-    assert all(name in text for name in (*SOLVERS, *GAMES))
+    assert all(name in text for name in (*SOLVERS, *GAMES, *DIALOGUES))
 
 
 @pytest.mark.parametrize(

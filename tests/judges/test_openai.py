@@ -378,7 +378,7 @@ def test_a_prompt_of_your_own_with_columns(tmp_path):
         ('{% set labels = ["A", "A"] %}{{ first }} {{ second }}', "two different words"),
         ('{% set labels = ["A", "B"] %}{{ first }}', "does not use `second`"),
         ('{% set labels = ["A", "B"] %}{{ first }} {{ second }', "no question to a judge"),
-        ('{% set labels = ["A", "B"] %}{% set delimiters = ["A:"] %}{{ first }} {{ second }}', "begin with < or"),
+        ('{% set labels = ["A", "B"] %}{% set delimiters = ["A:"] %}{{ first }} {{ second }}', "begin with <, "),
     ],
 )
 def test_prompts_that_are_none(tmp_path, source, sentence):

@@ -3,6 +3,7 @@
 
 """What real servers do to `OpenAIJudge`: modes that fail, parameters that are refused, answers that are cut."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -58,6 +59,15 @@ def test_a_server_that_answers_no_mode_is_the_end(failure):
     with Loopback(lambda question, number: failure) as server:
         with pytest.raises(JudgeError, match="cannot go on with"):
             build_judge(server)(["x"], ["a"], ["b"])
+
+
+def test_a_server_that_does_not_say_that_its_replies_are_json():
+    def plain(handler):
+        choice = {"message": {"role": "assistant", "content": "B"}, "finish_reason": "stop"}
+        handler.send(json.dumps({"choices": [choice]}).encode(), headers={"content-type": "text/plain"})
+
+    with Loopback(lambda question, number: plain) as server:
+        assert build_judge(server, mode="text")(["x"], ["a"], ["b"]) == [0.0]
 
 
 def test_a_cut_answer_is_no_verdict():

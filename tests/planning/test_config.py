@@ -33,6 +33,15 @@ def test_lengths():
     assert length_of(training, training, None) == (2, 3)
 
 
+def test_generative_judges_servers_of_rewards_and_implicit_rewards():
+    local = judge_of(["genrm:gaotang/RM-R1-Qwen2.5-Instruct-7B"])
+    assert (local.kind, local.parameters) == ("genrm", int(7e9))
+    assert any("takes time that is not counted" in note for note in local.notes)
+    assert judge_of(["genrm:gaotang/RM-R1-7B@http://x:1/v1"]) == judge_of(["openai:m@http://x:1/v1"])
+    assert judge_of(["reward-server:org/model@http://x:1"])[:3] == ("reward-server", 2, 0)
+    assert judge_of(["dpo:org/policy-1.5B,org/reference-1.5B"])[:3] == ("dpo", 2, int(3e9))
+
+
 def test_judges_are_counted_by_name_or_assumed():
     assert judge_of(["reward:org/Reward-V2-0.6B"]).parameters == int(0.6e9)
     judge = judge_of(["reward:org/model", "openai:model", "pairwise-lm:Qwen/Qwen2.5-7B-Instruct", "mine:longer"])

@@ -100,8 +100,10 @@ def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, Pa
     output.finish(rows)
     records = [output.records[row.index, i, j] for row in rows for i, j in row.pairs]
     console = Console(highlight=False)
-    results = evaluate(records, output.counts, specs)
+    results = evaluate(records, output.counts, specs, options.price)
     print_results(console, results)
+    if options.price and "price" not in results["judge"]["cost"]:
+        console.print("\nNo price: the judge was not asked, or states no tokens.")
     if output.path is not None:
         console.print(f"\nSaved {output.path}: a row for each of {pairs:,} pairs.", soft_wrap=True, markup=False)
     if options.output_dir:
@@ -124,6 +126,8 @@ def check(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     kwargs = {name: read_kwargs(f"{name}_kwargs", getattr(options, f"{name}_kwargs")) for name in _names(options)}
     if options.second_judge is None and options.second_judge_kwargs is not None:
         raise UsageError("--second_judge_kwargs are the arguments of --second_judge: add it.")
+    if options.price and min(options.price) < 0:
+        raise UsageError(f"--price is what a million tokens cost, 0 or more, got {min(options.price):g}.")
     if options.batch_size < 1:
         raise UsageError(f"--batch_size must be at least 1, got {options.batch_size}.")
     if options.output_dir:
@@ -219,6 +223,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "stopped (default: judgements.jsonl in --output_dir)",
     )
     parser.add_argument("--output_dir", metavar="DIR", help="write judge.json, figures (PNG) and report.html")
+    parser.add_argument(
+        "--price",
+        type=float,
+        nargs=2,
+        metavar=("PROMPT", "ANSWER"),
+        help="of a million tokens of questions and of answers at --judge: what they cost is printed",
+    )
     parser.add_argument("--batch_size", type=int, default=128, metavar="N", help="pairs a call (default: %(default)s)")
     options = parser.parse_args(argv)
     if options.file is None:

@@ -30,8 +30,9 @@ class JudgeArguments:
     judge: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Who compares: reward:org/model, pairwise-lm:org/model, gpm:org/model, pairrm, "
-            "openai:model@http://host:port/v1, hf:org/model, ensemble, package.module:name, random; several are "
+            "help": "Who compares: reward:org/model, pairwise-lm:org/model, gpm:org/model, pairrm, genrm:org/model, "
+            "dpo:policy,reference, openai:model@http://host:port/v1, genrm:model@http://host:port/v1, "
+            "reward-server:model@http://host:port, hf:org/model, ensemble, package.module:name, random; several are "
             "a mixture (docs/guides/judges.md)."
         },
     )

@@ -14,7 +14,7 @@ from .options import StrictParser
 
 
 if TYPE_CHECKING:
-    from ..games.matrix import MatrixGame
+    from ..games.dialogues.game import Game
     from ..games.simulation import Simulation
 
 DEFAULT_ALGORITHMS = ("comal", "onpo", "inpo", "iterative-ipo")
@@ -31,13 +31,14 @@ examples:
   trl-nash simulate --game random:8 --algorithm comal onpo nash-md --rounds 1000 --output_dir simulation
   trl-nash simulate --matrix preferences.csv --algorithm comal --step_size 2 --beta 0.17 --reference_rounds 6
   trl-nash simulate --pairs 512 --preference_label argmax --seeds 3
+  trl-nash simulate --game two-turns --step_size 2 --beta 0.16 --reference_rounds 6
   trl-nash simulate --pairs 512 --pair_selection best_worst --num_generations 8
 """
 
 
 def run(argv: list[str]) -> int:
     """
-    Runs algorithms on a matrix game, prints how far each gets and writes the runs to files.
+    Runs algorithms on a game, prints how far each gets and writes the runs to files.
 
     Args:
         argv (`list[str]`): the options after `trl-nash simulate`.
@@ -76,17 +77,17 @@ def simulation_of(options: argparse.Namespace) -> "Simulation":
         UsageError: If an option cannot be used.
         ValueError: If the game or a setting of an algorithm is refused.
     """
-    from ..games.named import default_start, load_game
+    from ..games.dialogues.named import default_policy, load_any_game
     from ..games.simulation import Simulation
 
     check(options)
-    game = load_game(options.matrix or options.game)
+    game = load_any_game(options.matrix or options.game)
     for option in ("start", "reference"):
         _check_policy(game, option, getattr(options, option))
     return Simulation(
         Path(options.matrix).name if options.matrix else options.game,
         game,
-        start=game.policy(options.start or default_start(len(game))),
+        start=game.policy(options.start or default_policy(game)),
         rounds=options.rounds,
         sampling=sampling(options),
         plans={algorithm: settings(algorithm, options) for algorithm in options.algorithm},
@@ -98,7 +99,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The options of `trl-nash simulate`."""
     parser = StrictParser(
         prog="trl-nash simulate",
-        description="Run the algorithms on a matrix game, with exact fits or with sampled pairs, and see whether they "
+        description="Run the algorithms on a game, with exact fits or with sampled pairs, and see whether they "
         "reach its equilibrium. Options are called as in the trainers' configurations.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,7 +110,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         metavar="NAME",
         default="comal-cycle",
         help="comal-cycle (the default), rock-paper-scissors, dice, raters, weak-edge, condorcet, bradley-terry or "
-        "random:SIZE:SEED",
+        "random:SIZE:SEED; of dialogues: two-turns, three-turns, moody-user",
     )
     game.add_argument(
         "--matrix", metavar="FILE", help="P(row preferred to column): .csv, .tsv (a first row may name), .json, .npy"
@@ -229,7 +230,7 @@ def _check_sampling(options: argparse.Namespace) -> None:
         )
 
 
-def _check_policy(game: "MatrixGame", option: str, probabilities: list[float] | None) -> None:
+def _check_policy(game: "Game", option: str, probabilities: list[float] | None) -> None:
     if probabilities is None:
         return
     try:

@@ -76,6 +76,8 @@ def ask(judge: PairwiseJudge, batch: list[Row], output: Output, name: str) -> li
     finally:  # what did not come to its end has a cost too
         tally = judge.tally.take()
         counts = {"seconds": time.perf_counter() - start, "asked": tally.asked, "cached": tally.cached}
+        counts |= {"labelled": tally.labelled, "label_mass": tally.mass} if tally.labelled else {}
+        counts |= {f"read_as_{mode}": count for mode, count in tally.modes.items()}
         if verdicts is not None:  # else these pairs are to be judged, and counted, again
             counts |= {"pairs": len(verdicts)} | {key: getattr(tally, key) for key in ORDERS}
         for key, value in getattr(judge, "usage", {}).items():

@@ -19,7 +19,12 @@ from .measures import agreement, column, measure, preferences
 Results = dict[str, dict[str, Any]]  # of "judge" and "second_judge"
 
 
-def evaluate(records: list[dict[str, Any]], counts: dict[str, Counter], specs: dict[str, str]) -> Results:
+def evaluate(
+    records: list[dict[str, Any]],
+    counts: dict[str, Counter],
+    specs: dict[str, str],
+    prices: tuple[float, float] | None = None,
+) -> Results:
     """
     All figures of the judgements.
 
@@ -27,11 +32,13 @@ def evaluate(records: list[dict[str, Any]], counts: dict[str, Counter], specs: d
         records (`list[dict]`): the judgements.
         counts (`dict[str, Counter]`): what [`Output`] counted, for each judge.
         specs (`dict[str, str]`): how each judge was called.
+        prices (`tuple[float, float]`, *optional*):
+            What a million tokens of prompts and of answers cost at the (first) judge.
 
     Returns:
         `dict[str, dict]`: for each judge its `spec`, what [`measure`] finds, `orders` (`position_bias`, `flip_rate`
-        and the number of pairs), `cost`, and what [`agreement`] finds with `label` and with `second_judge`, where
-        there are such.
+        and the number of pairs), `label_mass`, `modes` (a server's answers by how they were read), `cost`, and what
+        [`agreement`] finds with `label` and with `second_judge`, where there are such.
     """
     different = [record for record in records if record["first"] != record["second"]]
     label, results = column(different, "label"), {}
@@ -50,6 +57,14 @@ def evaluate(records: list[dict[str, Any]], counts: dict[str, Counter], specs: d
             "seconds_per_pair": counted["seconds"] / counted["pairs"] if counted["pairs"] else math.nan,
             **{key: counted[key] for key in sorted(counted) if key not in NO_COST},
         }
+        results[name]["label_mass"] = counted["label_mass"] / counted["labelled"] if counted["labelled"] else math.nan
+        results[name]["modes"] = {mode: counted[f"read_as_{mode}"] for mode in MODES if counted[f"read_as_{mode}"]}
+        tokens = {key: counted[key] for key in TOKENS if counted[key]}
+        if asked := counted["asked"] if tokens else 0:
+            results[name]["cost"]["tokens_per_question"] = sum(tokens.values()) / asked
+            if prices is not None and name == "judge":
+                price = sum(tokens.get(key, 0) * each for key, each in zip(TOKENS, prices, strict=True)) / 1e6
+                results[name]["cost"] |= {"price": price, "price_per_question": price / asked}
         if not all(map(math.isnan, label)):
             results[name]["label"] = agreement(p, label)
         if name == "judge" and "second_judge" in specs:
@@ -57,7 +72,10 @@ def evaluate(records: list[dict[str, Any]], counts: dict[str, Counter], specs: d
     return results
 
 
-NO_COST = ("pairs", "seconds", "both_orders", "disagreement", "flips")
+MODES = ("logprobs", "structured", "text")  # in which a server's answers are read
+TOKENS = ("prompt_tokens", "completion_tokens")
+NO_COST = {"pairs", "seconds", "both_orders", "disagreement", "flips", "labelled", "label_mass"}
+NO_COST |= {f"read_as_{mode}" for mode in MODES}
 
 
 def measures(results: Results) -> list[tuple[str, list[str]]]:
@@ -80,6 +98,8 @@ def measures(results: Results) -> list[tuple[str, list[str]]]:
         [_number(j["orders"]["position_bias"]) or "one order asked" * bool(j["judged"]) for j in judges],
     )
     add("order flips", [_percent(j["orders"]["flip_rate"]) for j in judges])
+    add("label mass", [_percent(j["label_mass"]) for j in judges])
+    add("answers by mode", [", ".join(f"{n:,} {mode}" for mode, n in j["modes"].items()) for j in judges])
     add("cycle rate", [_of(_percent(j["cycle_rate"]), j["triples"], "triples") for j in judges])
     add("longer wins", [_percent(j["longer_wins"]) for j in judges])
     add("correlation with length", [_number(j["length_correlation"]) for j in judges])
@@ -109,6 +129,9 @@ def measures(results: Results) -> list[tuple[str, list[str]]]:
     )
     for key in ("prompt_tokens", "completion_tokens", "cut_prompts"):
         add(key.replace("_", " "), [f"{c[key]:,}" if c.get(key) else "" for c in cost])
+    add("tokens a question", [f"{c['tokens_per_question']:,.1f}" if "tokens_per_question" in c else "" for c in cost])
+    for key, name in {"price_per_question": "price of a question", "price": "price in all"}.items():
+        add(name, [f"{c[key]:.4g}" if key in c else "" for c in cost])
     return lines
 
 

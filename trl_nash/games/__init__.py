@@ -15,6 +15,10 @@ _EXPORTS = {
     "matrix": ["MatrixGame", "kl_divergence"],
     "named": ["GAMES", "load_game"],
     "equilibria": ["nash_equilibrium", "nash_md_fixed_point", "regularized_equilibrium"],
+    "dialogues.game": ["DialogueGame"],
+    "dialogues.language": ["DialogueLanguageGame"],
+    "dialogues.named": ["DIALOGUES"],
+    "dialogues.fits": ["dialogue_pairs", "state_pairs"],
     "stability": ["rotation_rate"],
     ".algorithms.stability": ["contraction", "largest_stable_step", "minimum_reference_rounds"],
     "settings": ["check_stability"],
@@ -32,6 +36,10 @@ __all__ = sorted(_MODULE_OF)
 if TYPE_CHECKING:
     from ..algorithms.stability import contraction, largest_stable_step, minimum_reference_rounds
     from .callback import GameCallback
+    from .dialogues.fits import dialogue_pairs, state_pairs
+    from .dialogues.game import DialogueGame
+    from .dialogues.language import DialogueLanguageGame
+    from .dialogues.named import DIALOGUES
     from .equilibria import nash_equilibrium, nash_md_fixed_point, regularized_equilibrium
     from .history import History
     from .language import GameJudge, LanguageGame

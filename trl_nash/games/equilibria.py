@@ -16,6 +16,8 @@ from scipy.linalg import null_space
 from scipy.optimize import linprog, minimize, root
 from scipy.special import log_softmax, logsumexp, softmax
 
+from .dialogues.equilibria import regularized_dialogue_equilibrium, sequence_form_equilibrium
+from .dialogues.game import DialogueGame, Game
 from .matrix import MatrixGame, check_positive
 
 
@@ -38,17 +40,19 @@ class RegularizedEquilibrium(NamedTuple):
     residual: float
 
 
-def nash_equilibrium(game: MatrixGame) -> np.ndarray:
+def nash_equilibrium(game: Game) -> np.ndarray:
     r"""
     The Nash policy p with the highest entropy, of shape `(N,)`; most games have but one.
 
     A linear program finds a strictly complementary solution: every answer is either given or loses against it
     (Goldman and Tucker, 1956). So all Nash policies live on its support S, and solve `A_SS p = 0`, by which p is then
-    determined to machine precision.
+    determined to machine precision. Of a game of dialogues it is [`sequence_form_equilibrium`], of shape `(S,)`.
 
     Raises:
         `ValueError`: If ties up to less than about 1e-6 hide the support.
     """
+    if isinstance(game, DialogueGame):
+        return sequence_form_equilibrium(game)
     scale = np.abs(game.advantage).max()
     if scale == 0:
         return np.full(len(game), 1 / len(game))
@@ -126,7 +130,7 @@ def _maximum_entropy(kernel: np.ndarray, outer: np.ndarray) -> np.ndarray:
     return softmax(-multipliers @ rows)
 
 
-def regularized_equilibrium(game: MatrixGame, reference: ArrayLike, beta: float) -> RegularizedEquilibrium:
+def regularized_equilibrium(game: Game, reference: ArrayLike, beta: float) -> RegularizedEquilibrium:
     r"""
     The equilibrium of the game in which straying from the reference costs `τ KL(·‖ref)`:
 
@@ -143,6 +147,8 @@ def regularized_equilibrium(game: MatrixGame, reference: ArrayLike, beta: float)
         `ValueError`: If `reference` is no policy, `beta` is not positive, or the residual stays above 1e-10 / τ.
     """
     check_positive("beta", beta)
+    if isinstance(game, DialogueGame):
+        return RegularizedEquilibrium(*regularized_dialogue_equilibrium(game, reference, beta))
     reference = game.policy(reference)
     given = reference > 0
     advantage = game.advantage[np.ix_(given, given)] / beta

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import kl_div
 
-from .matrix import MatrixGame
+from .dialogues.game import Game
 
 
 @dataclass(frozen=True)
@@ -18,11 +17,11 @@ class History:
     The run of an algorithm for T rounds.
 
     Args:
-        game ([`MatrixGame`]): that was played.
+        game ([`MatrixGame`] or [`DialogueGame`]): that was played.
         policies (`np.ndarray` of shape `(T + 1, N)`): the policy after each round; row 0 is the start.
     """
 
-    game: MatrixGame
+    game: Game
     policies: np.ndarray
 
     @property
@@ -33,22 +32,18 @@ class History:
     @property
     def gaps(self) -> np.ndarray:
         """[`MatrixGame.duality_gap`] of each policy, shape `(T + 1,)`."""
-        return self._gaps(self.policies)
+        return self.game.duality_gaps(self.policies)
 
     @property
     def averages(self) -> np.ndarray:
         """The mean of each policy and those before it, start included, shape `(T + 1, N)`."""
-        return self.policies.cumsum(axis=0) / np.arange(1, len(self.policies) + 1)[:, None]
+        return self.game.averages(self.policies)
 
     @property
     def average_gaps(self) -> np.ndarray:
         """[`MatrixGame.duality_gap`] of each average policy, shape `(T + 1,)`."""
-        return self._gaps(self.averages)
+        return self.game.duality_gaps(self.averages)
 
     def kl_to(self, target: ArrayLike) -> np.ndarray:
         """`KL(target‖π_t)` in nats, shape `(T + 1,)`; infinite where π_t lacks an answer of `target`."""
-        # In contrast to `rel_entr`, no term is negative: rounding keeps a divergence of 0 at 0.
-        return kl_div(self.game.policy(target), self.policies).sum(axis=1)
-
-    def _gaps(self, policies: np.ndarray) -> np.ndarray:
-        return 2 * (policies @ self.game.advantage.T).max(axis=1)
+        return self.game.kl_divergences(target, self.policies)

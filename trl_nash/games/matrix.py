@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp, rel_entr, softmax
+from scipy.special import kl_div, log_softmax, logsumexp, rel_entr, softmax
 
 from ..algorithms.checks import check_positive
 
@@ -107,6 +107,37 @@ class MatrixGame:
             raise ValueError(f"A policy is made of probabilities that add up to 1, got {policy.tolist()}.")
         return policy / policy.sum()
 
+    @property
+    def whole(self) -> "MatrixGame":
+        """The game of whole answers, itself: those of a [`DialogueGame`] are put together from several turns."""
+        return self
+
+    @property
+    def uniform(self) -> np.ndarray:
+        """The policy that gives all answers alike, shape `(N,)`."""
+        return np.full(len(self), 1 / len(self))
+
+    def distribution(self, policy: np.ndarray) -> np.ndarray:
+        """The probabilities of whole answers, shape `(N,)`: the policy itself."""
+        return policy
+
+    def normalized(self, logits: np.ndarray) -> np.ndarray:
+        """Log-probabilities of shape `(N,)`."""
+        return log_softmax(logits)
+
+    def gains(self, policy: np.ndarray) -> np.ndarray:
+        r"""`P(y ≻ π) - ½` of each answer, shape `(N,)`, of a policy that is not checked."""
+        return self.advantage @ policy
+
+    def tilted(self, log_centre: np.ndarray, gains: np.ndarray) -> np.ndarray:
+        """The log-probabilities of `π(y) ∝ exp(centre(y) + gain(y))`, shape `(N,)`."""
+        return log_softmax(log_centre + gains)
+
+    def fitted(self, log_centre: np.ndarray, step_size: float, weights: np.ndarray, wins: np.ndarray) -> np.ndarray:
+        """The policy that minimises `½ hᵀ L h - η hᵀ w`, h its log-ratios to the centre: [`SampledPairs`]."""
+        # Of many minimisers the smallest: an answer that is in no pair keeps its centre.
+        return self.tilted(log_centre, step_size * (np.linalg.pinv(weights, hermitian=True) @ wins))
+
     def win_rates(self, policy: ArrayLike) -> np.ndarray:
         r"""`P(y ≻ π) = E_{y'~π} P(y ≻ y')` of each answer y, shape `(N,)`."""
         return 0.5 + self.advantage @ self.policy(policy)
@@ -122,6 +153,24 @@ class MatrixGame:
     def duality_gap(self, policy: ArrayLike) -> float:
         r"""`gap(π) = 2 (max_y P(y ≻ π) - ½)`, in [0, 1]: zero exactly at a Nash policy."""
         return float(2 * (self.advantage @ self.policy(policy)).max())
+
+    def duality_gaps(self, policies: np.ndarray) -> np.ndarray:
+        """[`~MatrixGame.duality_gap`] of each row, shape `(T,)`."""
+        return 2 * (policies @ self.advantage.T).max(axis=1)
+
+    def averages(self, policies: np.ndarray) -> np.ndarray:
+        """The mean of each row and those before it, shape `(T, N)`."""
+        return policies.cumsum(axis=0) / np.arange(1, len(policies) + 1)[:, None]
+
+    def kl_divergences(self, target: ArrayLike, policies: np.ndarray) -> np.ndarray:
+        """`KL(target‖π)` in nats for each row π, shape `(T,)`."""
+        # In contrast to `rel_entr`, no term is negative: rounding keeps a divergence of 0 at 0.
+        return kl_div(self.policy(target), policies).sum(axis=1)
+
+    def tangent(self, policy: np.ndarray) -> np.ndarray:
+        r"""F of shape `(N, N)` with `FᵀF = diag π - π πᵀ`: log-ratios of mean 0 that policies near π have to it."""
+        root = np.sqrt(policy)
+        return np.diag(root) - np.outer(root, policy)
 
     def regularized_best_response(self, policy: ArrayLike, reference: ArrayLike, beta: float) -> np.ndarray:
         r"""

@@ -142,6 +142,12 @@ def load_game(spec: str | os.PathLike) -> MatrixGame:
     path = Path(spec)
     if path.suffix.lower() in _READERS:
         return _load_file(path)
+    from .dialogues.named import DIALOGUES
+
+    if spec in DIALOGUES:
+        raise ValueError(
+            f"{spec!r} is a game of dialogues: `trl-nash simulate` plays it, and `trl_nash.games.DIALOGUES` has it."
+        )
     guess = difflib.get_close_matches(spec, GAMES, n=1)
     hint = f"did you mean {guess[0]!r}? T" if guess else "t"
     raise ValueError(

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from math import ceil
 
 import numpy as np
-from scipy.special import log_softmax, softmax
 
 from ..rounds.pairings import Groups, pairing_of
-from .matrix import MatrixGame, check_positive
+from .dialogues.game import Game
+from .matrix import check_positive
 
 
 PREFERENCE_LABELS = ("soft", "sampled", "argmax")
@@ -33,7 +33,9 @@ class SampledPairs:
     which tends to `π ∝ exp(a + η P(· ≻ ν))` as the number of pairs grows, ν the policy that they were drawn from.
 
     Args:
-        game ([`MatrixGame`]): whose preferences judge the pairs.
+        game ([`MatrixGame`] or [`DialogueGame`]):
+            Whose preferences judge the pairs. Of dialogues each is rolled out from the root, and h is summed over
+            turns.
         pairs (`int`): pairs in a round that are trained on, rounded up to whole prompts.
         preference_label (`str`, *optional*, defaults to `"soft"`):
             `"soft"` is P, `"sampled"` a draw from Bernoulli(P), `"argmax"` is 1[P > ½], which solves the game of
@@ -44,7 +46,7 @@ class SampledPairs:
         pairs_per_prompt (`int`, *optional*): M of `pair_selection="random"` and `"active"`.
         num_generations (`int`, *optional*, defaults to `2`): K, independent answers per prompt.
         temperature (`float`, *optional*, defaults to `1.0`):
-            T: answers are drawn from `ν^{1/T}`, and the step is then taken against that policy.
+            T: each answer is drawn from `ν^{1/T}`, and the step is then taken against that policy.
         seed (`int`, *optional*, defaults to `0`): of all rounds together.
 
     Attributes:
@@ -56,7 +58,7 @@ class SampledPairs:
 
     def __init__(
         self,
-        game: MatrixGame,
+        game: Game,
         *,
         pairs: int,
         preference_label: str = "soft",
@@ -101,7 +103,7 @@ class SampledPairs:
 
         from ..objectives import hard_label
 
-        policy = softmax(log_opponent / self.temperature)
+        policy = self.game.distribution(np.exp(self.game.normalized(log_opponent / self.temperature)))
         answers = self.generator.choice(len(policy), size=self.shape, p=policy)
 
         def of(pairs: np.ndarray) -> list[np.ndarray]:
@@ -120,13 +122,11 @@ class SampledPairs:
 
     def __call__(self, log_opponent: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
         first, second, label, weight = self.sample(log_opponent)
-        size = len(self.game)
+        size = len(self.game.whole)
         # Normal equations of Σ w (h_i - h_j - (label - ½))²: the Laplacian of the graph whose edges are the pairs.
         counts = np.bincount(first * size + second, weight, minlength=size * size).reshape(size, size)
         counts = counts + counts.T
         laplacian = np.diag(counts.sum(axis=1)) - counts
         target = weight * (label - 0.5)
         wins = np.bincount(first, target, size) - np.bincount(second, target, size)
-        # Of many minimisers the smallest: an answer that is in no pair keeps its anchor.
-        advantage = np.linalg.pinv(laplacian, hermitian=True) @ wins
-        return lambda log_anchor, step_size: log_softmax(log_anchor + step_size * advantage)
+        return lambda log_anchor, step_size: self.game.fitted(log_anchor, step_size, laplacian, wins)

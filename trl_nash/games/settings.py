@@ -9,12 +9,12 @@ from numpy.typing import ArrayLike
 from ..algorithms.checks import check_positive
 from ..algorithms.stability import check_arguments, contraction, largest_stable_step, worst_factors
 from ..algorithms.table import MOVING, weighted
-from .matrix import MatrixGame
+from .dialogues.game import Game
 from .stability import own_rates
 
 
 def check_stability(
-    algorithm: str, game: MatrixGame, *, step_size: float, reference: ArrayLike | None = None, **settings
+    algorithm: str, game: Game, *, step_size: float, reference: ArrayLike | None = None, **settings
 ) -> list[str]:
     """
     What is wrong with a setting on a game: a sentence for every limit that it passes, none if it converges.

@@ -12,9 +12,9 @@ import numpy as np
 from ..algorithms.stability import largest_stable_step
 from ..algorithms.table import regularized
 from ..figures.style import styles
+from .dialogues.game import DialogueGame, Game
 from .equilibria import nash_equilibrium, regularized_equilibrium
 from .history import History
-from .matrix import MatrixGame
 from .sampled import SampledPairs
 from .settings import check_stability
 from .solvers import SOLVERS
@@ -59,7 +59,7 @@ class Simulation:
 
     Args:
         name (`str`): of the game, or of its file.
-        game ([`MatrixGame`]): that is played.
+        game ([`MatrixGame`] or [`DialogueGame`]): that is played.
         start (`np.ndarray` of shape `(N,)`): every algorithm's first policy.
         rounds (`int`): T.
         sampling (`dict[str, Any]`, *optional*): arguments of [`SampledPairs`]; exact fits if left out.
@@ -73,7 +73,7 @@ class Simulation:
     def __init__(
         self,
         name: str,
-        game: MatrixGame,
+        game: Game,
         start: np.ndarray,
         rounds: int,
         sampling: dict[str, Any] | None,
@@ -174,7 +174,7 @@ class Simulation:
     def facts(self) -> dict[str, str]:
         """The game, its equilibrium and how the fits are made."""
         facts = {
-            "game": f"{self.name}, {len(self.game)} answers",
+            "game": f"{self.name}, {self._size()}",
             "equilibrium": show_policy(self.game, self.equilibrium),
             "rotation rate κ": f"{self.kappa:.3g}",
             "start": self._show(self.start),
@@ -192,6 +192,14 @@ class Simulation:
             facts["regularised one"] = f"{self._show(next(iter(own.values())))}, of {', '.join(own)}"
         return facts | {"fits": self._fits()}
 
+    def _size(self) -> str:
+        """How many answers there are, or of what dialogues are made."""
+        game = self.game
+        if not isinstance(game, DialogueGame):
+            return f"{len(game)} answers"
+        user = "a deterministic" if game.deterministic else "a random"
+        return f"{len(game.dialogues)} dialogues of {game.turns} turns with {user} user"
+
     def _show(self, policy: np.ndarray) -> str:
         return f"{show_policy(self.game, policy)} (gap {self.game.duality_gap(policy):.2g})"
 
@@ -203,11 +211,12 @@ class Simulation:
         return f"{self.sampling['pairs']} sampled pairs a round{others}, {self.rounds} rounds{seeds}"
 
 
-def show_policy(game: MatrixGame, policy: np.ndarray) -> str:
-    """Its likeliest answers, up to six, with their probabilities."""
-    order = range(len(game)) if len(game) <= 6 else np.argsort(-policy, kind="stable")[:6]
-    shown = ", ".join(f"{game.actions[index]} {policy[index]:.3f}" for index in order)
-    return shown if len(game) <= 6 else f"{shown}, ..."
+def show_policy(game: Game, policy: np.ndarray) -> str:
+    """Its likeliest answers, or whole dialogues, up to six, with their probabilities."""
+    names, policy = game.whole.actions, game.distribution(policy)
+    order = range(len(names)) if len(names) <= 6 else np.argsort(-policy, kind="stable")[:6]
+    shown = ", ".join(f"{names[index]} {policy[index]:.3f}" for index in order)
+    return shown if len(names) <= 6 else f"{shown}, ..."
 
 
 def last_values(settings: dict[str, Any]) -> dict[str, Any]:

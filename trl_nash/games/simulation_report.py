@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..figures.style import figures_missing
+from .dialogues.game import DialogueGame
 from .plots import gap_figure, save_report, simplex_figure
 from .simulation import Outcome, Simulation
 
@@ -100,6 +101,7 @@ def record(simulation: Simulation) -> dict[str, object]:
         "game": {
             "name": simulation.name,
             "actions": list(game.actions),
+            **({"dialogues": list(game.dialogues)} if isinstance(game, DialogueGame) else {}),
             "preferences": game.preferences.tolist(),
             "equilibrium": simulation.equilibrium.tolist(),
             "kappa": simulation.kappa,

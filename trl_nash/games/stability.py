@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..algorithms.table import regularized, settled_beta
+from .dialogues.game import Game
 from .equilibria import nash_equilibrium, regularized_equilibrium
 from .matrix import MatrixGame
 
@@ -16,16 +17,15 @@ from .matrix import MatrixGame
 _NONE = 1e-9  # rates below are rounding
 
 
-def rotation_rates(game: MatrixGame, policy: ArrayLike) -> np.ndarray:
+def rotation_rates(game: Game, policy: ArrayLike) -> np.ndarray:
     r"""
     The κ_j > 0, largest first: ±iκ_j are the eigenvalues of `(P-½)(diag π - π πᵀ)` that are not zero.
 
-    There are at most N/2. An equilibrium of one answer has none.
+    There are at most N/2. An equilibrium of one answer has none. Of dialogues π is over whole dialogues, and
+    deviations are those that policies can make, [`DialogueGame.tangent`].
     """
-    policy = game.policy(policy)
-    root = np.sqrt(policy)
     # diag π - π πᵀ = FᵀF, and F (P-½) Fᵀ is skew: its eigenvalues are exactly imaginary, those of a Hermitian matrix.
-    return _rates(np.diag(root) - np.outer(root, policy), game)
+    return _rates(game.tangent(game.policy(policy)), game)
 
 
 def gradient_rotation_rates(game: MatrixGame, equilibrium: ArrayLike) -> np.ndarray:
@@ -38,30 +38,30 @@ def gradient_rotation_rates(game: MatrixGame, equilibrium: ArrayLike) -> np.ndar
     return _rates(np.diag(game.policy(equilibrium)), game)
 
 
-def _rates(factor: np.ndarray, game: MatrixGame) -> np.ndarray:
+def _rates(factor: np.ndarray, game: Game) -> np.ndarray:
     rates = np.linalg.eigvalsh(1j * (factor @ game.advantage @ factor.T))
     return rates[rates > _NONE][::-1]
 
 
-def rotation_rate(game: MatrixGame, policy: ArrayLike) -> float:
+def rotation_rate(game: Game, policy: ArrayLike) -> float:
     r"""`κ = max_j κ_j` of [`rotation_rates`], in radians a round and unit of step; 0 if nothing rotates."""
     return float(rotation_rates(game, policy).max(initial=0.0))
 
 
-def own_rates(
-    algorithm: str, game: MatrixGame, step_size: float, beta: float, reference: ArrayLike | None
-) -> np.ndarray:
+def own_rates(algorithm: str, game: Game, step_size: float, beta: float, reference: ArrayLike | None) -> np.ndarray:
     """The rates that decide on an algorithm, around the equilibrium that its opponent comes to rest at."""
-    rates = gradient_rotation_rates if algorithm == "grpo" else rotation_rates
-    return rates(game, own_equilibrium(algorithm, game, step_size, beta, reference))
+    equilibrium = own_equilibrium(algorithm, game, step_size, beta, reference)
+    if algorithm == "grpo":
+        return gradient_rotation_rates(game.whole, equilibrium)
+    return rotation_rates(game, equilibrium)
 
 
 def own_equilibrium(
-    algorithm: str, game: MatrixGame, step_size: float, beta: float, reference: ArrayLike | None
+    algorithm: str, game: Game, step_size: float, beta: float, reference: ArrayLike | None
 ) -> np.ndarray:
     """Where the opponent of an algorithm comes to rest: at an equilibrium of the game, or of a regularised one."""
     if not regularized(algorithm):
         return nash_equilibrium(game)
-    reference = np.full(len(game), 1 / len(game)) if reference is None else game.policy(reference)
+    reference = game.uniform if reference is None else game.policy(reference)
     settled = settled_beta(algorithm, step_size, beta)
     return reference if math.isinf(settled) else regularized_equilibrium(game, reference, settled).policy

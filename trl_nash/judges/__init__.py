@@ -28,22 +28,28 @@ from .store import JudgementStore
 
 
 if TYPE_CHECKING:
+    from .dpo import DPOJudge
+    from .genrm import GenRMJudge
     from .gpm import GPMJudge
     from .openai_api import HFJudge, OpenAIJudge
     from .openai_group import OpenAIGroupJudge
     from .pairrm import PairRMJudge
     from .pairwise_lm import PairwiseLMJudge
     from .reward import RewardJudge
+    from .reward_server import RewardServerJudge
 
 # Imported on first use: with torch and transformers.
 _MODULE_OF = {
+    "DPOJudge": "dpo",
     "GPMJudge": "gpm",
+    "GenRMJudge": "genrm",
     "HFJudge": "openai_api",
     "OpenAIGroupJudge": "openai_group",
     "OpenAIJudge": "openai_api",
     "PairRMJudge": "pairrm",
     "PairwiseLMJudge": "pairwise_lm",
     "RewardJudge": "reward",
+    "RewardServerJudge": "reward_server",
 }
 __all__ = [
     "JUDGES",
@@ -51,9 +57,11 @@ __all__ = [
     "BasePairwiseJudge",
     "CallableGroupJudge",
     "CallableJudge",
+    "DPOJudge",
     "EnsembleJudge",
     "GPMJudge",
     "GroupJudge",
+    "GenRMJudge",
     "HFJudge",
     "JudgeError",
     "JudgementStore",
@@ -66,6 +74,7 @@ __all__ = [
     "PairwiseLMJudge",
     "RandomJudge",
     "RewardJudge",
+    "RewardServerJudge",
     "as_judge",
     "as_reward_func",
     "length_coefficient",
@@ -74,8 +83,10 @@ __all__ = [
 
 # What `key` and `key:target` stand for: a class or function, called with the target, if any, and keyword arguments.
 JUDGES = {
+    "dpo": "trl_nash.judges.dpo:DPOJudge",
     "ensemble": "trl_nash.judges.ensemble:EnsembleJudge",
     "function": "trl_nash.judges:load_path",
+    "genrm": "trl_nash.judges.genrm:genrm_judge",
     "gpm": "trl_nash.judges.gpm:GPMJudge",
     "group": "trl_nash.judges:load_group",
     "hf": "trl_nash.judges.openai_api:HFJudge",
@@ -86,6 +97,7 @@ JUDGES = {
     "pairwise-lm": "trl_nash.judges.pairwise_lm:PairwiseLMJudge",
     "random": "trl_nash.judges.chance:RandomJudge",
     "reward": "trl_nash.judges.reward:RewardJudge",
+    "reward-server": "trl_nash.judges.reward_server:RewardServerJudge",
 }
 
 

@@ -16,6 +16,7 @@ from .pace import RequestFailed
 from .question import QuestionTemplate, as_text
 from .remote import RemoteJudge
 from .server import ChatServer, Declined, ModeFailed, TimedOut, find_server, host_of
+from .verdicts import mean_verdict
 
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,9 @@ class OpenAIJudge(RemoteJudge):
             `"auto"` takes the first of them that one question more shows to work, and warns if that is not the first.
             A mode that the server answers with an error or not at all is one that does not work. A prompt with
             `verdicts` instead of labels is read as text. What was cut at `max_tokens` is no verdict.
+        votes (`int`, *optional*, defaults to 1):
+            Answers that are sampled, at temperature 1 if `request` does not say: the probability is the mean of their
+            verdicts. Where fewer than half of them have one, the question abstains. Answers are then text.
         timeout (`float`, *optional*):
             Seconds of silence after which a request has failed. By default 60, and one more for every 10 tokens that
             the answer may have: reasoning takes its time.
@@ -89,6 +93,7 @@ class OpenAIJudge(RemoteJudge):
         prompt: str = "pair",
         verdict_pattern: str | dict[str, float] | None = None,
         mode: str = "auto",
+        votes: int = 1,
         timeout: float | None = None,
         request: dict[str, Any] | None = None,
         api_key_env: str = "OPENAI_API_KEY",
@@ -105,18 +110,24 @@ class OpenAIJudge(RemoteJudge):
             raise ValueError(
                 f"The prompt {prompt!r} is answered in sentences, so `mode` must be 'text'; got {mode!r}."
             )
+        if votes < 1 or (votes > 1 and mode not in ("auto", "text")):
+            raise ValueError(
+                f"`votes` is a number of sampled answers, 1 or more, which are read as text; got {votes} with the "
+                f"mode {mode!r}."
+            )
         if timeout is not None and (not isinstance(timeout, int | float) or not timeout > 0):
             raise ValueError(f"`timeout` must be a positive number of seconds; got {timeout!r}.")
         if taken := sorted({"model", "messages", "stream", "n"} & set(self.request)):
             raise ValueError(f"`request` cannot set {taken[0]!r}, which the judge does.")
         if unknown := sorted(set(kwargs) - set(RemoteJudge.__init__.__kwdefaults__)):
-            own = ("base_url", "prompt", "verdict_pattern", "mode", "timeout", "request", "api_key_env")
+            own = ("base_url", "prompt", "verdict_pattern", "mode", "votes", "timeout", "request", "api_key_env")
             raise ValueError(
                 f"The judge {model!r} takes no argument {unknown[0]!r}; it takes "
                 f"{', '.join((*own, *RemoteJudge.__init__.__kwdefaults__))}."
             )
         self.chat = ChatServer(self.model, self.base_url, api_key_env, fixed=self.request)
-        self.mode = "text" if self.prompt.pattern is not None else mode
+        self.mode = "text" if self.prompt.pattern is not None or votes > 1 else mode
+        self.votes = votes
         # How answers are read; logprobs are tried first, as servers drop them without a word.
         self._reads = self.mode if self.mode in ("structured", "text") else None
         super().__init__(server=self.base_url, **kwargs)
@@ -124,6 +135,12 @@ class OpenAIJudge(RemoteJudge):
     @property
     def name(self) -> str:
         return f"openai:{self.model}"
+
+    def _read(self, choice: dict[str, Any], mode: str) -> float | None:
+        """The verdict of an answer in words."""
+        if is_refused(choice):
+            return Abstained("refused")
+        return Abstained("cut") if choice.get("finish_reason") == "length" else self.prompt.read(choice, mode)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r}, base_url={self.base_url!r}, mode={self.mode!r})"
@@ -139,6 +156,7 @@ class OpenAIJudge(RemoteJudge):
                 "prompt": self.prompt.source,
                 "verdict_pattern": self.verdict_pattern,
                 "request": self.request,
+                **({"votes": self.votes} if self.votes > 1 else {}),  # others keep the answers that they have
             },
             sort_keys=True,
         )
@@ -184,7 +202,7 @@ class OpenAIJudge(RemoteJudge):
 
     def ask(self, attempt, prompt, first, second, **columns):
         text = as_text(prompt)
-        answer = self._verdict(attempt, (text, first, second), columns)
+        answer = self._verdict(attempt, (prompt, first, second), columns)
         # Only the server knows its context, so the left half of the prompt is left out until the rest fits.
         while getattr(answer, "reason", None) == "too long" and len(text) >= 2 * SHORTEST_CUT:
             if len(text) == len(as_text(prompt)):
@@ -197,6 +215,9 @@ class OpenAIJudge(RemoteJudge):
         for strict in (False, True):
             answer = self._answer(attempt, question, self._reads, strict, columns)
             if answer is not None:
+                if not math.isnan(answer):
+                    with self._lock:
+                        self.tally.modes[self._reads] += 1
                 return answer
         return Abstained("unparsable")
 
@@ -204,7 +225,7 @@ class OpenAIJudge(RemoteJudge):
         """The probability, [`Abstained`], or `None` if the reply cannot be read."""
         body = {
             "messages": self.prompt.render(*question, mode=mode, strict=strict, **columns),
-            "temperature": 0.0,
+            "temperature": 0.0 if self.votes == 1 else 1.0,
             "max_tokens": MAX_TOKENS[mode],
         }
         if mode == "logprobs":
@@ -221,16 +242,20 @@ class OpenAIJudge(RemoteJudge):
         body = {name: value for name, value in (body | self.request).items() if value is not None}
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or MAX_TOKENS["text"]
         timeout = self.timeout or 60.0 + limit / SLOWEST
-        try:
-            reply = self.chat.complete(attempt, body, timeout)
-        except Declined as declined:
-            return Abstained(declined.reason)
-        self.pace.count(**reply.usage)
-        choice = reply.choices[0]
-        if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
-            return Abstained("refused")
+        choices: list[dict[str, Any]] = []
+        while len(choices) < self.votes:  # servers that know no `n` give one at a time
+            left = self.votes - len(choices)
+            try:
+                reply = self.chat.complete(attempt, body | ({"n": left} if left > 1 else {}), timeout)
+            except Declined as declined:
+                return Abstained(declined.reason)
+            self.pace.count(**reply.usage)
+            choices += reply.choices[:left]
         if mode != "logprobs":
-            return Abstained("cut") if choice.get("finish_reason") == "length" else self.prompt.read(choice, mode)
+            return mean_verdict([self._read(choice, mode) for choice in choices])
+        choice = choices[0]
+        if is_refused(choice):
+            return Abstained("refused")
         if (found := self.prompt.read_logprobs(choice)) is None:
             return None
         probability, mass = found
@@ -238,6 +263,10 @@ class OpenAIJudge(RemoteJudge):
             with self._lock:
                 self.tally.add_label_mass(mass)
         return probability
+
+
+def is_refused(choice: dict[str, Any]) -> bool:
+    return choice.get("finish_reason") == "content_filter" or bool(choice["message"].get("refusal"))
 
 
 class HFJudge(OpenAIJudge):

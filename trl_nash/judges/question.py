@@ -32,7 +32,7 @@ SPECIAL_TOKENS = (
     r"<</?SYS>>",
     r"<(?:start|end)_of_turn>",
 )
-ENTITIES = {"<": "&lt;", "[": "&#91;"}
+ENTITIES = {"<": "&lt;", "[": "&#91;", "#": "&#35;"}
 
 
 class QuestionTemplate:
@@ -45,7 +45,9 @@ class QuestionTemplate:
       `verdict_pattern`, what else [`~judges.verdicts.VerdictPattern`] finds verdicts with;
     * `delimiters`, what it writes around texts, so that texts cannot write them: their first character, and that of
       the marks and of special tokens, is replaced by its HTML entity;
-    * if wanted, `system`, a system message.
+    * if wanted, `system`, a system message;
+    * `roles`, for judges whose chat templates give the two completions roles of their own: the conversation is then
+      followed by a message of each, and the file renders nothing.
 
     Args:
         name (`str`): A file's name in `trl_nash/judges/prompts` without `.jinja`, or the path of a file.
@@ -76,7 +78,8 @@ class QuestionTemplate:
         except (TemplateError, nodes.Impossible) as error:
             raise ValueError(f"The prompt {path} is no question to a judge: {error}.") from error
         names = meta.find_undeclared_variables(tree)
-        if missing := sorted({"first", "second"} - names):
+        self.roles: list[str] = settings.get("roles", [])
+        if missing := not self.roles and sorted({"first", "second"} - names):
             raise ValueError(f"The prompt {path} does not use `{missing[0]}`, one of the two completions.")
         self.columns = sorted(names - {"prompt", "first", "second"})
         self.labels: list[str] | None = settings.get("labels")
@@ -104,7 +107,11 @@ class QuestionTemplate:
     def render(
         self, prompt: Prompt, first: str, second: str, mode: str, strict: bool = False, **columns
     ) -> list[dict[str, str]]:
-        """The messages to the judge: a system message if the file has one, and a user's."""
+        """The messages to the judge: a system message if the file has one, and a user's; or those of its `roles`."""
+        if self.roles:
+            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else joined(prompt)
+            answers = [{"role": role, "content": text} for role, text in zip(self.roles, (first, second), strict=True)]
+            return [{**turn, "content": self.neutralise(turn["content"])} for turn in [*turns, *answers]]
         texts = {"prompt": as_text(prompt), "first": first, "second": second, **columns}
         module = self._template.make_module({name: self.neutralise(text) for name, text in texts.items()})
         content = str(module).strip()
@@ -170,7 +177,7 @@ def marks_of(
 ) -> re.Pattern:
     """What texts must not contain in the question of a file: its delimiters, special tokens, and patterns."""
     if bad := [mark for mark in [*delimiters, *verdicts] if mark[:1] not in ENTITIES]:
-        raise ValueError(f"The `delimiters` and `verdicts` of the prompt {path} begin with < or [; got {bad[0]!r}.")
+        raise ValueError(f"The `delimiters` and `verdicts` of the prompt {path} begin with <, [ or #; got {bad[0]!r}.")
     # Delimiters whatever their case and spaces, as a model would take them.
     marks = [r"\s*".join(map(re.escape, re.findall(r"\w+|[^\w\s]", mark))) for mark in delimiters]
     return re.compile("|".join([*marks, *patterns, *SPECIAL_TOKENS]), re.IGNORECASE)

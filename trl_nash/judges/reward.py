@@ -59,6 +59,9 @@ class RewardJudge(PairwiseJudge):
             `trust_remote_code` or `load_in_4bit`.
         chat_template_kwargs (`dict`, *optional*):
             Arguments of the models' chat templates, such as `{"enable_thinking": False}`.
+        reward_token (`int`, *optional*):
+            For language models whose reward is a logit of the token behind the dialogue: which token's. Known of
+            Nemotron's reward models by their names.
         raw_prompts (`bool`, *optional*, defaults to `False`):
             Whether models read a prompt that is a string as it is, with the completion right behind it, as TRL's
             trainers do. By default it is one turn of the user.
@@ -89,6 +92,7 @@ class RewardJudge(PairwiseJudge):
         device: str | torch.device | None = None,
         model_kwargs: dict[str, Any] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        reward_token: int | None = None,
         raw_prompts: bool = False,
         cache: Any = None,
         offload: bool = False,
@@ -119,6 +123,7 @@ class RewardJudge(PairwiseJudge):
                 device=device,
                 model_kwargs=model_kwargs,
                 chat_template_kwargs=chat_template_kwargs,
+                reward_token=reward_token,
                 raw_prompts=raw_prompts,
                 offload=offload,
             )
@@ -132,6 +137,7 @@ class RewardJudge(PairwiseJudge):
         self.reward_weights = np.array(weights, dtype=np.float64)
         self.temperature = temperature
         self.raw_prompts = raw_prompts
+        self.reward_token = reward_token
         self.cache = as_store(cache)
         self.missing_eos_penalty = missing_eos_penalty
         self.eos_token_ids = frozenset(eos_token_ids or ())
@@ -145,7 +151,9 @@ class RewardJudge(PairwiseJudge):
         models = [func.local.identity if isinstance(func, RewardModel) else None for func in self.reward_funcs]
         if None in models or self.missing_eos_penalty is not None:
             return None
-        return json.dumps(["reward", models, self.reward_weights.tolist(), self.temperature, self.raw_prompts])
+        return json.dumps(
+            ["reward", models, self.reward_weights.tolist(), self.temperature, self.raw_prompts, self.reward_token]
+        )
 
     @property
     def needs(self) -> frozenset[str]:

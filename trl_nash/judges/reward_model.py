@@ -3,18 +3,29 @@
 
 """Reward models as reward functions."""
 
+import contextlib
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerBase,
+)
 
 from .base import Abstained, Prompt, joined
-from .local import LocalModel, pad
+from .local import LocalModel, on_device, pad
 from .question import as_text
 from .text import PROBE, Message, Neutraliser, as_messages
+
+
+# Language models whose reward was put into the logit of a token, by what is in their names.
+REWARD_TOKENS = {r"nemotron.*reward(?!.*principle)": 0}
 
 
 class Row(NamedTuple):
@@ -29,6 +40,11 @@ class RewardModel:
     A sequence classifier with its own tokenizer as a reward function. The reward is the output's `score` if there is
     one, and its logit otherwise. A text that is too long for it even without the prompt gets [`Abstained`].
 
+    Models whose own code has a `get_score(tokenizer, messages)` are asked through it, one dialogue at a time, which it
+    renders itself (internlm/internlm2-7b-reward, with `model_kwargs={"trust_remote_code": True}`): such a text is cut
+    by nobody. Of language models whose reward is a logit of the token behind the dialogue
+    (nvidia/Llama-3.1-Nemotron-70B-Reward-HF: that of token 0) this logit is read.
+
     Prompt and completion are rendered with the tokenizer's chat template. Without one, a tokenizer that puts a
     separator between two texts (`[CLS] question [SEP] answer [SEP]`) reads them as such a pair.
 
@@ -40,6 +56,8 @@ class RewardModel:
         raw_prompts (`bool`, *optional*, defaults to `False`):
             Whether a prompt that is a string is read as it is, with the completion right behind it, as TRL's trainers
             do. By default it is one turn of the user.
+        reward_token (`int`, *optional*):
+            Of a language model, the token whose logit is the reward. Known of Nemotron's by their names.
         model_kwargs (`dict`, *optional*):
             Arguments of `from_pretrained` if the model is given by path.
         kwargs:
@@ -49,26 +67,31 @@ class RewardModel:
         `ValueError`: If the model has more than one label, or the tokenizer can render no dialogue.
     """
 
-    def __init__(self, model, tokenizer=None, *, raw_prompts=False, model_kwargs=None, **kwargs):
-        self.local = LocalModel(
-            model,
-            tokenizer,
-            auto_class=AutoModelForSequenceClassification,
-            kind="a reward model, a sequence classifier with one label",
-            model_kwargs={"num_labels": 1, "ignore_mismatched_sizes": True, **(model_kwargs or {})},
-            **kwargs,
-        )
+    def __init__(self, model, tokenizer=None, *, raw_prompts=False, reward_token=None, model_kwargs=None, **kwargs):
+        if reward_token is None and isinstance(model, str):
+            reward_token = next((i for name, i in REWARD_TOKENS.items() if re.search(name, model.lower())), None)
+        self.reward_token = reward_token
+        if reward_token is not None:
+            auto_class, kind, options = AutoModelForCausalLM, "a language model whose reward is a logit", {}
+        else:
+            auto_class = reward_class(model, model_kwargs or {})
+            kind = "a reward model, a sequence classifier with one label"
+            options = {"num_labels": 1, "ignore_mismatched_sizes": True}
+        options |= model_kwargs or {}
+        self.local = LocalModel(model, tokenizer, auto_class=auto_class, kind=kind, model_kwargs=options, **kwargs)
         self.model, self.tokenizer = self.local.model, self.local.tokenizer
         self.__name__ = self.model.config._name_or_path or type(self.model).__name__
         # What code from elsewhere does with labels is its own matter: its output must be one number for each text.
-        if self.model.config.num_labels != 1 and type(self.model).__module__.startswith("transformers."):
+        classifies = reward_token is None and type(self.model).__module__.startswith("transformers.")
+        if classifies and self.model.config.num_labels != 1:
             raise ValueError(
                 f"The reward model {self.__name__} ({type(self.model).__name__}) has {self.model.config.num_labels} "
                 f"labels; a reward model is a sequence classifier with one (`num_labels=1`)."
             )
         self.raw_prompts = raw_prompts
+        self._scores_itself = callable(getattr(self.model, "get_score", None))
         self._reads_pairs = self.tokenizer.chat_template is None and separates_pairs(self.tokenizer)
-        if self.tokenizer.chat_template is None and not (self._reads_pairs or raw_prompts):
+        if self.tokenizer.chat_template is None and not (self._scores_itself or self._reads_pairs or raw_prompts):
             raise ValueError(
                 f"The tokenizer of the reward model {self.__name__} has no chat template, and no separator between a "
                 f"question and an answer; set `tokenizer.chat_template` to that of the model's training."
@@ -77,6 +100,8 @@ class RewardModel:
 
     def __call__(self, prompts: list[Prompt], completions: list[str | list[Message]]) -> list[float]:
         rows = list(zip(prompts, completions, strict=True))
+        if self._scores_itself:
+            return self._own_scores(rows)
         texts = [self._render(*row) for row in rows]
         encoded = {text: self._fitted(text, *row) for text, row in dict(zip(texts, rows, strict=True)).items()}
         short = {text: row for text, row in encoded.items() if row is not None}
@@ -89,15 +114,25 @@ class RewardModel:
         rewards = {text: logit.item() for text, logit in zip(short, logits, strict=True)}
         return [rewards.get(text, Abstained("too long")) for text in texts]
 
+    def _own_scores(self, rows: list[tuple[Prompt, str | list[Message]]]) -> list[float]:
+        """What the model's own `get_score` says of dialogues."""
+        dialogues = [
+            [*turns(prompt), {"role": "assistant", "content": self._answer(answer)}] for prompt, answer in rows
+        ]
+        with on_device(self.model, self.local.device, self.local.offload), torch.inference_mode():
+            return [float(self.model.get_score(self.tokenizer, dialogue)) for dialogue in dialogues]
+
+    def _answer(self, completion: str | list[Message]) -> str:
+        return self.neutralise(completion if isinstance(completion, str) else completion[0]["content"])
+
     def _render(self, prompt: Prompt, completion: str | list[Message]) -> tuple[str, ...]:
         """One text, or question and answer where the tokenizer puts them together."""
-        answer = self.neutralise(completion if isinstance(completion, str) else completion[0]["content"])
+        answer = self._answer(completion)
         if self.raw_prompts and isinstance(prompt, str):
             return (prompt + answer,)
         if self._reads_pairs:
             return as_text(as_messages(prompt)), answer
-        messages = as_messages(prompt) if isinstance(prompt, str) else joined(prompt)
-        return (self.local.render([*messages, {"role": "assistant", "content": answer}]),)
+        return (self.local.render([*turns(prompt), {"role": "assistant", "content": answer}]),)
 
     def _encode(self, texts: tuple[str, ...]) -> Row:
         encoded = self.tokenizer(*texts, add_special_tokens=len(texts) == 2)
@@ -125,6 +160,11 @@ class RewardModel:
         inputs: dict[str, Any] = {"attention_mask": attention_mask}
         if types[0] is not None:
             inputs["token_type_ids"] = pad(types, "right")["input_ids"].to(input_ids)
+        if self.reward_token is not None:
+            # All logits would be a gigabyte for each 4,000 tokens: only those of some text's last token.
+            ends, place = (attention_mask.sum(1) - 1).unique(return_inverse=True)
+            logits = self.model(input_ids=input_ids, **inputs, logits_to_keep=ends, use_cache=False).logits
+            return logits[torch.arange(len(place), device=logits.device), place, self.reward_token]
         with padded(self.model, input_ids, attention_mask) as input_ids:
             output = self.model(input_ids=input_ids, **inputs)
         scores = output.score if getattr(output, "score", None) is not None else output.logits
@@ -136,12 +176,28 @@ class RewardModel:
         return scores.reshape(-1)
 
 
+def reward_class(model: str | nn.Module, model_kwargs: dict[str, Any]) -> Any:
+    """What loads a reward model: a classifier's class, or the model's own where its code has no classifier."""
+    own: dict[str, Any] = {}
+    if isinstance(model, str) and model_kwargs.get("trust_remote_code"):
+        options = {name: model_kwargs[name] for name in ("revision", "token") if name in model_kwargs}
+        with contextlib.suppress(OSError):  # which says what is wrong when the model is loaded
+            own = getattr(AutoConfig.from_pretrained(model, trust_remote_code=True, **options), "auto_map", {})
+    own_only = "AutoModel" in own and "AutoModelForSequenceClassification" not in own
+    return AutoModel if own_only else AutoModelForSequenceClassification
+
+
+def turns(prompt: Prompt) -> list[Message]:
+    """A prompt as messages: a string is one turn of the user."""
+    return as_messages(prompt) if isinstance(prompt, str) else joined(prompt)
+
+
 def separates_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer writes two texts as encoders know them, `[CLS] question [SEP] answer [SEP]`."""
     return tokenizer.sep_token_id is not None and tokenizer.sep_token_id in tokenizer(PROBE, PROBE)["input_ids"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def padded(model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Iterator[torch.Tensor]:
     """
     `input_ids` padded such that the model reads in each row what it reads in the row alone: classifiers look for the

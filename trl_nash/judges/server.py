@@ -4,6 +4,7 @@
 """Servers of models: where one is, how it is asked, and what went wrong. For judges, and policies behind a server."""
 
 import functools
+import json
 import os
 import re
 from collections.abc import Callable, Collection
@@ -16,7 +17,12 @@ from .pace import NoMoreAnswers, RequestFailed, retry_after
 
 OPENAI = "https://api.openai.com/v1"
 # Parameters that some servers refuse, and what is asked for in their place.
-INSTEAD: dict[str, dict[str, Any]] = {"max_tokens": {}, "temperature": {}, "top_logprobs": {"top_logprobs": 5}}
+INSTEAD: dict[str, dict[str, Any]] = {
+    "max_tokens": {},
+    "temperature": {},
+    "top_logprobs": {"top_logprobs": 5},
+    "n": {},
+}
 REFUSED = r"unsupported|not support|unrecogni[sz]ed|unknown|not (permitted|allowed)|less than|at most|maximum|must be"
 PASSING = (408, 409, 425, 429)  # and 500 and above: states of a server that a retry may heal
 
@@ -136,7 +142,8 @@ class ChatServer:
         error = None
         try:
             # The client's own methods refuse parameters that are not OpenAI's.
-            return self.client.post(path, cast_to=object, body=body, options={"timeout": timeout})
+            reply = self.client.post(path, cast_to=object, body=body, options={"timeout": timeout})
+            return json.loads(reply) if isinstance(reply, str) else reply  # text, to servers that do not say JSON
         except openai.APIError as failure:
             error = failure
         except ValueError:
@@ -177,7 +184,7 @@ class ChatServer:
         for name in INSTEAD:
             if name not in sent or name in self.fixed or (name == "top_logprobs" and name in self._refused):
                 continue
-            if error.param == name or (name in text and re.search(REFUSED, text, re.IGNORECASE)):
+            if error.param == name or (re.search(rf"\b{name}\b", text) and re.search(REFUSED, text, re.IGNORECASE)):
                 return name
         return None
 

@@ -46,6 +46,7 @@ class Tally:
         flips (`int`): those of them in which the same *position* won both times.
         labelled (`int`): answers that were read off the probabilities of the labels.
         mass (`float`): sum of the labels' probability in them, which is 1 where nothing else could be said.
+        modes (`Counter`): answers of a server by the way in which they were read.
         ties (`int`): pairs of different completions with a preference of exactly .5, among all rows.
         abstained (`Counter`): rows without a verdict, by reason.
     """
@@ -58,6 +59,7 @@ class Tally:
     labelled: int = 0
     mass: float = 0.0
     ties: int = 0
+    modes: Counter = field(default_factory=Counter)
     abstained: Counter = field(default_factory=Counter)
 
     @property

@@ -3,8 +3,9 @@
 
 """Verdicts in what a judge says: where they are, and what they are worth."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -30,6 +31,20 @@ PRESETS = {
     "prometheus": Preset(rf"\[RESULT\]:?\s*{_LETTERS}\b", last=True),  # [RESULT] A
     "scores": Preset(rf"Score A:?\**:?\s*(?P<first>{_NUMBER}).*?Score B:?\**:?\s*(?P<second>{_NUMBER})", last=True),
     "score-list": Preset(rf"\[\s*(?P<first>{_NUMBER})\s*,\s*(?P<second>{_NUMBER})\s*\]", last=True),
+    # The form of the scores that DeepSeek-GRM ends with: \boxed{8, 5}
+    "boxed-scores": Preset(rf"\\boxed\{{\s*(?P<first>{_NUMBER})\s*,\s*(?P<second>{_NUMBER})\s*\}}", last=True),
+    # JudgeLRM: <answer>8</answer><answer>5</answer>
+    "answer-scores": Preset(
+        rf"<answer>\s*(?P<first>{_NUMBER})\s*</answer>\s*<answer>\s*(?P<second>{_NUMBER})\s*</answer>", last=True
+    ),
+    # Con-J: {"原因": ..., "更好的回答": 1}
+    "con-j": Preset(r'"更好的回答"\s*[:：]\s*"?(?:(?P<first>[1１])|(?P<second>[2２]))', last=True),
+    # Nemotron-GenRM: {"score_1": ..., "score_2": ..., "ranking": 2}, or the ranking in a box behind its headline.
+    "ranking": Preset(
+        r'(?:"ranking"\s*:\s*"?|\[The Begin of Ranking Score\]\s*\\boxed\{\s*)(?P<verdict>[1-6])\b',
+        True,
+        {str(ranking): (6 - ranking) / 5 for ranking in range(1, 7)},
+    ),
     "arena-hard": Preset(r"\[\[?(?P<verdict>[AB](?:<<?|>>?|=)[AB])\]", True, _LEVELS),
 }
 
@@ -101,3 +116,14 @@ def without_thinking(text: str) -> str | None:
     """
     said = text.rpartition("</think>")[2].strip()
     return None if "<think>" in said else said
+
+
+def mean_verdict(verdicts: Sequence[float | None]) -> float | None:
+    """
+    What several answers say together: the mean of those that are verdicts, if half of all are; else the first reason
+    for which one is none, or `None` if there is no reason.
+    """
+    said = [verdict for verdict in verdicts if verdict is not None and not math.isnan(verdict)]
+    if said and 2 * len(said) >= len(verdicts):
+        return sum(said) / len(said)
+    return next((verdict for verdict in verdicts if verdict is not None and math.isnan(verdict)), None)

@@ -48,22 +48,32 @@ def judge_of(
         said = "no --judge: calls are those of one that sees each pair in both orders, and take no time"
         return Judge(orders=orders, parameters=parameters, notes=(said,))
     notes = [f"judge calls are those of each of the {len(names)} judges"] if len(names) > 1 else []
-    keys = [name.partition(":")[0] for name in names]
+    keys = [_key_of(name) for name in names]
     if not parameters:
         for key, name in zip(keys, names, strict=True):
             if key in LOCAL_JUDGES:
                 count, said = _weights_of(name, local_files_only)
                 parameters += count
                 notes += [said] if said else []
+                notes += [f"what the judge {name} writes takes time that is not counted"] * (key == "genrm")
             elif key not in (*REMOTE_JUDGES, "none"):
                 notes.append(f"the judge {name} takes no time, which is not known")
     keys.sort(key=lambda key: (key not in REMOTE_JUDGES, key in SCORERS))
     return Judge(None if keys[0] == "none" else keys[0], orders, parameters, tuple(notes))
 
 
+def _key_of(name: str) -> str:
+    """Key of `JUDGES`; a generative judge behind a server is one of `openai`."""
+    key = name.partition(":")[0]
+    return "openai" if key == "genrm" and re.search("@https?://", name) else key
+
+
 def _weights_of(name: str, local_files_only: bool) -> tuple[int, str | None]:
     """How many a judge has: counted, by its name, or what is assumed."""
     key, _, target = name.partition(":")
+    if key == "dpo" and "," in target:  # a policy and its reference, of one size
+        count, said = _weights_of(f"reward:{target.partition(',')[0]}", local_files_only)
+        return 2 * count, said and said.replace("reward:", "dpo:")
     if key == "pairrm":
         return _PAIRRM, None
     try:

@@ -30,10 +30,10 @@ STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "cpu")
 DEEPSPEED = ("zero1", "zero2", "zero3")
 SHARDED = ("zero3", "fsdp2")  # strategies under which a process holds a part of each weight
 # Judges that look at each completion by itself, once.
-SCORERS = ("reward", "gpm")
-LOCAL_JUDGES = (*SCORERS, "pairwise-lm", "pairrm")  # models on the devices that train
+SCORERS = ("reward", "gpm", "dpo", "reward-server")
+LOCAL_JUDGES = ("reward", "gpm", "dpo", "pairwise-lm", "pairrm", "genrm")  # models on the devices that train
 GROUP_JUDGES = ("openai-group", "group")  # which see all completions of a prompt at once
-REMOTE_JUDGES = ("openai", "hf", "openai-group")  # which answer so many calls a second
+REMOTE_JUDGES = ("openai", "hf", "openai-group", "reward-server")  # which answer so many calls a second
 KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.run.scorer`
 # What the commands train, where tables are played otherwise: by gradient steps, or by another loss at the same centre.
 _DEFINITIONS = METHODS | {

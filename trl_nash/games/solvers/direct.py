@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax, logsumexp, wrightomega
 
 from ..history import History
 from ..matrix import MatrixGame, check_positive
-from .executor import Iterates, check_rounds
+from .executor import Iterates, check_rounds, check_single_turn
 
 
 NEWTON_STEPS = 1000  # about ten suffice, but a preference of 1 asks for long ways of .7 a step
@@ -29,6 +29,7 @@ def iterative_dpo(game: MatrixGame, *, start: ArrayLike, rounds: int, step_size:
     Raises:
         `ValueError`: Also if the loss has no minimum, as where an answer always beats all others.
     """
+    check_single_turn("iterative DPO", game)
     check_rounds("rounds", rounds)
     check_positive("step_size", step_size)
     iterates = Iterates(game, start)
@@ -71,6 +72,7 @@ def sppo(game: MatrixGame, *, start: ArrayLike, rounds: int, step_size: float) -
     The paper takes the exponent of the target, normalised, for the minimiser, which is mirror descent. This is the
     minimiser itself. It rotates outwards on a cycle.
     """
+    check_single_turn("SPPO", game)
     check_rounds("rounds", rounds)
     check_positive("step_size", step_size)
     iterates = Iterates(game, start)

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Plays any method of `trl_nash.algorithms` on a matrix game, and checks what it is given."""
+"""Plays any method of `trl_nash.algorithms` on a game, and checks what it is given."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -10,31 +10,34 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import log_softmax
 
 from ...algorithms.fit import AVERAGE, INITIAL, START, Fit, Method, Past, named
 from ...algorithms.play import play_round
+from ..dialogues.game import Game
 from ..history import History
-from ..matrix import MatrixGame, check_positive
+from ..matrix import check_positive
 
 
 # `pairs(log_opponent)` draws the pairs of a round, and `pairs(log_opponent)(log_centre, step_size)` is the log-policy
-# fitted to them, all of shape (N,).
+# fitted to them, all of shape (N,), or (S,) for dialogues.
 Pairs = Callable[[np.ndarray], Callable[[np.ndarray, float], np.ndarray]]
 
 
-def exact_pairs(game: MatrixGame) -> Pairs:
-    r"""Infinitely many pairs with their true preferences: the fit is `π ∝ exp(centre) · exp(η P(· ≻ ν))`."""
+def exact_pairs(game: Game) -> Pairs:
+    r"""
+    Infinitely many pairs with their true preferences: the fit is `π ∝ exp(centre) · exp(η P(· ≻ ν))`. Of dialogues it
+    is the policy next to that, see `trl_nash.games.dialogues.fits`.
+    """
 
     def pairs(log_opponent: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
-        advantage = game.advantage @ np.exp(log_opponent)  # P(· ≻ ν) but for a constant, which cancels
-        return lambda log_centre, step_size: log_softmax(log_centre + step_size * advantage)
+        gains = game.gains(np.exp(log_opponent))  # P(· ≻ ν) but for a constant, which cancels
+        return lambda log_centre, step_size: game.tilted(log_centre, step_size * gains)
 
     return pairs
 
 
 def iterate(
-    game: MatrixGame,
+    game: Game,
     method: Method,
     *,
     start: ArrayLike,
@@ -47,7 +50,7 @@ def iterate(
     Plays a method for as long as it is asked to.
 
     Args:
-        game ([`MatrixGame`]): that is played.
+        game ([`MatrixGame`] or [`DialogueGame`]): that is played.
         method (`Method`): a definition of `trl_nash.algorithms`, or your own, with its settings bound.
         start, reference (`ArrayLike` of shape `(N,)`): π_0, and ref if it is another policy.
         reference_rounds (`int`, *optional*): K, rounds after which the reference moves; it stays if left out.
@@ -65,13 +68,13 @@ def iterate(
     policies = {policy: policies[policy] for policy in {START} | named(method(past)) if policy in policies}
     while True:
         with np.errstate(over="ignore", invalid="ignore"):  # reported by `Iterates`
-            play_round(method, past, policies, lambda opponent: pairs(log_softmax(opponent)), ema_decay)
+            play_round(method, past, policies, lambda opponent: pairs(game.normalized(opponent)), ema_decay)
         past = past.next
         yield policies[past.now]
 
 
 def solve(
-    game: MatrixGame,
+    game: Game,
     define: Callable[..., list[Fit]],
     *,
     start: ArrayLike,
@@ -135,7 +138,7 @@ class Iterates(list[np.ndarray]):
     Logs go on where probabilities underflow: a method that spirals out passes 1e-308 and comes back.
     """
 
-    def __init__(self, game: MatrixGame, start: ArrayLike):
+    def __init__(self, game: Game, start: ArrayLike):
         super().__init__([log_policy(game, "start", start)])
         self.game = game
 
@@ -154,7 +157,7 @@ class Iterates(list[np.ndarray]):
         return History(self.game, np.exp(self))
 
 
-def log_policy(game: MatrixGame, name: str, probabilities: ArrayLike) -> np.ndarray:
+def log_policy(game: Game, name: str, probabilities: ArrayLike) -> np.ndarray:
     """Log-probabilities of the argument `name`, which must give every answer: no step ever adds one."""
     policy = game.policy(probabilities)
     if not policy.all():
@@ -163,6 +166,12 @@ def log_policy(game: MatrixGame, name: str, probabilities: ArrayLike) -> np.ndar
             f"`{name}` must give every answer, but {answer!r} has probability 0, and no step changes that."
         )
     return np.log(policy)
+
+
+def check_single_turn(name: str, game: Game) -> None:
+    """Raises `ValueError` on a game of dialogues, for a method that is written down for answers of one turn."""
+    if game.whole is not game:
+        raise ValueError(f"{name} is played on games of one turn; `game.whole` has each dialogue as one answer.")
 
 
 def check_rounds(name: str, value: int) -> None:

@@ -12,7 +12,7 @@ from scipy.special import gammaln, log_softmax
 
 from ..history import History
 from ..matrix import MatrixGame, check_positive
-from .executor import Iterates, check_rounds
+from .executor import Iterates, check_rounds, check_single_turn
 
 
 MOST_GROUPS = 200_000
@@ -42,6 +42,7 @@ def grpo(
     Raises:
         `ValueError`: Also if there are more groups than can be enumerated.
     """
+    check_single_turn("GRPO", game)
     check_rounds("rounds", rounds)
     check_positive("step_size", step_size)
     iterates = Iterates(game, start)

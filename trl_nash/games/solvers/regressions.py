@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike
 from ... import algorithms
 from ...algorithms.fit import Fit
 from ..history import History
-from ..matrix import MatrixGame, check_positive
-from .executor import Pairs, check_rounds, solve
+from ..matrix import check_positive
+from .executor import Game, Pairs, check_rounds, solve
 
 
 # ---- For the game of preferences itself ----
 
 
 def mirror_descent(
-    game: MatrixGame, *, start: ArrayLike, rounds: int, step_size: float, pairs: Pairs | None = None
+    game: Game, *, start: ArrayLike, rounds: int, step_size: float, pairs: Pairs | None = None
 ) -> History:
     r"""
     Iterative IPO, which is multiplicative weights: [`algorithms.iterative_ipo`].
@@ -31,7 +31,7 @@ def mirror_descent(
 
 
 def onpo(
-    game: MatrixGame,
+    game: Game,
     *,
     start: ArrayLike,
     rounds: int,
@@ -65,7 +65,7 @@ def onpo(
 
 
 def comal(
-    game: MatrixGame,
+    game: Game,
     *,
     start: ArrayLike,
     rounds: int,
@@ -101,7 +101,7 @@ def comal(
 
 
 def mpo(
-    game: MatrixGame,
+    game: Game,
     *,
     start: ArrayLike,
     rounds: int,
@@ -123,7 +123,7 @@ def mpo(
 
 
 def inpo(
-    game: MatrixGame,
+    game: Game,
     *,
     start: ArrayLike,
     reference: ArrayLike | None = None,
@@ -142,7 +142,7 @@ def inpo(
 
 
 def mnpo(
-    game: MatrixGame,
+    game: Game,
     *,
     start: ArrayLike,
     reference: ArrayLike | None = None,
@@ -167,7 +167,7 @@ def mnpo(
 
 
 def nash_md(
-    game: MatrixGame,
+    game: Game,
     *,
     start: ArrayLike,
     reference: ArrayLike | None = None,
@@ -189,7 +189,7 @@ def nash_md(
 
 
 def nash_ema(
-    game: MatrixGame,
+    game: Game,
     *,
     start: ArrayLike,
     reference: ArrayLike | None = None,
@@ -212,7 +212,7 @@ def nash_ema(
 
 
 def egpo(
-    game: MatrixGame,
+    game: Game,
     *,
     start: ArrayLike,
     reference: ArrayLike | None = None,
@@ -231,7 +231,7 @@ def egpo(
 
 
 def nash_mirror_prox(
-    game: MatrixGame,
+    game: Game,
     *,
     start: ArrayLike,
     reference: ArrayLike | None = None,
