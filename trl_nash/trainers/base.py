@@ -157,7 +157,7 @@ class NashTrainer(EvaluationHooks):
         """
         prompt_ids, completion_ids = self.generate(prompts, self.args.num_generations, self.opponent)
         pairs = compared_pairs(self.args.num_generations, self.args.pair_selection)
-        return Samples(prompt_ids, completion_ids, pairs, self.sampler.logps)
+        return Samples(prompt_ids, completion_ids, pairs, **self.sampler.beside)
 
     def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
         """

@@ -9,6 +9,7 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -96,7 +97,8 @@ class Collector:
         if len(rows) > self._args.generation_chunk:
             settings = [getattr(self._args, name) for name in _SAMPLING_OPTIONS]
             texts = self._sampler.render.settings
-            known = json.dumps([number, rows, _ORDER, texts, settings, state, *key], default=str)
+            source = self._sampler.source and [self._sampler.source.identity, self._args.max_turns]
+            known = json.dumps([number, rows, _ORDER, texts, settings, state, source, *key], default=str)
             log = RoundLog(
                 Path(self._args.output_dir) / ROUND_FOLDER / f"{self._accelerator.process_index:05d}.jsonl",
                 hashlib.sha256(known.encode()).hexdigest(),
@@ -134,16 +136,16 @@ class Collector:
                 for places in chunks(self._longest_first(rows), self._args.generation_chunk):
                     waiting.append((places, self._ask([rows[place] for place in places], log, pause, bar)))
                     while len(waiting) > (CHUNKS_AT_ONCE if self._judging.judge.waits else 0):
-                        pairs = self._answers(*waiting.popleft(), found, bar)
+                        self._answers(*waiting.popleft(), found, bar)
                 while waiting:
-                    pairs = self._answers(*waiting.popleft(), found, bar)
+                    self._answers(*waiting.popleft(), found, bar)
         except KeyboardInterrupt:
             self._judging.farewell()  # its answers are paid for
             raise
         micro = self._args.per_device_train_batch_size
         size = math.ceil(CHUNKS_AT_ONCE * self._args.generation_chunk / micro) * micro
         for places in chunks(list(range(len(rows))), size):
-            judged = _judged([rows[place] for place in places], [found.pop(place) for place in places], pairs)
+            judged = _judged([rows[place] for place in places], [found.pop(place) for place in places])
             self._reporter.record_judged(judged)
             yield judged
         failure, self._judging.failure = self._judging.failure, None
@@ -166,7 +168,7 @@ class Collector:
         pause()
         bar.set_postfix_str("sampling")
         with self._reporter.phase("generate"):
-            sample = partial(self._sample, [prompt_of(row) for row in rows])
+            sample = partial(self._sample, [self._sampler.prompt_of(row) for row in rows])
             samples = sample() if log is None else log.draw(sample)
         bar.set_postfix_str("judging")
         with self._reporter.phase("judge"):
@@ -174,20 +176,16 @@ class Collector:
         bar.update(len(rows) // 2)
         return wait
 
-    def _answers(self, places: list[int], wait: Callable[[], Judged], found: dict, bar) -> list[tuple[int, int]]:
-        """Puts a chunk with its verdicts where its rows belong. Returns the pairs that are compared, of each row."""
+    def _answers(self, places: list[int], wait: Callable[[], Judged], found: dict, bar) -> None:
+        """Puts a chunk with its verdicts where its rows belong."""
         with self._reporter.phase("judge"):
             judged = wait()
         bar.update(len(places) - len(places) // 2)
         self._reporter.record_tallies(judged.asked)
-        samples = judged.samples
-        logps = [None] * len(places)
-        if samples.logps is not None:
-            logps = [[array("f", row) for row in own] for own in samples.logps]
-        parts = zip(samples.prompt_ids, samples.completion_ids, judged.texts, judged.preference, logps, strict=True)
-        for place, (prompt, completions, *rest) in zip(places, parts, strict=True):
-            found[place] = array("i", prompt), [array("i", ids) for ids in completions], *rest
-        return samples.pairs
+        for place, samples, *rest in zip(
+            places, judged.samples.split(), judged.texts, judged.preference, strict=True
+        ):
+            found[place] = _packed(samples), *rest
 
     def micro_batches(
         self, samples: Samples, preference: torch.Tensor, labels: torch.Generator | None = None
@@ -197,18 +195,46 @@ class Collector:
         pairs, preference = trained_pairs(preference, samples.pairs, count, args.pair_selection)
         preference = hard_label(preference, args.preference_label, labels)
         own = [completions[:count] for completions in samples.completion_ids]
+        masks = samples.masks and [own[:count] for own in samples.masks]
         logps = samples.logps
         pad, size = self._sampler.config.pad_token_id, args.per_device_train_batch_size
         return [
-            collate(samples.prompt_ids[b], own[b], pairs[b], preference[b], pad, logps and logps[b])
+            collate(
+                samples.prompt_ids[b], own[b], pairs[b], preference[b], pad, logps and logps[b], masks and masks[b]
+            )
             for b in (slice(s, s + size) for s in range(0, len(own), size))
         ]
 
 
-def _judged(rows: list[dict], found: list[tuple], pairs: list[tuple[int, int]]) -> Judged:
+def _packed(samples: Samples) -> Samples:
+    """The same in little memory."""
+
+    def pack(code: str, rows: list[list] | None) -> list[list] | None:
+        return rows and [[array(code, row) for row in own] for own in rows]
+
+    return replace(
+        samples,
+        prompt_ids=[array("i", ids) for ids in samples.prompt_ids],
+        completion_ids=pack("i", samples.completion_ids),
+        logps=pack("f", samples.logps),
+        masks=pack("b", samples.masks),
+    )
+
+
+def _unpacked(samples: Samples) -> Samples:
+    def unpack(rows: list[list] | None) -> list[list] | None:
+        return rows and [[row.tolist() for row in own] for own in rows]
+
+    return replace(
+        samples,
+        prompt_ids=[ids.tolist() for ids in samples.prompt_ids],
+        completion_ids=unpack(samples.completion_ids),
+        logps=unpack(samples.logps),
+        masks=unpack(samples.masks),
+    )
+
+
+def _judged(rows: list[dict], found: list[tuple]) -> Judged:
     """Rows with what was found of each."""
-    prompts, completions, texts, preference, logps = map(list, zip(*found, strict=True))
-    completions = [[ids.tolist() for ids in own] for own in completions]
-    logps = None if None in logps else [[row.tolist() for row in own] for own in logps]
-    samples = Samples([ids.tolist() for ids in prompts], completions, pairs, logps)
-    return Judged(rows, samples, texts, torch.stack(preference), [])
+    samples, texts, preference = map(list, zip(*found, strict=True))
+    return Judged(rows, _unpacked(Samples.together(samples)), texts, torch.stack(preference), [])

@@ -5,6 +5,7 @@
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, TrainerState
 
 from ...generation.prompts import AnswerReader
 from ...judges.base import JudgeError, PairwiseJudge, Tally
+from ...judges.transcript import Transcript
 from ...rounds.batch import Samples
 from ...rounds.rows import count_of
 from ...rounds.tournament import best_and_worst_by_tournament
@@ -107,12 +109,11 @@ class Judging:
 
     def verdicts(self, rows: list[dict], samples: Samples, selection: str = "all") -> Judged:
         """The verdicts on the pairs of samples; in a `"tournament"`, on the pair of best and worst that it finds."""
-        prompts = zip(samples.prompt_ids, samples.completion_ids, strict=True)
-        texts = [[self.decode(ids, prompt) for ids in completions] for prompt, completions in prompts]
+        texts = self._texts(samples)
         asked: list[Asked] = []
 
         def compare(players: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
-            return self._compare(rows, samples.completion_ids, texts, players, pairs, asked)
+            return self._compare(rows, samples, texts, players, pairs, asked)
 
         everybody = np.tile(np.arange(len(texts[0])), (len(rows), 1))
         if selection != "tournament":
@@ -122,38 +123,72 @@ class Judging:
             chosen, preference = best_and_worst_by_tournament(compare, len(rows), count)
             # The best comes first and the worst second: they are the pair that is trained on.
             order = np.array([[*row, *(k for k in range(count) if k not in row)] for row in chosen.tolist()])
-            logps = samples.logps and _take(samples.logps, order)
-            samples = replace(
-                samples, completion_ids=_take(samples.completion_ids, order), pairs=[(0, 1)], logps=logps
-            )
+            samples = replace(samples.chosen(order.tolist()), pairs=[(0, 1)])
             texts = _take(texts, order)
         return Judged(rows, samples, texts, torch.as_tensor(preference, dtype=torch.float32), asked)
 
-    def _compare(self, rows, completion_ids, texts, players, pairs, asked: list[Asked]) -> np.ndarray:
+    def _texts(self, samples: Samples) -> list[list[str]]:
+        """What the judge sees of each completion; of a dialogue all that was said in it."""
+        if samples.turns is not None:
+            return [[Transcript(turns) for turns in own] for own in samples.turns]
+        prompts = zip(samples.prompt_ids, samples.completion_ids, strict=True)
+        return [[self.decode(ids, prompt) for ids in completions] for prompt, completions in prompts]
+
+    def _compare(self, rows, samples: Samples, texts, players, pairs, asked: list[Asked]) -> np.ndarray:
         """P(first ≻ second) of pairs of those completions that play, of shape (B, M)."""
         preference = np.full((len(rows), len(pairs)), math.nan)
         if not (count := count_of(rows)) or self.failure is not None:
             return preference
-        rows, players = rows[:count], players[:count]
+        failed, endings = _take(samples.failed[:count], players[:count]), samples.endings
+        # Rows in which the same pairs can be judged are asked together: all of them, unless dialogues have failed.
+        groups: dict[tuple, list[int]] = {}
+        for row in range(count):
+            left = tuple(m for m, (i, j) in enumerate(pairs) if not (failed[row][i] or failed[row][j]))
+            groups.setdefault(left, []).append(row)
+        for left, places in groups.items():
+            if endings is not None and len(left) < len(pairs):
+                reasons = Counter(
+                    next(endings[row][players[row][k]] for k in pairs[m] if failed[row][k])
+                    for row in places
+                    for m in range(len(pairs))
+                    if m not in left
+                )
+                asked.append(Asked(Tally(abstained=reasons), reasons.total(), reasons.total()))
+            if not left:
+                continue
+            verdicts = self._ask_judge(
+                [rows[row] for row in places],
+                _take([texts[row] for row in places], players[places]),
+                _take([samples.completion_ids[row] for row in places], players[places]),
+                [pairs[m] for m in left],
+                asked,
+            )
+            if verdicts is None:
+                return preference
+            preference[np.ix_(places, left)] = verdicts
+        return preference
+
+    def _ask_judge(self, rows, texts, completion_ids, pairs, asked: list[Asked]) -> np.ndarray | None:
+        """The judge's verdicts, of shape (B, M); `None` if it cannot go on."""
         try:
             verdicts = self.judge.compare(
                 [row["prompt"] for row in rows],
-                _take(texts[:count], players),
+                texts,
                 pairs,
                 columns={name: [row[name] for row in rows] for name in rows[0] if name != "prompt"},
-                completion_ids=_take(completion_ids[:count], players),
+                completion_ids=completion_ids,
                 trainer_state=self._state(),
             )
         except JudgeError as error:
             # The other ranks may be waiting in a generation: the rest of the round is sampled unjudged.
             self.failure = str(error)
             self.judge.tally.take()
-            return preference
-        preference[:count] = np.asarray(verdicts, dtype=np.float64)
-        tally, abstained = self.judge.tally.take(), int(np.isnan(preference[:count]).sum())
+            return None
+        verdicts = np.asarray(verdicts, dtype=np.float64)
+        tally, abstained = self.judge.tally.take(), int(np.isnan(verdicts).sum())
         tally.abstained["no opinion"] += max(0, abstained - tally.abstained.total())  # of judges that keep no tally
-        asked.append(Asked(tally, abstained, count * len(pairs)))
-        return preference
+        asked.append(Asked(tally, abstained, len(rows) * len(pairs)))
+        return verdicts
 
 
 def _take(values: list[list], players: np.ndarray) -> list[list]:

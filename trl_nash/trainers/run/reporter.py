@@ -115,14 +115,12 @@ class Reporter:
         if not count:
             return
         preference, metrics = judged.preference[:count], self.metrics
-        samples = Samples(
-            judged.samples.prompt_ids[:count], judged.samples.completion_ids[:count], judged.samples.pairs
-        )
+        samples = Samples.together(judged.samples.split()[:count])
         self._record_lengths(samples)
         self._record_texts(judged.texts[:count], samples.pairs)
         judged_pairs = ~preference.isnan()
         metrics.add("judge/preference", preference.nansum(), judged_pairs.sum())
-        lengths = torch.tensor([[len(ids) for ids in completions] for completions in samples.completion_ids])
+        lengths = torch.tensor(samples.lengths)
         first, second = (lengths[:, index] for index in torch.tensor(samples.pairs).T)
         decided = judged_pairs & (first != second)
         longer_wins = torch.where(first > second, preference, 1 - preference)
@@ -160,9 +158,10 @@ class Reporter:
 
     def _record_lengths(self, samples: Samples) -> None:
         """Lengths of the completions that are trained on, and how many were cut."""
-        own = [ids for completions in samples.completion_ids for ids in completions[: self._args.num_generations]]
+        count = self._args.num_generations
+        own = [ids for completions in samples.completion_ids for ids in completions[:count]]
         clipped = [not ids or ids[-1] not in self._eos_token_ids for ids in own]
-        self.metrics.add("completions/mean_length", sum(map(len, own)), len(own))
+        self.metrics.add("completions/mean_length", sum(sum(row[:count]) for row in samples.lengths), len(own))
         self.metrics.add("completions/clipped_ratio", sum(clipped), len(own))
 
     def _record_texts(self, texts: list[list[str]], pairs: list[tuple[int, int]]) -> None:
