@@ -102,7 +102,9 @@ class Sampler:
             The prompts' token lists, and for each prompt its completions' token lists.
         """
         if self.source is not None:
-            samples = self.source.play(prompts, count, partial(self.draw, policy=policy), partial(self._engine, policy))
+            samples = self.source.play(
+                prompts, count, partial(self.draw, policy=policy), partial(self._engine, policy)
+            )
             self.beside = {name: getattr(samples, name) for name in ("logps", "masks", "turns", "endings")}
             return samples.prompt_ids, samples.completion_ids
         prompt_ids, cut = map(list, zip(*map(self.render.ids, prompts), strict=True))

@@ -16,8 +16,8 @@ _LABEL = re.compile(r"\W*(?:system|user|human|assistant|tool|call)\b[^\w\n]*:", 
 
 class Transcript(str):
     """
-    The messages behind a prompt as one text: `User: ...`, `Assistant: ...`, one turn below the other. A line that reads
-    like the beginning of a turn and is none has `> ` in front, as in a mail. So every judge of texts can judge
+    The messages behind a prompt as one text: `User: ...`, `Assistant: ...`, one turn below the other. A line that
+    reads like the beginning of a turn and is none has `> ` in front, as in a mail. So every judge of texts can judge
     dialogues, and two dialogues that differ are two texts that differ.
 
     Args:
@@ -56,7 +56,9 @@ def plain_messages(completion: str) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     for message in messages_of(completion):
         if message["role"] == "assistant":
-            found.append({"role": "assistant", "content": "\n".join([message["content"] or "", *_calls(message)]).strip()})
+            found.append(
+                {"role": "assistant", "content": "\n".join([message["content"] or "", *_calls(message)]).strip()}
+            )
         elif message["role"] == "tool":
             found.append({"role": "user", "content": f"Tool: {message['content']}"})
         else:

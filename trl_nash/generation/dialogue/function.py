@@ -23,10 +23,10 @@ KEYS = ("prompt_ids", "completion_ids", "env_mask", "logprobs")
 
 class RolloutFunction:
     """
-    Has a function play whole dialogues. It is called with B * K prompts, those of a row one after the other, and returns
-    as many entries of `prompt_ids`, `completion_ids` and, where others than the policy speak, `env_mask`, which is 1 at
-    the policy's own tokens; `logprobs` may be left out or `None`. It samples from `trainer.model`, which is whatever
-    policy is to play.
+    Has a function play whole dialogues. It is called with B * K prompts, those of a row one after the other, and
+    returns as many entries of `prompt_ids`, `completion_ids` and, where others than the policy speak, `env_mask`, which
+    is 1 at the policy's own tokens; `logprobs` may be left out or `None`. It samples from `trainer.model`, which is
+    whatever policy is to play.
 
     Args:
         function (`Callable`): `(prompts, trainer) -> dict`, with the trainer bound: `(prompts) -> dict`.
@@ -59,9 +59,7 @@ class RolloutFunction:
             except ValueError:
                 self._turns = None  # what is written between turns is the function's matter
 
-    def play(
-        self, prompts: list, count: int, draw: Any, engine: Callable[[], AbstractContextManager]
-    ) -> Samples:
+    def play(self, prompts: list, count: int, draw: Any, engine: Callable[[], AbstractContextManager]) -> Samples:
         """As [`TurnByTurn.play`]; within `engine()` the trainer's model is the policy that plays."""
         rows = [getattr(prompt, "columns", None) or {"prompt": prompt} for prompt in prompts]
         repeated = [row for row in rows for _ in range(count)]
@@ -91,8 +89,8 @@ class RolloutFunction:
         for key in [key for key in KEYS if key in output]:
             if len(output[key]) != count:
                 raise ValueError(
-                    f"`rollout_func` returned {len(output[key])} `{key}` for {count} prompts: one for each, a prompt that "
-                    "is to be answered K times being there K times."
+                    f"`rollout_func` returned {len(output[key])} `{key}` for {count} prompts: one for each, a prompt "
+                    "that is to be answered K times being there K times."
                 )
         for key in ("env_mask", "logprobs"):
             for row, values in enumerate(output.get(key, [])):
@@ -104,8 +102,8 @@ class RolloutFunction:
         for row, mask in enumerate(output.get("env_mask", [])):
             if not any(mask):
                 raise ValueError(
-                    f"`env_mask` of completion {row} is 0 everywhere, so that no token of it is the policy's: it is 1 at "
-                    "tokens that the policy has sampled."
+                    f"`env_mask` of completion {row} is 0 everywhere, so that no token of it is the policy's: it is 1 "
+                    "at tokens that the policy has sampled."
                 )
         for row, ids in enumerate(output["completion_ids"]):
             if len(ids) == 0 or len(output["prompt_ids"][row]) == 0:
@@ -141,8 +139,8 @@ class RolloutFunction:
         if not any(own for own, _, _ in kept):
             rollout.ending = "too long"
             self._say_once(
-                f"A rollout of `rollout_func` has no turn that ends within max_length = {self._args.max_length} tokens: "
-                "it is not judged (metric rollouts/failed/too_long).",
+                f"A rollout of `rollout_func` has no turn that ends within max_length = {self._args.max_length} "
+                "tokens: it is not judged (metric rollouts/failed/too_long).",
                 "rollout too long",
             )
             return rollout
@@ -190,3 +188,42 @@ def _floats(logps: Any, start: int, end: int) -> list[float] | None:
     if any(isinstance(value, list | tuple) for value in values):
         return None
     return [math.nan if value is None else float(value) for value in values]
+
+
+class GRPOView:
+    """
+    The trainer as a `rollout_func` knows it that was written for TRL's GRPOTrainer: what is called otherwise there has
+    these names, too.
+    """
+
+    def __init__(self, trainer: Any):
+        self._trainer = trainer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
+
+    @property
+    def num_generations(self) -> int:
+        return self._trainer.args.num_generations
+
+    num_generations_eval = num_generations
+
+    @property
+    def max_completion_length(self) -> int:
+        return self._trainer.args.max_new_tokens
+
+    @property
+    def vllm_generation(self) -> Any:
+        return self._trainer.sampler.vllm_generation
+
+    @property
+    def args(self) -> Any:
+        return _GRPOArguments(self._trainer.args)
+
+
+class _GRPOArguments:
+    def __init__(self, args: Any):
+        self._args = args
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._args, {"max_completion_length": "max_new_tokens"}.get(name, name))

@@ -22,14 +22,15 @@ from .users import User
 Draw = Callable[[list[list[int]], int], tuple[list[list[list[int]]], list[list[list[float]]] | None]]
 Answer = list[Message] | None | RolloutFailed
 
+MAX_TURNS = 4  # of the policy, where nothing is said
 CONCURRENCY = 32  # of a user or a tool that is waited for
 
 
 class TurnByTurn:
     """
-    Plays dialogues: the policy says something, tools that it calls answer, or else the user does, until nobody has more
-    to say, the policy has had `max_turns` turns, or one more would not fit in `max_length` tokens. A dialogue ends where
-    a turn of the policy ends.
+    Plays dialogues: the policy says something, tools that it calls answer, or else the user does, until nobody has
+    more to say, the policy has had `max_turns` turns, or one more would not fit in `max_length` tokens. A dialogue ends
+    where a turn of the policy ends.
 
     Args:
         args ([`NashConfig`]): `max_turns`, `max_length`, `max_new_tokens` (of a turn), `strip_thinking`.
@@ -38,9 +39,10 @@ class TurnByTurn:
         user ([`User`], *optional*): who answers what calls no tool.
         toolbox ([`Toolbox`], *optional*): tools and environments.
         say_once (`Callable[[str, str], None]`): says what went wrong, once for each name.
-        together (`Callable[[int], int]`, *optional*):
-            The largest of the ranks' numbers, where ranks have to make the same calls: rollouts are then sampled turn
-            by turn, and a rank that has fewer of them samples fillers. Left out, this process need not care.
+        together (`Callable[[int], int]`): the largest of the ranks' numbers.
+        marches (`Callable[[], bool]`):
+            Whether ranks have to make the same calls now. Rollouts are then sampled turn by turn, and a rank that has
+            fewer of them than another samples fillers.
     """
 
     def __init__(
@@ -51,12 +53,13 @@ class TurnByTurn:
         user: User | None = None,
         toolbox: Toolbox | None = None,
         say_once: Callable[[str, str], None] = lambda message, name: None,
-        together: Callable[[int], int] | None = None,
+        together: Callable[[int], int] = lambda number: number,
+        marches: Callable[[], bool] = lambda: False,
     ):
         tokenizer = render.tokenizer
         self.turns = Turns(tokenizer, eos_token_ids, render.chat_template_kwargs, toolbox and toolbox.tools)
         if self.turns.chat_template is not None:
-            render.chat_template_kwargs |= {"chat_template": self.turns.chat_template}
+            render.chat_template_kwargs = render.chat_template_kwargs | {"chat_template": self.turns.chat_template}
             say_once(
                 "The tokenizer's chat template does not leave earlier turns alone: dialogues are trained with TRL's "
                 "template for training in its place, and the tokenizer that is saved keeps its own.",
@@ -73,6 +76,9 @@ class TurnByTurn:
         self._padding = tokenizer.pad_token_id
         self._say_once = say_once
         self._together = together
+        self._marches = marches
+        self._marching = False
+        self._max_turns = args.max_turns or MAX_TURNS
 
     @property
     def identity(self) -> str:
@@ -93,7 +99,8 @@ class TurnByTurn:
         Returns:
             [`Samples`], without pairs.
         """
-        rollouts = [[self._begin(prompt, place, k) for k in range(count)] for place, prompt in enumerate(prompts)]
+        self._marching = self._marches()
+        rollouts = [[self._begin(prompt) for _ in range(count)] for prompt in prompts]
         ready = [rollout for own in rollouts for rollout in own if rollout.ending is None]
         asking = _Asking()
         shared = all(r.ending is None and r.prompt_ids == own[0].prompt_ids for own in rollouts for r in own)
@@ -103,19 +110,16 @@ class TurnByTurn:
             self._ask(ready, asking)
             ready = []
         while self._most(len(ready) + asking.open):
-            if rows := self._most(len(ready)):
-                contexts = [rollout.context for rollout in ready]
-                contexts += [[self._padding]] * (rows - len(ready))
-                drawn, logps = draw(contexts, 1)
-                self._say(ready, _flat(drawn)[: len(ready)], logps and _flat(logps)[: len(ready)])
+            drawn, logps = self._drawn(draw, [rollout.context for rollout in ready])
+            self._say(ready, _flat(drawn), logps and _flat(logps))
             self._ask(ready, asking)
             # Whoever has his answer goes on; where ranks go together, all have.
-            ready = [r for r, answer in asking.take(everything=self._together is not None) if self._hear(r, answer)]
+            ready = [r for r, answer in asking.take(everything=self._marching) if self._hear(r, answer)]
         if self.toolbox is not None:
             self.toolbox.leave_all()
         return as_samples(rollouts, self._padding)
 
-    def _begin(self, prompt, place: int, number: int) -> Rollout:
+    def _begin(self, prompt) -> Rollout:
         columns = getattr(prompt, "columns", None) or {"prompt": prompt}
         messages = list(as_turn(prompt))
         rollout = Rollout(messages, [], columns)
@@ -145,7 +149,7 @@ class TurnByTurn:
                 rollout.ending = "unfinished"
             elif not rollout.turns[-1].get("tool_calls") and self.user is None:
                 rollout.ending = "over"
-            elif rollout.own_turns == self._args.max_turns:
+            elif rollout.own_turns == self._max_turns:
                 rollout.ending = "max_turns"
 
     def _message(self, rollout: Rollout, ids: list[int]) -> Message:
@@ -160,7 +164,7 @@ class TurnByTurn:
             asking.ask(calling, self.toolbox.answers, self.toolbox.waits)
         if self.user is not None:
             others = [rollout for rollout in going if rollout not in calling]
-            if others or self._together is not None:  # a user that is a policy is sampled by all ranks
+            if others or self._marching:  # a user that is a policy is sampled by all ranks
                 asking.ask(others, self.user.answers, self.user.waits)
 
     def _hear(self, rollout: Rollout, answer: Answer) -> bool:
@@ -175,7 +179,10 @@ class TurnByTurn:
             rollout.ending = "over"
         else:
             ids = self.turns.between(answer, rollout.ids[-1])
-            if len(rollout.prompt_ids) + len(rollout.ids) + len(ids) + self._args.max_new_tokens > self._args.max_length:
+            if (
+                len(rollout.prompt_ids) + len(rollout.ids) + len(ids) + self._args.max_new_tokens
+                > self._args.max_length
+            ):
                 rollout.ending = "max_length"
                 self._say_once(
                     f"A dialogue has no room for another turn of max_new_tokens = {self._args.max_new_tokens} within "
@@ -187,8 +194,19 @@ class TurnByTurn:
                 rollout.hear(ids, answer)
         return rollout.ending is None
 
+    def draw_together(self, draw: Draw, contexts: list[list[int]]) -> list[list[list[int]]]:
+        """One completion of each context, for a user that is a policy."""
+        return self._drawn(draw, contexts)[0]
+
+    def _drawn(self, draw: Draw, contexts: list[list[int]]) -> tuple[list, list | None]:
+        rows = self._most(len(contexts))
+        if not rows:
+            return [], None
+        drawn, logps = draw(contexts + [[self._padding]] * (rows - len(contexts)), 1)
+        return drawn[: len(contexts)], logps and logps[: len(contexts)]
+
     def _most(self, number: int) -> int:
-        return number if self._together is None else self._together(number)
+        return self._together(number) if self._marching else number
 
     def _all(self, flag: bool) -> bool:
         return self._most(int(not flag)) == 0

@@ -75,8 +75,8 @@ class Rollout:
 
 def as_samples(rollouts: list[list[Rollout]], padding: int) -> Samples:
     """
-    The rollouts of B prompts, N of each. A prompt is what they all begin with: where the prompts themselves differ, the
-    rest of each is others' speech in front of its completion.
+    The rollouts of B prompts, N of each. A prompt is what they all begin with: where the prompts themselves differ,
+    the rest of each is others' speech in front of its completion.
 
     Args:
         rollouts (`list[list[Rollout]]`): B x N.

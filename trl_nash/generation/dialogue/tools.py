@@ -39,8 +39,8 @@ class Toolbox:
             Functions with typed arguments and a docstring of Google's style. They may be asynchronous.
         environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
             Makes environments: their public methods are tools, and `reset(**row)` begins a dialogue and may return a
-            text that is put behind the prompt. Each rollout has one of its own, which is used again by later ones. With
-            a dictionary the column `environment` says which one a row has.
+            text that is put behind the prompt. Each rollout has one of its own, which is used again by later ones.
+            With a dictionary the column `environment` says which one a row has.
 
     Raises:
         `ValueError`: if an environment has no `reset`, or a tool is none.

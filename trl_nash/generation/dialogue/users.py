@@ -29,8 +29,8 @@ GOAL = "user_goal"  # column that says what a row's user wants
 END = "[END]"
 
 _INSTRUCTIONS = """\
-You play the user in a conversation with an assistant. {goal}Write what the user says next: in the user's voice, nothing \
-else. Once the user has what they came for, or has nothing more to say, write {end} and nothing else.
+You play the user in a conversation with an assistant. {goal}Write what the user says next: in the user's voice, \
+nothing else. Once the user has what they came for, or has nothing more to say, write {end} and nothing else.
 
 <conversation>
 {transcript}
@@ -82,6 +82,8 @@ class FunctionUser(User):
     def __init__(self, function: Callable, name: str | None = None):
         try:
             inspect.signature(function).bind_partial(None)
+        except ValueError:  # of what is written in C, and says nothing
+            pass
         except TypeError:
             raise TypeError(
                 f"`user` is called as `user(messages) -> str | None`, and {function!r} takes no messages."
@@ -119,9 +121,7 @@ class ServerUser(User):
         self._model, url = find_server(model, whose="user")
         check_key(url, KEY)
         key = os.environ.get(KEY) or "none"  # which servers without keys ignore
-        self._client = import_openai("user").OpenAI(
-            base_url=url, api_key=key, timeout=SECONDS, max_retries=RETRIES
-        )
+        self._client = import_openai("user").OpenAI(base_url=url, api_key=key, timeout=SECONDS, max_retries=RETRIES)
 
     def replies(self, rollouts):
         return [self._reply(rollout) for rollout in rollouts]

@@ -182,9 +182,7 @@ class Collector:
             judged = wait()
         bar.update(len(places) - len(places) // 2)
         self._reporter.record_tallies(judged.asked)
-        for place, samples, *rest in zip(
-            places, judged.samples.split(), judged.texts, judged.preference, strict=True
-        ):
+        for place, samples, *rest in zip(places, judged.samples.split(), judged.texts, judged.preference, strict=True):
             found[place] = _packed(samples), *rest
 
     def micro_batches(

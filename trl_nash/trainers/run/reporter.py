@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ...generation.prompts import text_of
 from ...objectives import cycle_rate
-from ...rounds.batch import IGNORED, PairBatch, Samples
+from ...rounds.batch import ENDINGS, IGNORED, PairBatch, Samples
 from ...rounds.metrics import Metrics
 from ...rounds.rows import count_of
 from ..config import WIN_RATE
@@ -117,6 +117,7 @@ class Reporter:
         preference, metrics = judged.preference[:count], self.metrics
         samples = Samples.together(judged.samples.split()[:count])
         self._record_lengths(samples)
+        self._record_dialogues(samples)
         self._record_texts(judged.texts[:count], samples.pairs)
         judged_pairs = ~preference.isnan()
         metrics.add("judge/preference", preference.nansum(), judged_pairs.sum())
@@ -163,6 +164,26 @@ class Reporter:
         clipped = [not ids or ids[-1] not in self._eos_token_ids for ids in own]
         self.metrics.add("completions/mean_length", sum(sum(row[:count]) for row in samples.lengths), len(own))
         self.metrics.add("completions/clipped_ratio", sum(clipped), len(own))
+
+    def _record_dialogues(self, samples: Samples) -> None:
+        """How dialogues went: turns, what others have said, and how they ended."""
+        if samples.turns is None:
+            return
+        count = self._args.num_generations
+        turns = [messages for own in samples.turns for messages in own[:count]]
+        endings = [ending for own in samples.endings for ending in own[:count]]
+        others = [len(mask) - sum(mask) for own in samples.masks for mask in own[:count]]
+        calls = [len(m.get("tool_calls") or ()) for messages in turns for m in messages]
+        spoken = sum(m["role"] == "assistant" for messages in turns for m in messages)
+        self.metrics.add("rollouts/turns", spoken, len(turns))
+        self.metrics.add("rollouts/other_tokens", sum(others), len(turns))
+        self.metrics.add("rollouts/tool_calls", sum(calls), len(turns))
+        for ending in ENDINGS[1:]:
+            self.metrics.add(f"rollouts/{ending}", endings.count(ending), len(endings))
+        failed = [ending for ending in endings if ending not in ENDINGS]
+        self.metrics.add("rollouts/failed", len(failed), len(endings))
+        for reason in failed:
+            self.metrics.add(f"rollouts/failed/{reason.replace(' ', '_')}", 1, 0)
 
     def _record_texts(self, texts: list[list[str]], pairs: list[tuple[int, int]]) -> None:
         """What nothing can be learned from: pairs of one text twice, and completions without any."""
