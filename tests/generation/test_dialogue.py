@@ -1,7 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Dialogues turn by turn: tokens, masks and messages against what is spelt out by hand, and everything that goes wrong."""
+"""Dialogues turn by turn: tokens, masks and messages against what is spelt out by hand, and what goes wrong."""
 
 import threading
 
@@ -95,7 +95,7 @@ def test_nobody_waits_for_the_slowest_user():
 
 
 def test_ends_of_dialogues():
-    """Too many turns, no room for one more, and a turn that did not come to its end: each ends with the policy's word."""
+    """Too many turns, no room for one more, a turn that did not come to its end: each ends with the policy's word."""
     said = {}
     ended = {
         "max_turns": play(source_of(user=user_of("e", "e", "e"), max_turns=2), ["b"] * 3, "a")[0],
@@ -274,7 +274,7 @@ def call(name, **arguments):
 
 
 def test_tools_and_environments():
-    """Two rollouts, each with an environment of its own, whose state its calls change; the results are no own tokens."""
+    """Two rollouts, each with an environment of its own, whose state its calls change; results are no own tokens."""
     tokenizer = byte_tokenizer(qwen2_5_chat_template)
     Counter.made = 0
     toolbox = Toolbox([slow], Counter)

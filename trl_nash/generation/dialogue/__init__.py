@@ -5,6 +5,6 @@
 Whole dialogues: completions in which others than the policy speak, too.
 
 A completion is then a trajectory: token ids with a mask that is 1 at the policy's own. What others say is context,
-which the policy's later tokens depend on and no loss looks at. Where it comes from is the matter of a source: a
-simulated user, tools and environments ([`TurnByTurn`]), or a function that plays whole dialogues ([`RolloutFunction`]).
+which the policy's later tokens depend on and no loss looks at. Where it comes from is the matter of a source: a user,
+tools and environments ([`TurnByTurn`]), or a function that plays whole dialogues ([`RolloutFunction`]).
 """

@@ -24,9 +24,9 @@ KEYS = ("prompt_ids", "completion_ids", "env_mask", "logprobs")
 class RolloutFunction:
     """
     Has a function play whole dialogues. It is called with B * K prompts, those of a row one after the other, and
-    returns as many entries of `prompt_ids`, `completion_ids` and, where others than the policy speak, `env_mask`, which
-    is 1 at the policy's own tokens; `logprobs` may be left out or `None`. It samples from `trainer.model`, which is
-    whatever policy is to play.
+    returns as many entries of `prompt_ids`, `completion_ids` and, where others than the policy speak, `env_mask`,
+    which is 1 at the policy's own tokens; `logprobs` may be left out or `None`. It samples from `trainer.model`, which
+    is whatever policy is to play.
 
     Args:
         function (`Callable`): `(prompts, trainer) -> dict`, with the trainer bound: `(prompts) -> dict`.
@@ -69,8 +69,6 @@ class RolloutFunction:
         except (ConnectionError, TimeoutError) as error:
             reason = f"`rollout_func` raised {type(error).__name__}: {error}"
             self._say_once(f"Rollouts have failed ({reason}): they are not judged.", "rollout rollout_func")
-            output = None
-        if output is None:
             found = [self._failed(row) for row in repeated]
         else:
             found = self._rollouts(repeated, self._checked(output, len(repeated)))

@@ -29,8 +29,8 @@ CONCURRENCY = 32  # of a user or a tool that is waited for
 class TurnByTurn:
     """
     Plays dialogues: the policy says something, tools that it calls answer, or else the user does, until nobody has
-    more to say, the policy has had `max_turns` turns, or one more would not fit in `max_length` tokens. A dialogue ends
-    where a turn of the policy ends.
+    more to say, the policy has had `max_turns` turns, or one more would not fit in `max_length` tokens. A dialogue
+    ends where a turn of the policy ends.
 
     Args:
         args ([`NashConfig`]): `max_turns`, `max_length`, `max_new_tokens` (of a turn), `strip_thinking`.
@@ -171,8 +171,9 @@ class TurnByTurn:
         """Whether the policy has another turn."""
         if isinstance(answer, RolloutFailed):
             rollout.ending = answer.reason
+            name = answer.reason.replace(" ", "_")
             self._say_once(
-                f"A rollout has failed ({answer}): it is not judged (metric rollouts/failed/{answer.reason}).",
+                f"A rollout has failed ({answer}): it is not judged (metric rollouts/failed/{name}).",
                 f"rollout {answer.reason}",
             )
         elif answer is None:

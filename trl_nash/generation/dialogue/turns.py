@@ -84,22 +84,21 @@ class Turns:
             text = whole[len(before.removesuffix(self._closes)) :]
         else:
             text = self._render([_ASKS, _said(PROBE), *heard], add_generation_prompt=True).partition(PROBE)[2]
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._tokens(text)
         return ids[1:] if ids and ids[0] == last and last in self._eos else ids
 
     def heard(self, ids: list[int]) -> str:
         """What others say in the tokens between two turns of the policy, as far as the template shows it."""
-        text = self._tokenizer.decode(ids)
-        whole = self._render([_ASKS, _said(PROBE), _AGAIN], add_generation_prompt=True).partition(PROBE)[2]
-        opens, _, ends = whole.partition(_AGAIN["content"])
-        for known in (opens, opens.removeprefix(self._closes.strip()).lstrip()):
-            if known and text.lstrip().startswith(known.strip()):
-                text = text.lstrip()[len(known.strip()) :]
-                break
-        if text.rstrip().endswith(ends.strip()):
-            text = text.rstrip()[: len(text.rstrip()) - len(ends.strip())]
-            return text.strip()
+        text = self._render([_ASKS, _said(PROBE), _AGAIN], add_generation_prompt=True).partition(PROBE)[2]
+        opens, _, ends = (self._tokens(part) for part in text.partition(_AGAIN["content"]))
+        # The end of the policy's turn may be among its own tokens.
+        own = next((n for n in range(min(2, len(opens))) if ids[: len(opens) - n] == opens[n:]), None)
+        if own is not None and ids[len(ids) - len(ends) :] == ends:
+            ids = ids[len(opens) - own : len(ids) - len(ends)]
         return self._tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _fault(self, tools: bool) -> str | None:
         """What the template does that a dialogue cannot be trained with, `None` if nothing."""

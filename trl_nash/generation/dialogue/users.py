@@ -80,6 +80,8 @@ class FunctionUser(User):
     """
 
     def __init__(self, function: Callable, name: str | None = None):
+        if inspect.isclass(function):
+            raise TypeError(f"`user={function.__name__}` is a class: pass an instance, `{function.__name__}(...)`.")
         try:
             inspect.signature(function).bind_partial(None)
         except ValueError:  # of what is written in C, and says nothing
@@ -88,8 +90,6 @@ class FunctionUser(User):
             raise TypeError(
                 f"`user` is called as `user(messages) -> str | None`, and {function!r} takes no messages."
             ) from None
-        if inspect.isclass(function):
-            raise TypeError(f"`user={function.__name__}` is a class: pass an instance, `{function.__name__}(...)`.")
         self.function = function
         self.name = name or getattr(function, "__qualname__", type(function).__qualname__)
         self.waits = bool(getattr(function, "waits", False))
