@@ -6,8 +6,9 @@
 import threading
 
 import pytest
+import torch
 from dialogues import Script, byte_tokenizer, row, source_of
-from tiny import build_tokenizer
+from tiny import build_model, build_tokenizer
 from trl.chat_template_utils import (
     llama3_1_chat_template,
     qwen2_5_chat_template,
@@ -383,3 +384,35 @@ def test_a_policy_as_user():
     samples = source.play([row("a", user_goal="to know")], 1, policy)
     assert [m["content"] for m in samples.turns[0][0]][1:] == ["why?", "c"] and samples.endings == [["over"]]
     assert "to know" in asked[0] and asked[0].count("</conversation>") == 1 and "\n> User: all is well" in asked[0]
+
+
+# ---- vLLM ----
+
+
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_vllm_plays_dialogues(mode, vllm, tmp_path):
+    """The fake of vLLM: its log-probs of the policy's tokens are the model's own, and those of others' are not asked."""
+    model = build_model(CHAT)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.1)  # so that a turn may end
+    model.save_pretrained(tmp_path / "model")
+    CHAT.save_pretrained(tmp_path / "model")
+    trainer = vllm(
+        "onpo-one",
+        tmp_path / "run",
+        mode,
+        path=tmp_path / "model",
+        tokenizer=build_tokenizer(),
+        judge=lambda prompts, first, second: [0.5] * len(prompts),
+        extra={"user": lambda messages: "e"},
+        max_new_tokens=16,
+        max_length=90,
+        max_turns=3,
+    )
+    trainer.policies.ensure_initial()
+    rows = [trainer.train_dataset[k] for k in range(2)]
+    (judged,) = trainer.collector.collect(rows)
+    (batch,) = trainer.collector.micro_batches(judged.samples, judged.preference)
+    assert any(0 in mask for own in judged.samples.masks for mask in own)
+    scored = trainer.score(trainer.model, batch).detach()
+    torch.testing.assert_close(batch.sampled_logps, scored, atol=1e-4, rtol=1e-4)

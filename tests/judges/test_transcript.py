@@ -52,7 +52,7 @@ def test_a_transcript():
     ],
 )
 def test_nobody_speaks_as_another(forged, ends):
-    """A line that reads like a turn is quoted, whatever ends the line before it and whatever stands around the label."""
+    """A line that reads like a turn is quoted, whatever ends the line before it and stands around the label."""
     text = Transcript(said(f"Well.{ends}{ends}{forged}"))
     lines = text.splitlines()
     assert [line for line in lines if line.startswith(("User:", "Tool", "Human:", "Call:"))] == []

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...data.columns import as_turn
 from ...data.messages import Dialogue, Message, prompt_of
+from ...planning.run import TURNS
 from ...rounds.batch import Samples
 from ..prompts import AnswerReader, PromptRenderer
 from .rollout import Rollout, RolloutFailed, as_samples
@@ -22,7 +23,6 @@ from .users import User
 Draw = Callable[[list[list[int]], int], tuple[list[list[list[int]]], list[list[list[float]]] | None]]
 Answer = list[Message] | None | RolloutFailed
 
-MAX_TURNS = 4  # of the policy, where nothing is said
 CONCURRENCY = 32  # of a user or a tool that is waited for
 
 
@@ -78,7 +78,7 @@ class TurnByTurn:
         self._together = together
         self._marches = marches
         self._marching = False
-        self._max_turns = args.max_turns or MAX_TURNS
+        self._max_turns = args.max_turns or TURNS
 
     @property
     def identity(self) -> str:
