@@ -5,8 +5,6 @@
 
 import json
 
-import pytest
-
 from trl_nash.cli.main import main
 from trl_nash.planning.run import TURNS, Run
 from trl_nash.planning.time import tokens
@@ -43,20 +41,3 @@ def test_the_command_counts_them(capsys):
     assert "user calls, at most" in capsys.readouterr().out
     assert main([*options, "--max_turns", "3"]) == 2
     assert "--max_turns does nothing without --user" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("url", ["http://me:secret@host/v1", "http://host/v1?key=secret"])
-def test_a_secret_in_the_users_address_is_refused(url):
-    import argparse
-
-    from trl_nash.cli import checks
-
-    options = argparse.Namespace(
-        model_name_or_path="m", dataset_name="d", datasets=None, judge="random", judge_kwargs=None,
-        reward_model_path=None, user=f"openai:m@{url}",
-    )  # fmt: skip
-    names = [name for name in dir(checks) if "require" in name or "needed" in name or "check_" in name]
-    check = next(getattr(checks, name) for name in names if "judge_kwargs" in getattr(checks, name).__code__.co_names)
-    with pytest.raises(checks.UsageError, match="holds a password or a query") as error:
-        check(options)
-    assert "secret" not in str(error.value)
