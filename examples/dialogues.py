@@ -86,6 +86,5 @@ found = trainer.evaluate()
 for answer in trainer.reporter.answers:
     print(f"\nbefore: {answer.second!r}\nafter:  {answer.first!r}")
 rate, error = (found[f"eval_policy/win_rate_reference{end}"] for end in ("", "_se"))
-print(
-    f"\nDialogues of {found['eval_rollouts/turns']:.2f} turns; win rate against the start {rate:.2f} ± {1.96 * error:.2f}"
-)
+turns = found["eval_rollouts/turns"]
+print(f"\nDialogues of {turns:.2f} turns; win rate against the start {rate:.2f} ± {1.96 * error:.2f}")

@@ -40,23 +40,24 @@ def test_a_run_with_a_user(options, capsys, model_dir, tokenizer):
 
 
 @pytest.mark.parametrize(
-    "more, sentence",
+    "more, sentence, early",
     [
-        (["--max_turns", "2"], "--max_turns does nothing without --user"),
-        (["--user", "openai:m@http://a:secret@b/v1"], "holds a password or a query"),
-        (["--user", "nobody:here"], "Unknown user 'nobody:here'"),
-        (["--user", "users:asks", "--raw_prompts"], "`raw_prompts` makes no turns"),
+        (["--max_turns", "2"], "--max_turns does nothing without --user", True),
+        (["--user", "openai:m@http://a:secret@b/v1"], "holds a password or a query", True),
+        (["--user", "nobody:here"], "Unknown user 'nobody:here'", False),
+        (["--user", "users:asks", "--raw_prompts"], "`raw_prompts` makes no turns", False),
     ],
 )
-def test_what_is_refused(more, sentence, options, capsys):
-    assert main.main(["onpo", *options, *more]) != 0 or train.main(["onpo", *options, *more]) != 0
+def test_what_is_refused(more, sentence, early, options, capsys):
+    command = main.main if early else train.main
+    assert command(["onpo", *options, *more]) == 2
     output = capsys.readouterr()
     assert sentence in output.err + output.out and "secret" not in output.err + output.out
 
 
 def test_the_example(monkeypatch, capsys):
     script = Path(__file__).parents[2] / "examples" / "dialogues.py"
-    assert len(script.read_text().splitlines()) <= 90
+    assert len(script.read_text().splitlines()) <= 95
     monkeypatch.setattr(sys, "argv", [str(script), "2"])
     trainer = runpy.run_path(str(script), run_name="__main__")["trainer"]
     assert trainer.state.global_step == 2

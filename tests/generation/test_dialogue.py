@@ -391,7 +391,7 @@ def test_a_policy_as_user():
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 def test_vllm_plays_dialogues(mode, vllm, tmp_path):
-    """The fake of vLLM: its log-probs of the policy's tokens are the model's own, and those of others' are not asked."""
+    """The fake of vLLM: its log-probs of the policy's tokens are the model's own, and others' are not asked for."""
     model = build_model(CHAT)
     with torch.no_grad():
         model.lm_head.weight.mul_(0.1)  # so that a turn may end

@@ -194,8 +194,8 @@ def ended(text: str) -> str | None:
 def load_user(
     user: Any,
     args,
-    tokenizer: PreTrainedTokenizerBase,
-    start: Callable[[list[list[int]]], list[list[int]]],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    start: Callable[[list[list[int]]], list[list[int]]] | None = None,
     device: Any = None,
 ) -> User:
     """
@@ -206,8 +206,8 @@ def load_user(
             `"openai:MODEL@URL"`, `"initial"` for the policy as it was when training began, `"local:PATH"` for a model,
             or `"package.module:name"` for a callable.
         args ([`NashConfig`]): how a model samples.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the policy's.
-        start (`Callable`): samples from the policy's start.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): the policy's, for `"initial"`.
+        start (`Callable`, *optional*): samples from the policy's start, for `"initial"`.
         device (`torch.device`, *optional*): for a model.
 
     Raises:
@@ -229,6 +229,7 @@ def load_user(
     if kind == "openai":
         return ServerUser(target)
     if user == "initial":
+        assert tokenizer is not None and start is not None
         return ModelUser(user, tokenizer, start)
     if kind == "local" and target:
         from transformers import AutoModelForCausalLM

@@ -50,6 +50,8 @@ class Dialogues:
             )
         if not given:
             return
+        if isinstance(self.user, str) and self.user != "initial" and not self.user.startswith("local:"):
+            load_user(self.user, args)  # so that a wrong name is said before a model is loaded
         if self.rollout_func and len(given) > 1:
             others = " and ".join(f"`{name}`" for name in given if name != "rollout_func")
             raise ValueError(f"`rollout_func` plays whole dialogues: leave {others} out.")
