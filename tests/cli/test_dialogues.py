@@ -50,7 +50,7 @@ def test_a_run_with_a_user(options, capsys, model_dir, tokenizer):
 )
 def test_what_is_refused(more, sentence, early, options, capsys):
     command = main.main if early else train.main
-    assert command(["onpo", *options, *more]) == 2
+    assert command(["onpo", *options, *more]) == (2 if early else 1)
     output = capsys.readouterr()
     assert sentence in output.err + output.out and "secret" not in output.err + output.out
 
@@ -60,5 +60,5 @@ def test_the_example(monkeypatch, capsys):
     assert len(script.read_text().splitlines()) <= 95
     monkeypatch.setattr(sys, "argv", [str(script), "2"])
     trainer = runpy.run_path(str(script), run_name="__main__")["trainer"]
-    assert trainer.state.global_step == 2
+    assert trainer.state.global_step == (2 if early else 1)
     assert "win rate against the start" in capsys.readouterr().out
