@@ -147,7 +147,8 @@ class Sampler:
     @property
     def marches(self) -> bool:
         """Whether ranks have to sample together, call by call."""
-        return self.accelerator.num_processes > 1 and (self._vllm is not None or is_sharded(self._model()))
+        sharded = self._whole is not None or is_sharded(self._model())  # the first while its weights are gathered
+        return self.accelerator.num_processes > 1 and (self._vllm is not None or sharded)
 
     @property
     def vllm_generation(self):
