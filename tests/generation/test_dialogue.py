@@ -157,8 +157,8 @@ def test_ranks_that_march_together_make_the_same_calls():
 
     source = source_of(user=user_of(None))
     policy = Script(CHAT, ["b"] * 9)
-    source._marches, source._together = (lambda: True), lambda number: together(number) if policy.calls else number
-    samples = source.play([row("a")], 1, policy)
+    source._together = lambda number: together(number) if policy.calls else number
+    samples = source.play([row("a")], 1, policy, marches=True)
     assert samples.endings == [["over"]]
     assert [len(call) for call in policy.calls] == [1, 3, 1]
 

@@ -102,9 +102,8 @@ class Sampler:
             The prompts' token lists, and for each prompt its completions' token lists.
         """
         if self.source is not None:
-            samples = self.source.play(
-                prompts, count, partial(self.draw, policy=policy), partial(self._engine, policy)
-            )
+            draw, engine = partial(self.draw, policy=policy), partial(self._engine, policy)
+            samples = self.source.play(prompts, count, draw, engine, self.marches(policy))
             self.beside = {name: getattr(samples, name) for name in ("logps", "masks", "turns", "endings")}
             return samples.prompt_ids, samples.completion_ids
         prompt_ids, cut = map(list, zip(*map(self.render.ids, prompts), strict=True))
@@ -144,11 +143,13 @@ class Sampler:
             return prompt_of(row)
         return Dialogue(as_turn(row["prompt"]), tools_of(row), row)
 
-    @property
-    def marches(self) -> bool:
-        """Whether ranks have to sample together, call by call."""
-        sharded = self._whole is not None or is_sharded(self._model())  # the first while its weights are gathered
-        return self.accelerator.num_processes > 1 and (self._vllm is not None or sharded)
+    def marches(self, policy: Policy | Mapping[Policy, float] | None = None) -> bool:
+        """Whether ranks have to sample from a policy together, call by call."""
+        user = getattr(self.source, "user", None)
+        # Weights are shared out, and on their way while they are gathered; a frozen policy's are put in place together.
+        together = self._vllm is not None or self._whole is not None or is_sharded(self._model())
+        together = together or policy is not None or (user is not None and user.is_policy)
+        return self.accelerator.num_processes > 1 and together
 
     @property
     def vllm_generation(self):

@@ -59,7 +59,9 @@ class RolloutFunction:
             except ValueError:
                 self._turns = None  # what is written between turns is the function's matter
 
-    def play(self, prompts: list, count: int, draw: Any, engine: Callable[[], AbstractContextManager]) -> Samples:
+    def play(
+        self, prompts: list, count: int, draw: Any, engine: Callable[[], AbstractContextManager], marches: bool = False
+    ) -> Samples:
         """As [`TurnByTurn.play`]; within `engine()` the trainer's model is the policy that plays."""
         rows = [getattr(prompt, "columns", None) or {"prompt": prompt} for prompt in prompts]
         repeated = [row for row in rows for _ in range(count)]

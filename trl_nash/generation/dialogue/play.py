@@ -40,9 +40,6 @@ class TurnByTurn:
         toolbox ([`Toolbox`], *optional*): tools and environments.
         say_once (`Callable[[str, str], None]`): says what went wrong, once for each name.
         together (`Callable[[int], int]`): the largest of the ranks' numbers.
-        marches (`Callable[[], bool]`):
-            Whether ranks have to make the same calls now. Rollouts are then sampled turn by turn, and a rank that has
-            fewer of them than another samples fillers.
     """
 
     def __init__(
@@ -54,7 +51,6 @@ class TurnByTurn:
         toolbox: Toolbox | None = None,
         say_once: Callable[[str, str], None] = lambda message, name: None,
         together: Callable[[int], int] = lambda number: number,
-        marches: Callable[[], bool] = lambda: False,
     ):
         tokenizer = render.tokenizer
         self.turns = Turns(tokenizer, eos_token_ids, render.chat_template_kwargs, toolbox and toolbox.tools)
@@ -76,7 +72,6 @@ class TurnByTurn:
         self._padding = tokenizer.pad_token_id
         self._say_once = say_once
         self._together = together
-        self._marches = marches
         self._marching = False
         self._max_turns = args.max_turns or TURNS
 
@@ -85,7 +80,7 @@ class TurnByTurn:
         """What its dialogues depend on beside the policy, as far as it can be told."""
         return repr((self.user and self.user.name, self.toolbox and self.toolbox.names, self.turns.chat_template))
 
-    def play(self, prompts: list, count: int, draw: Draw, engine: Any = None) -> Samples:
+    def play(self, prompts: list, count: int, draw: Draw, engine: Any = None, marches: bool = False) -> Samples:
         """
         `count` dialogues from each of B prompts.
 
@@ -95,11 +90,14 @@ class TurnByTurn:
             count (`int`): K.
             draw (`Callable`): samples turns of the policy.
             engine: not used: turns are all that is sampled.
+            marches (`bool`, *optional*, defaults to `False`):
+                Whether ranks have to make the same calls. Rollouts are then sampled turn by turn, and a rank that has
+                fewer of them than another samples fillers.
 
         Returns:
             [`Samples`], without pairs.
         """
-        self._marching = self._marches()
+        self._marching = marches
         rollouts = [[self._begin(prompt) for _ in range(count)] for prompt in prompts]
         ready = [rollout for own in rollouts for rollout in own if rollout.ending is None]
         asking = _Asking()

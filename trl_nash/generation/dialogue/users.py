@@ -46,10 +46,12 @@ class User(ABC):
     Attributes:
         name (`str`): what messages call it.
         waits (`bool`): whether it waits for something else than this process, so that several are asked side by side.
+        is_policy (`bool`): whether its words are sampled from a frozen policy, which all ranks do together.
     """
 
     name: str
     waits = False
+    is_policy = False
 
     @abstractmethod
     def replies(self, rollouts: list[Rollout]) -> list[str | None | RolloutFailed]:
@@ -230,7 +232,9 @@ def load_user(
         return ServerUser(target)
     if user == "initial":
         assert tokenizer is not None and start is not None
-        return ModelUser(user, tokenizer, start)
+        start_of_run = ModelUser(user, tokenizer, start)
+        start_of_run.is_policy = True
+        return start_of_run
     if kind == "local" and target:
         from transformers import AutoModelForCausalLM
 

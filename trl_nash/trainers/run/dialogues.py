@@ -101,7 +101,6 @@ class Dialogues:
             toolbox,
             say_once,
             together=lambda number: max(gather_object([number])),
-            marches=lambda: sampler.marches,
         )
         return source
 

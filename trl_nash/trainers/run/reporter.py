@@ -178,8 +178,8 @@ class Reporter:
         self.metrics.add("rollouts/turns", spoken, len(turns))
         self.metrics.add("rollouts/other_tokens", sum(others), len(turns))
         self.metrics.add("rollouts/tool_calls", sum(calls), len(turns))
-        for ending in ENDINGS[1:]:
-            self.metrics.add(f"rollouts/{ending}", endings.count(ending), len(endings))
+        for name in ("rollouts/max_turns", "rollouts/max_length", "rollouts/unfinished"):
+            self.metrics.add(name, endings.count(name.partition("/")[2]), len(endings))
         failed = [ending for ending in endings if ending not in ENDINGS]
         self.metrics.add("rollouts/failed", len(failed), len(endings))
         for reason in failed:
