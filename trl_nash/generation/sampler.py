@@ -146,7 +146,7 @@ class Sampler:
     def marches(self, policy: Policy | Mapping[Policy, float] | None = None) -> bool:
         """Whether ranks have to sample from a policy together, call by call."""
         user = getattr(self.source, "user", None)
-        # Weights are shared out, and on their way while they are gathered; a frozen policy's are put in place together.
+        # Weights are sharded, also while they are gathered; those of a frozen policy are put in place together.
         together = self._vllm is not None or self._whole is not None or is_sharded(self._model())
         together = together or policy is not None or (user is not None and user.is_policy)
         return self.accelerator.num_processes > 1 and together
