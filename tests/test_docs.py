@@ -214,7 +214,8 @@ def test_metrics_page_lists_every_metric():
         for part in ("trainers", "generation", "evaluation/pool")
         for file in PACKAGE.glob(f"{part}/**/*.py")
     )
-    logged = set(re.findall(r'"((?:judge|fit|policy|pool|completions|prompts|sampling)/[a-z0-9_]+)"', source))
+    names = "judge|fit|policy|pool|completions|prompts|rollouts|sampling"
+    logged = set(re.findall(rf'"((?:{names})/[a-z0-9_]+)"', source))
     logged |= {f"{name}/<reason>" for name in re.findall(r'f"([a-z/_]+)/\{reason', source)}
     logged = {f"{name}<name>" if name.endswith("_") else name for name in logged}  # of an opponent
     sampled = {name for name in logged if name.startswith("policy/") and not name.endswith("_se")}

@@ -95,6 +95,7 @@ __all__ = [
     "TrlParser",
     "VLLMGeneration",
     "base_construction",
+    "chat_template_utils",
     "create_model_from_path",
     "disable_dropout_in_model",
     "get_callable_name",
@@ -108,6 +109,13 @@ __all__ = [
     "trainer_utils",
     "unwrap_model_for_generation",
 ]
+
+
+def chat_template_utils():
+    """TRL's knowledge of chat templates: how a model's calls of tools are read, and templates to train with."""
+    with _quietly():
+        import trl.chat_template_utils as utils
+    return utils
 
 
 # ---- The base class: chosen here, and nowhere else ----

@@ -46,6 +46,13 @@ class NashScriptArguments(ScriptArguments):
             "question and input."
         },
     )
+    user: str | None = field(
+        default=None,
+        metadata={
+            "help": "Who answers the policy, so that completions are dialogues: openai:model@http://host:port/v1, "
+            "initial (the policy as it was), local:PATH, package.module:name (docs/guides/dialogues.md)."
+        },
+    )
     dry_run: bool = field(
         default=False,
         metadata={"help": "Print the plan of the run and stop before any model is loaded."},

@@ -6,6 +6,7 @@
 import argparse
 import importlib.util
 import os
+import re
 from collections.abc import Iterable
 
 from ..extras import pip_install
@@ -83,3 +84,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.judge_kwargs is not None and arguments.judge is None:
         raise UsageError("--judge_kwargs belongs to --judge; with --reward_model_path use the options of the config.")
     JudgeArguments(arguments.judge, arguments.judge_kwargs)
+    if arguments.user is not None and re.search(r"://([^/]*@|.*\?)", arguments.user):
+        raise UsageError(
+            f"user: the URL in {arguments.user.partition('://')[0]}://... holds a password or a query, which would be "
+            "printed; put the key into the environment variable OPENAI_API_KEY."
+        )

@@ -17,7 +17,7 @@ from .unused import NEVER
 _COMMON = """
 model_name_or_path dataset_name judge reward_model_path output_dir num_generations max_new_tokens max_length
 generation_batch_size num_iterations per_device_train_batch_size per_device_generation_batch_size learning_rate
-num_train_epochs max_steps use_peft dtype use_vllm report_to resume_from_checkpoint overwrite dry_run
+num_train_epochs max_steps user max_turns use_peft dtype use_vllm report_to resume_from_checkpoint overwrite dry_run
 """.split()
 # Where another text than TRL's or transformers' says more.
 _HELP = {
@@ -133,6 +133,7 @@ class NashParser(argparse.ArgumentParser):
             if option.dest in NEVER or not (everything or option.is_own or option.dest in _COMMON):
                 continue
             section = "JudgeArguments" if option.dest in _JUDGING else _SECTION_OF.get(option.owner)
+            section = None if option.dest == "user" else section  # beside `max_turns`
             sections[_TITLES.get(section, own)].append(actions[option.names[0]])
         sections[own].sort(key=lambda action: not self._is_own[action.dest])
         sections[_TITLES[LAUNCHER]] = _launch_options()

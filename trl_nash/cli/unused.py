@@ -99,6 +99,7 @@ NEEDS = [
         "give the judge its own options, as in --judge_kwargs '{\"temperature\": 2.0}'",
     ),
     # Sampling
+    Needs("max_turns", lambda o: o.user, "without --user", "add --user for dialogues"),
     Needs(
         "vllm_mode vllm_model_impl vllm_structured_outputs_regex vllm_gpu_memory_utilization vllm_server_base_url "
         "vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port vllm_tensor_parallel_size "

@@ -27,11 +27,12 @@ ANSWER = "\n\nAssistant:"  # opens an answer in dialogue text: Anthropic's HH, N
 
 
 class Dialogue(list):
-    """Messages, with the tools that may be called in them."""
+    """Messages, with the tools that may be called in them, and the row that they are from."""
 
-    def __init__(self, messages: list[Message], tools: list[dict]):
+    def __init__(self, messages: list[Message], tools: list | None, columns: dict[str, Any] | None = None):
         super().__init__(messages)
         self.tools = tools
+        self.columns = columns
 
 
 def prompt_of(row: dict[str, Any]) -> str | list[Message]:

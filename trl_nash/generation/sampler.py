@@ -6,6 +6,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from ..algorithms import Policy
 from ..compat import unwrap_model_for_generation
+from ..data.columns import as_turn
+from ..data.messages import Dialogue, prompt_of, tools_of
 from ..policies import FrozenPolicies, is_sharded
 from ..rounds.batch import chunks, until_eos
 from .continuous import generate_continuously
@@ -21,6 +24,11 @@ from .mixture import GeometricMixture
 from .plain import generate_plainly
 from .prompts import PromptRenderer
 from .vllm import VLLMEngine
+
+
+if TYPE_CHECKING:
+    from .dialogue.function import RolloutFunction
+    from .dialogue.play import TurnByTurn
 
 
 class Sampler:
@@ -39,9 +47,14 @@ class Sampler:
         vllm ([`VLLMEngine`], *optional*): which samples in place of transformers.
 
     Attributes:
-        logps (`list[list[list[float]]]`, *optional*):
-            Log-probs of the tokens of the last completions, as vLLM gave them.
+        source ([`TurnByTurn`] or [`RolloutFunction`], *optional*):
+            Who plays whole dialogues. Left out, a completion is one turn.
+        beside (`dict[str, list]`):
+            What is known of the last completions beside their tokens, by the field of [`Samples`] that has it: their
+            log-probs, as vLLM gave them, and of dialogues all the rest.
     """
+
+    source: "TurnByTurn | RolloutFunction | None" = None
 
     def __init__(
         self,
@@ -66,7 +79,8 @@ class Sampler:
         self._say_once = say_once
         self._tell = tell
         self._vllm = vllm
-        self.logps: list[list[list[float]]] | None = None
+        self.beside: dict[str, list] = {}
+        self._drawn_logps: list[list[list[float]]] | None = None
         self._whole: torch.nn.Module | None = None  # the sharded model that is gathered at the moment
         self._gathering = ExitStack()  # what keeps it so while a round is sampled
 
@@ -87,17 +101,60 @@ class Sampler:
         Returns:
             The prompts' token lists, and for each prompt its completions' token lists.
         """
+        if self.source is not None:
+            draw, engine = partial(self.draw, policy=policy), partial(self._engine, policy)
+            samples = self.source.play(prompts, count, draw, engine, self.marches(policy))
+            self.beside = {name: getattr(samples, name) for name in ("logps", "masks", "turns", "endings")}
+            return samples.prompt_ids, samples.completion_ids
         prompt_ids, cut = map(list, zip(*map(self.render.ids, prompts), strict=True))
         if any(cut):
             self._say_once(
                 f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "
                 "from the left (metric prompts/cut_ratio)."
             )
-        self.logps = None
+        completions, logps = self.draw(prompt_ids, count, policy)
+        self.beside = {"logps": logps}
+        return prompt_ids, completions
+
+    @property
+    def logps(self) -> list[list[list[float]]] | None:
+        """Log-probs of the tokens of the last completions, as vLLM gave them."""
+        return self.beside.get("logps")
+
+    def draw(
+        self, prompt_ids: list[list[int]], count: int, policy: Policy | Mapping[Policy, float] | None = None
+    ) -> tuple[list[list[list[int]]], list[list[list[float]]] | None]:
+        """
+        Samples one turn: `count` completions of each of B contexts.
+
+        Returns:
+            B x count completions, each up to its first end-of-sequence token, and the log-probs of their tokens where
+            the engine has them.
+        """
+        self._drawn_logps = None
         with self._engine(policy) as sample:
             completions = sample(prompt_ids, count)
         ends = set(self.eos_token_ids)
-        return prompt_ids, [[until_eos(row, ends) for row in rows] for rows in completions]
+        return [[until_eos(row, ends) for row in rows] for rows in completions], self._drawn_logps
+
+    def prompt_of(self, row: dict[str, Any]) -> Any:
+        """What is sampled from for a row: its prompt, and for dialogues the whole row with it."""
+        if self.source is None:
+            return prompt_of(row)
+        return Dialogue(as_turn(row["prompt"]), tools_of(row), row)
+
+    def marches(self, policy: Policy | Mapping[Policy, float] | None = None) -> bool:
+        """Whether ranks have to sample from a policy together, call by call."""
+        user = getattr(self.source, "user", None)
+        # Weights are sharded, also while they are gathered; those of a frozen policy are put in place together.
+        together = self._vllm is not None or self._whole is not None or is_sharded(self._model())
+        together = together or policy is not None or (user is not None and user.is_policy)
+        return self.accelerator.num_processes > 1 and together
+
+    @property
+    def vllm_generation(self):
+        """TRL's engine, if vLLM samples."""
+        return None if self._vllm is None else self._vllm.engine
 
     @contextmanager
     def _engine(self, policy: Policy | Mapping[Policy, float] | None):
@@ -131,7 +188,7 @@ class Sampler:
 
     def _from_vllm(self, prompt_ids: list[list[int]], count: int) -> list[list[list[int]]]:
         completions, logps = self._vllm.generate(prompt_ids, count)  # which end where ours do
-        self.logps = list(chunks(logps, count))
+        self._drawn_logps = list(chunks(logps, count))
         return list(chunks(completions, count))
 
     @contextmanager

@@ -94,6 +94,11 @@ class VLLMEngine:
         if not colocate and accelerator.is_main_process:
             check_server(self._vllm.vllm_client.get_server_info())
 
+    @property
+    def engine(self) -> VLLMGeneration:
+        """TRL's."""
+        return self._vllm
+
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Within it, and within others like it, the engine keeps its memory and what was pushed, if it may sleep."""

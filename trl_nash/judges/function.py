@@ -13,6 +13,7 @@ from typing import Any
 
 from .base import PairwiseJudge
 from .calls import accepted, required
+from .transcript import Transcript
 
 
 class CallableJudge(PairwiseJudge):
@@ -21,7 +22,8 @@ class CallableJudge(PairwiseJudge):
 
     Args:
         function (`Callable`):
-            Returns one probability per row that `first` is better than `second`; `nan` or `None` abstains. Of the
+            Returns one probability per row that `first` is better than `second`; `nan` or `None` abstains. The two are
+            texts, and of dialogues lists of messages, all those behind the prompt. Of the
             dataset's columns it gets those that its signature names, or all with `**kwargs`. It may be asynchronous.
             It is then awaited in an event loop of its own thread, the same one for every call, and may ask all its
             questions concurrently with `asyncio.gather`. An asynchronous one waits, as one does that says so with an
@@ -73,8 +75,14 @@ class CallableJudge(PairwiseJudge):
         return super().__call__(prompts, first, second, **accepted(self.function, columns, positional=3))
 
     def judge(self, prompts, first, second, **columns):
+        first, second = (list(map(as_given, texts)) for texts in (first, second))
         answers = self.function(prompts, first, second, **columns)
         return wait_for(answers) if inspect.isawaitable(answers) else answers
+
+
+def as_given(completion: str) -> str | list[dict[str, Any]]:
+    """A completion as functions get it: a text, and of a dialogue its messages."""
+    return [dict(message) for message in completion.messages] if isinstance(completion, Transcript) else completion
 
 
 def wait_for(awaitable: Awaitable) -> Any:

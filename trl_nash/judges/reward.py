@@ -19,6 +19,7 @@ from .base import Abstained, PairwiseJudge, Prompt, accepted, as_floats, joined
 from .calls import pairs_of_each, required
 from .reward_model import RewardModel
 from .store import as_store
+from .transcript import messages_of
 
 
 RewardFunc = str | nn.Module | Callable[..., list[float | None]]
@@ -33,8 +34,9 @@ class RewardJudge(PairwiseJudge):
             Path or hub id of a sequence classifier, the model itself, or a function
             `f(prompts, completions, completion_ids, trainer_state, **columns) -> list[float | None]`, called with
             those of these keywords that it takes. For conversational prompts its completions are
-            `[{"role": "assistant", "content": text}]`. Several are summed; `None` adds nothing to the sum, and a
-            completion for which all return `None` has no reward: its pairs are `nan`.
+            `[{"role": "assistant", "content": text}]`, and those of dialogues all messages behind the prompt. Several
+            are summed; `None` adds nothing to the sum, and a completion for which all return `None` has no reward: its
+            pairs are `nan`.
         reward_processing_classes ([`~transformers.PreTrainedTokenizerBase`] or a `list`, *optional*):
             Tokenizers of the reward models, in the order of `reward_funcs` (`None` for functions). By default each is
             loaded from where its model came from.
@@ -250,7 +252,7 @@ class RewardJudge(PairwiseJudge):
             **(columns or {}),
             "prompts": prompts,
             "completions": [
-                text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+                text if type(text) is str and isinstance(prompt, str) else messages_of(text)
                 for prompt, text in zip(prompts, completions, strict=True)
             ],
             "completion_ids": completion_ids,

@@ -22,6 +22,7 @@ from .base import Abstained, Prompt, joined
 from .local import LocalModel, on_device, pad
 from .question import as_text
 from .text import PROBE, Message, Neutraliser, as_messages
+from .transcript import Transcript, plain_messages
 
 
 # Language models whose reward was put into the logit of a token, by what is in their names.
@@ -116,23 +117,30 @@ class RewardModel:
 
     def _own_scores(self, rows: list[tuple[Prompt, str | list[Message]]]) -> list[float]:
         """What the model's own `get_score` says of dialogues."""
-        dialogues = [
-            [*turns(prompt), {"role": "assistant", "content": self._answer(answer)}] for prompt, answer in rows
-        ]
+        dialogues = [[*turns(prompt), *self._turns(answer)] for prompt, answer in rows]
         with on_device(self.model, self.local.device, self.local.offload), torch.inference_mode():
             return [float(self.model.get_score(self.tokenizer, dialogue)) for dialogue in dialogues]
 
     def _answer(self, completion: str | list[Message]) -> str:
-        return self.neutralise(completion if isinstance(completion, str) else completion[0]["content"])
+        """As one text: of a dialogue its transcript."""
+        one = len(completion) == 1 and not isinstance(completion, str) and not completion[0].get("tool_calls")
+        if isinstance(completion, str) or one:
+            return self.neutralise(completion if isinstance(completion, str) else completion[0]["content"])
+        return self.neutralise(Transcript(completion))
+
+    def _turns(self, completion: str | list[Message]) -> list[Message]:
+        """As messages: of a dialogue all those behind the prompt."""
+        if isinstance(completion, str) or len(completion) == 1:
+            return [{"role": "assistant", "content": self._answer(completion)}]
+        return self.neutralise.messages(plain_messages(Transcript(completion)))
 
     def _render(self, prompt: Prompt, completion: str | list[Message]) -> tuple[str, ...]:
         """One text, or question and answer where the tokenizer puts them together."""
-        answer = self._answer(completion)
         if self.raw_prompts and isinstance(prompt, str):
-            return (prompt + answer,)
+            return (prompt + self._answer(completion),)
         if self._reads_pairs:
-            return as_text(as_messages(prompt)), answer
-        return (self.local.render([*turns(prompt), {"role": "assistant", "content": answer}]),)
+            return as_text(as_messages(prompt)), self._answer(completion)
+        return (self.local.render([*turns(prompt), *self._turns(completion)]),)
 
     def _encode(self, texts: tuple[str, ...]) -> Row:
         encoded = self.tokenizer(*texts, add_special_tokens=len(texts) == 2)

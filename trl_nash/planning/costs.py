@@ -111,6 +111,13 @@ class Plan:
         evaluation = run.evaluations * run.evaluation_calls + pool_calls(run)
         return run.rounds * run.judge_calls_a_round + run.evaluation_prompts * evaluation
 
+    @property
+    def user_calls(self) -> int:
+        """Questions to the user of the run, at most."""
+        run = self.run
+        evaluated = run.evaluations * run.evaluation_prompts * run.evaluation_samplings * run.num_generations
+        return run.rounds * run.user_calls_a_round + evaluated * (run.turns - 1)
+
     @cached_property
     def flop(self) -> dict[str, float]:
         """FLOP of the run, by what they are for."""

@@ -224,7 +224,7 @@ def last_activations(model: ModelSizes, run: Run) -> int:
 
 def head(model: ModelSizes, run: Run) -> int:
     """The kernel's tile, its rows and their gradient, and the gradient of the head's weight before it is added."""
-    rows, hidden, size = run.rows * run.max_new_tokens, model.hidden_size, compute_bytes(run)
+    rows, hidden, size = run.rows * run.longest_own, model.hidden_size, compute_bytes(run)
     weight = 0 if run.use_peft else size * model.vocabulary * hidden
     return TILE["cpu" if run.strategy == "cpu" else "cuda"] + rows * hidden * (4 + 2 * size) + weight
 
@@ -234,7 +234,7 @@ def stash(model: ModelSizes, run: Run, free: int | None = None) -> int:
     if run.use_peft or run.strategy == "cpu":
         return 0
     most = STASH if free is None else min(STASH, max(0, free) // 4)
-    return min(most, max(2, compute_bytes(run)) * run.rows * run.max_new_tokens * model.vocabulary)
+    return min(most, max(2, compute_bytes(run)) * run.rows * run.longest_own * model.vocabulary)
 
 
 # ---- What sampling adds ----

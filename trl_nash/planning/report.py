@@ -33,12 +33,14 @@ def record(plan: Plan) -> dict[str, Any]:
             "prompts": plan.run.prompts_per_round,
             **{f"tokens_{name}": count for name, count in plan.tokens_a_round._asdict().items()},
             "judge_calls": plan.judge_calls_a_round,
+            "user_calls": plan.run.user_calls_a_round,
         },
         "in_all": {
             "rounds": plan.run.rounds,
             "optimizer_steps": plan.run.optimizer_steps,
             **{f"tokens_{name}": count for name, count in plan.tokens._asdict().items()},
             "judge_calls": plan.judge_calls,
+            "user_calls": plan.user_calls,
             "flop": plan.flop,
             "seconds": plan.seconds,
         },
@@ -84,7 +86,12 @@ def print_plans(
         f"prompts of {run.mean_prompt} and completions of {run.mean_completion} tokens in the mean; memory at "
         f"{run.max_prompt} and {run.max_new_tokens}",
         *["lengths of completions are spread exponentially, and a call of `generate` lasts as long as its longest"]
-        * (run.mean_completion < run.max_new_tokens and not run.use_vllm),
+        * (run.mean_turn < run.max_new_tokens and not run.use_vllm),
+        *[
+            f"dialogues have all their {run.turns} turns, the user says as much as the policy and takes no time, and "
+            "what was said is read again before each turn"
+        ]
+        * (run.turns > 1),
         f"{1 - USABLE:.0%} of a device's memory for the driver and for what lies in pieces",
     ]
     console.print("Assumed: " + "; ".join(assumed) + ".", style="dim")
@@ -137,6 +144,9 @@ def _print_work(console: Console, plan: Plan) -> None:
     for name, once, always in zip(plan.tokens._fields, plan.tokens_a_round, plan.tokens, strict=True):
         table.add_row(f"tokens {name}", f"{once:,.0f}", f"{always:,.0f}")
     table.add_row("judge calls", f"{plan.judge_calls_a_round:,}", f"{plan.judge_calls:,}")
+    if plan.run.user:
+        table.add_row("user calls, at most", f"{plan.run.user_calls_a_round:,}", f"{plan.user_calls:,}")
+        table.add_row("turns of a dialogue, at most", f"{plan.run.turns}", "")
     console.print(table, "")
 
 

@@ -34,6 +34,7 @@ SCORERS = ("reward", "gpm", "dpo", "reward-server")
 LOCAL_JUDGES = ("reward", "gpm", "dpo", "pairwise-lm", "pairrm", "genrm")  # models on the devices that train
 GROUP_JUDGES = ("openai-group", "group")  # which see all completions of a prompt at once
 REMOTE_JUDGES = ("openai", "hf", "openai-group", "reward-server")  # which answer so many calls a second
+TURNS = 4  # of the policy in a dialogue, where nothing is said
 KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.run.scorer`
 # What the commands train, where tables are played otherwise: by gradient steps, or by another loss at the same centre.
 _DEFINITIONS = METHODS | {
@@ -85,6 +86,8 @@ class Run:
     max_new_tokens: int = 64
     prompt_length: int | None = None  # means, of which tokens and time are made; memory follows the largest
     completion_length: int | None = None
+    user: str | None = None  # who answers in a dialogue; of one turn without
+    max_turns: int | None = None  # of the policy in a dialogue
     gradient_checkpointing: bool = True
     dtype: str = "float32"  # of the weights as they are loaded
     precision: str = "bf16"  # of the arithmetic: bf16, fp16, fp32
@@ -118,8 +121,30 @@ class Run:
         return self.prompt_length or self.max_prompt
 
     @property
-    def mean_completion(self) -> int:
+    def turns(self) -> int:
+        """The policy's turns in a completion, at most."""
+        return (self.max_turns or TURNS) if self.user else 1
+
+    @property
+    def mean_turn(self) -> int:
+        """Tokens of a turn, the policy's or the user's."""
         return self.completion_length or self.max_new_tokens
+
+    @property
+    def mean_own(self) -> int:
+        """Tokens of a completion that the policy samples, if no dialogue ends early."""
+        return self.turns * self.mean_turn
+
+    @property
+    def mean_completion(self) -> int:
+        """Tokens of a completion, with the user's, who says as much as the policy."""
+        whole = (2 * self.turns - 1) * self.mean_turn
+        return whole if self.turns == 1 else max(self.mean_turn, min(whole, self.max_length - self.mean_prompt))
+
+    @property
+    def longest_own(self) -> int:
+        """Tokens of a completion that are trained on, at most."""
+        return min(self.turns * self.max_new_tokens, self.max_length - 1)
 
     @property
     def prompts_per_round(self) -> int:
@@ -227,6 +252,15 @@ class Run:
     @property
     def judge_calls_a_round(self) -> int:
         return self.judge_calls * self.prompts_per_round
+
+    @property
+    def user_calls(self) -> int:
+        """Questions to the user for one prompt, at most: behind the last turn nobody is asked."""
+        return self.completions * (self.turns - 1)
+
+    @property
+    def user_calls_a_round(self) -> int:
+        return self.user_calls * self.prompts_per_round
 
     # ---- An evaluation ----
 

@@ -78,7 +78,7 @@ def tokens(run: Run, scorings: float) -> Tokens:
     rows = run.prompts_per_round * run.num_generations
     width = run.mean_prompt + run.mean_completion
     return Tokens(
-        run.prompts_per_round * run.completions * run.mean_completion,
+        run.prompts_per_round * run.completions * run.mean_own,
         rows * width * scorings,
         rows * width * run.fit_passes,
     )
@@ -88,7 +88,7 @@ def evaluation_tokens(run: Run) -> Tokens:
     """Tokens of an evaluation."""
     rows = run.evaluation_prompts * run.num_generations
     scored = rows * (run.mean_prompt + run.mean_completion) * run.evaluation_scorings
-    return Tokens(rows * run.evaluation_samplings * run.mean_completion, scored, 0)
+    return Tokens(rows * run.evaluation_samplings * run.mean_own, scored, 0)
 
 
 # ---- FLOP ----
@@ -128,14 +128,14 @@ def head_products(model: ModelSizes, run: Run) -> int:
     """Matrix products of the head in a training step, see docs/background/kernels.md."""
     if run.use_peft:
         return 2
-    needed = max(2, compute_bytes(run)) * run.rows * run.max_new_tokens * model.vocabulary
+    needed = max(2, compute_bytes(run)) * run.rows * run.longest_own * model.vocabulary
     return 3 if run.strategy != "cpu" and needed <= STASH else 4
 
 
 def scoring_flop(model: ModelSizes, run: Run, rows: int) -> float:
     """A pass of a round's rows under one policy."""
     width = run.mean_prompt + run.mean_completion
-    return forward_flop(model, rows, width) + head_flop(model, rows * run.mean_completion)
+    return forward_flop(model, rows, width) + head_flop(model, rows * run.mean_own)
 
 
 def generation_flop(model: ModelSizes, run: Run, rows: int) -> float:
@@ -147,13 +147,20 @@ def generation_flop(model: ModelSizes, run: Run, rows: int) -> float:
 
 
 def prefill_flop(model: ModelSizes, run: Run, prompts: float) -> float:
-    """All but a prompt's last token, from which its completions begin."""
-    return forward_flop(model, prompts, run.mean_prompt - 1)
+    """
+    All but a prompt's last token, from which its completions begin; in a dialogue all that was said is read again
+    before each further turn.
+    """
+    flop = forward_flop(model, prompts, run.mean_prompt - 1)
+    for turn in range(1, run.turns):
+        said = min(2 * turn * run.mean_turn, run.mean_completion)
+        flop += forward_flop(model, prompts * run.num_generations, run.mean_prompt + said)
+    return flop
 
 
 def decoded(run: Run, rows: float) -> float:
     """Tokens that are decoded for each of `rows` completions of a call: `generate` goes on until all have ended."""
-    return run.mean_completion if run.use_vllm else longest(run.mean_completion, run.max_new_tokens, rows)
+    return run.turns * (run.mean_turn if run.use_vllm else longest(run.mean_turn, run.max_new_tokens, rows))
 
 
 def judge_flop(run: Run) -> float:

@@ -12,6 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 IGNORED = -100  # label of a position that is no completion token
+# Nobody has more to say; the policy has had its turns; there is no room for more; its last turn has no end.
+ENDINGS = ("over", "max_turns", "max_length", "unfinished")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,72 @@ class Samples:
     # M index pairs into the N completions, the same for every prompt; without any the run's pairing finds them
     pairs: list[tuple[int, int]] | None = None
     logps: list[list[list[float]]] | None = None  # of the tokens of the first K completions, as the engine gave them
+    # Of dialogues (`generation/dialogue`), whose completions are whole trajectories, B x N of each:
+    masks: list[list[list[int]]] | None = None  # 1 at the policy's own tokens, 0 at what others said; left out all 1
+    turns: list[list[list[dict]]] | None = None  # the messages behind the prompt, which are judged
+    endings: list[list[str]] | None = None  # one of `ENDINGS`, or in which way the dialogue failed: it is not judged
+
+    def __post_init__(self):
+        if self.masks is None:
+            return
+        for completions, masks in zip(self.completion_ids, self.masks, strict=True):
+            for ids, mask in zip(completions, masks, strict=True):
+                assert len(ids) == len(mask), (len(ids), len(mask))
+
+    @property
+    def lengths(self) -> list[list[int]]:
+        """B x N numbers of tokens of the policy's own."""
+        if self.masks is None:
+            return [[len(ids) for ids in completions] for completions in self.completion_ids]
+        return [[sum(mask) for mask in masks] for masks in self.masks]
+
+    @property
+    def failed(self) -> list[list[bool]]:
+        """B x N: which dialogues failed."""
+        if self.endings is None:
+            return [[False] * len(completions) for completions in self.completion_ids]
+        return [[ending not in ENDINGS for ending in own] for own in self.endings]
+
+    def split(self) -> list["Samples"]:
+        """Those of each prompt by themselves."""
+        columns = {name: value for name, value in self._columns.items() if value is not None}
+        rows = zip(*columns.values(), strict=True)
+        return [Samples(pairs=self.pairs, **{n: [v] for n, v in zip(columns, row, strict=True)}) for row in rows]
+
+    @staticmethod
+    def together(parts: list["Samples"]) -> "Samples":
+        """Samples of several prompts as one; what is known is known of all, and the pairs are the same."""
+        columns = {
+            name: None if value is None else [row for part in parts for row in getattr(part, name)]
+            for name, value in parts[0]._columns.items()
+        }
+        return Samples(pairs=parts[0].pairs, **columns)
+
+    def against(self, completion_ids: list[list[list[int]]], beside: dict[str, list | None]) -> "Samples":
+        """
+        With opponents behind the completions of each prompt, and what is known of them beside their tokens: their
+        log-probs are nobody's business.
+        """
+        known = {"completion_ids": completion_ids, **beside}
+        columns = {
+            name: [mine + other for mine, other in zip(value, known[name], strict=True)]
+            for name, value in self._columns.items()
+            if name not in ("prompt_ids", "logps") and value is not None
+        }
+        return replace(self, **columns)
+
+    def chosen(self, players: list[list[int]]) -> "Samples":
+        """Of each prompt those completions, in this order."""
+        columns = {
+            name: value and [[row[k] for k in own] for row, own in zip(value, players, strict=True)]
+            for name, value in self._columns.items()
+            if name != "prompt_ids"
+        }
+        return replace(self, **columns)
+
+    @property
+    def _columns(self) -> dict[str, list | None]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pairs"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +103,7 @@ class PairBatch:
 
     input_ids: torch.Tensor  # (B * K, T)
     attention_mask: torch.Tensor  # (B * K, T)
-    labels: torch.Tensor  # (B * K, T), IGNORED outside the completion
+    labels: torch.Tensor  # (B * K, T), IGNORED where no token of the policy's own is
     pairs: torch.Tensor  # (B, M, 2) indices into a prompt's completions
     preference: torch.Tensor  # (B, M) P(first beats second) or its label; nan abstains
     centre_logps: torch.Tensor | None = None  # (B * K, T - 1) of the KL centre, 0 outside the completion
@@ -72,18 +140,21 @@ def collate(
     pad_token_id: int,
     logps: list[list[list[float]]] | None = None,
     weights: torch.Tensor | None = None,
+    masks: list[list[list[int]]] | None = None,
 ) -> PairBatch:
     """Pads prompts with their completions into a [`PairBatch`]. The width fixed here is kept for the whole round."""
+    masks = masks or [[[1] * len(ids) for ids in completions] for completions in completion_ids]
     rows, labels, sampled_logps = [], [], None
     if logps is not None:
         parts = [(prompt, row) for prompt, own in zip(prompt_ids, logps, strict=True) for row in own]
         # The first token of a prompt is nobody's prediction.
         whole = [torch.tensor([0.0] * (len(prompt) - 1) + row) for prompt, row in parts]
         sampled_logps = pad_sequence(whole, batch_first=True)
-    for prompt, completions in zip(prompt_ids, completion_ids, strict=True):
-        for completion in completions:
+    for prompt, completions, own in zip(prompt_ids, completion_ids, masks, strict=True):
+        for completion, mask in zip(completions, own, strict=True):
             rows.append(torch.tensor(prompt + completion))
-            labels.append(torch.tensor([IGNORED] * len(prompt) + completion))
+            targets = [token if mine else IGNORED for token, mine in zip(completion, mask, strict=True)]
+            labels.append(torch.tensor([IGNORED] * len(prompt) + targets))
     input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_token_id)
     lengths = torch.tensor([len(row) for row in rows])
     return PairBatch(

@@ -54,9 +54,8 @@ class RoundLog:
         """The next samples: those that are in the file, then what `sample` draws, which is written to it."""
         if self._lines:
             entry = json.loads(self._lines.pop(0))
-            set_random_state(entry["random"])
-            pairs = None if entry["pairs"] is None else [tuple(pair) for pair in entry["pairs"]]
-            return Samples(entry["prompt_ids"], entry["completion_ids"], pairs, entry.get("logps"))
+            set_random_state(entry.pop("random"))
+            return Samples(**entry | {"pairs": entry["pairs"] and [tuple(pair) for pair in entry["pairs"]]})
         samples = sample()
         with self._writing(), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(samples) | {"random": random_state()}) + "\n")

@@ -26,6 +26,7 @@ from .config import NashConfig
 from .pair_config import PairConfig
 from .run.assembly import assemble
 from .run.construction import prepare, verify
+from .run.dialogues import Dialogues
 from .run.evaluation import EvaluationHooks
 
 
@@ -72,6 +73,15 @@ class NashTrainer(EvaluationHooks):
         judge ([`PairwiseJudge`], callable or `str`, *optional*):
             Who says how often one completion beats another: a judge, any callable
             `(prompts, first, second) -> list of probabilities`, or a name that [`load_judge`] understands.
+        tools (`list[Callable]`, *optional*):
+            Functions that the policy may call, as in [`~trl.GRPOTrainer`]: a completion is then a dialogue with them.
+        rollout_func (`Callable`, *optional*):
+            `(prompts, trainer) -> dict` that plays whole dialogues, as in [`~trl.GRPOTrainer`].
+        environment_factory (`Callable` or `dict[str, Callable]`, *optional*):
+            Makes environments whose methods are tools, as in [`~trl.GRPOTrainer`].
+        user (`str`, callable or [`~transformers.PreTrainedModel`], *optional*):
+            Who answers the policy in a dialogue: a callable `(messages) -> str | None`, a model, or a name such as
+            `"openai:MODEL@URL"` or `"initial"`. See the guide to dialogues.
     """
 
     _tag_names = ["trl", "trl-nash", "iterative-ipo"]
@@ -112,7 +122,12 @@ class NashTrainer(EvaluationHooks):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
         preprocess_logits_for_metrics: None = None,
         judge: PairwiseJudge | Callable[..., list[float]] | str | None = None,
+        tools: list[Callable] | None = None,
+        rollout_func: Callable | None = None,
+        environment_factory: Callable | dict[str, Callable] | None = None,
+        user: "str | Callable[..., str | None] | PreTrainedModel | None" = None,
     ) -> None:
+        dialogues = Dialogues(user, tools, rollout_func, environment_factory)
         parts = prepare(
             type(self),
             model=model,
@@ -129,13 +144,14 @@ class NashTrainer(EvaluationHooks):
             lr_scheduler=optimizers[1],
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             judge=judge,
+            dialogues=dialogues,
         )
         with base_construction(parts.args) as insisted_on:
             super().__init__(**parts.base, callbacks=callbacks, optimizers=optimizers, **insisted_on)
         fresh_adapter = verify(self, parts)
         self._micro_step, self.place, self.past = 0, Place(0, 0, 0, 0), self.args.past(0)
         self.batches: list[PairBatch] = []
-        assemble(self, fresh_adapter)
+        assemble(self, fresh_adapter, dialogues)
 
     # ---- What an algorithm is ----
 
@@ -156,7 +172,7 @@ class NashTrainer(EvaluationHooks):
             fit draws its pairs from.
         """
         prompt_ids, completion_ids = self.generate(prompts, self.args.num_generations, self.opponent)
-        return Samples(prompt_ids, completion_ids, logps=self.sampler.logps)
+        return Samples(prompt_ids, completion_ids, **self.sampler.beside)
 
     def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
         """

@@ -66,6 +66,9 @@ class NashConfig(OnlineDPOConfig):
         raw_prompts (`bool`, *optional*, defaults to `False`):
             Whether a prompt that is a string is the text that the model goes on from. Otherwise it is one turn of the
             user where the tokenizer has a chat template.
+        max_turns (`int`, *optional*):
+            The policy's turns in a dialogue with a `user`, `tools` or an environment, 4 if left out. `max_new_tokens`
+            is of a turn, and `max_length` of the whole dialogue.
         merge_adapter (`bool`, *optional*, defaults to `False`):
             For a `model` that is the path of an adapter: whether the adapter becomes part of its base model, and all
             weights, or a new adapter (`peft_config`), are trained. Otherwise the adapter itself is trained further.
@@ -148,6 +151,9 @@ class NashConfig(OnlineDPOConfig):
             "help": "Feed string prompts to the model as they are, instead of making each one a user turn when the "
             "tokenizer has a chat template."
         },
+    )
+    max_turns: int | None = field(
+        default=None, metadata={"help": "The policy's turns in a dialogue with a user or tools (4 if left out)."}
     )
     merge_adapter: bool = field(
         default=False,

@@ -102,10 +102,10 @@ class NashMDTrainer(NashTrainer):
     def sample_pairs(self, prompts: list) -> Samples:
         count = self.args.num_generations
         prompt_ids, own = self.generate(prompts, count)
-        logps = self.sampler.logps
+        beside = self.sampler.beside
         _, others = self.generate(prompts, count, self.opponent)
-        completions = [first + second for first, second in zip(own, others, strict=True)]
-        return Samples(prompt_ids, completions, list(product(range(count), range(count, 2 * count))), logps)
+        pairs = list(product(range(count), range(count, 2 * count)))
+        return Samples(prompt_ids, own, pairs, **beside).against(others, self.sampler.beside)
 
     def objective(self, logps: torch.Tensor, batch: PairBatch) -> torch.Tensor:
         count = self.args.num_generations

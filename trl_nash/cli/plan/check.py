@@ -31,6 +31,10 @@ def check(options: argparse.Namespace) -> list[Run]:
     for name in ("rounds", "num_iterations", "num_generations", "per_device_train_batch_size", "num_processes"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UsageError(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    if options.max_turns is not None and not options.user:
+        raise UsageError("--max_turns does nothing without --user: leave it out, or add --user.")
+    if options.max_turns is not None and options.max_turns < 1:
+        raise UsageError(f"--max_turns must be at least 1, got {options.max_turns}.")
     if options.max_new_tokens >= options.max_length:
         raise UsageError(
             f"--max_length {options.max_length} counts prompt and completion: it must exceed --max_new_tokens "

@@ -122,6 +122,8 @@ def _add_training(group) -> None:
     whole("per_device_eval_batch_size", 8, "prompts that are evaluated at a time")
     whole("max_length", 512, "longest prompt with its completion; memory is planned for it")
     whole("max_new_tokens", 64, "longest completion")
+    group.add_argument("--user", metavar="SPEC", help="as in training: dialogues with this user")
+    whole("max_turns", None, "the policy's turns in a dialogue (default: 4)")
     whole("prompt_length", None, "mean, for tokens and time (default: the longest)")
     whole("completion_length", None, "mean, for tokens and time (default: the longest)")
     group.add_argument(

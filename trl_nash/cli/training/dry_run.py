@@ -83,6 +83,7 @@ def costs(run: "Run", path: str, arguments, render, prompts) -> dict[str, str]:
     return {
         "tokens": tokens,
         "judged": f"{plan.judge_calls:,} calls of the judge at most",
+        **({"asked": f"{plan.user_calls:,} calls of the user at most"} if run.user else {}),
         "memory": f"{gib(plan.peak)} of {gib(plan.limit)} GiB of each device: {plan.advice() or 'it fits'}",
         "time": share if name != "cpu" else f"{share}: of a CPU no more than the order of magnitude",
     }

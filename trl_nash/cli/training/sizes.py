@@ -55,6 +55,7 @@ def choose_sizes(
         adapter=adapter,
         strategy=strategy_here(training),
         evaluation_prompts=count(prompts.evaluation) or 0,
+        user=arguments.script.user,
     )
     if algorithm not in UNFITTED and not chosen & {"steps_per_generation", "generation_batch_size"}:
         passes = training.num_iterations if "num_iterations" in chosen else None

@@ -58,6 +58,7 @@ def plan_text(
     """
     from ...data.messages import prompt_of
     from ...planning.config import length_of
+    from ...planning.run import TURNS
     from .dry_run import rate_of
     from .sizes import count
 
@@ -86,6 +87,9 @@ def plan_text(
         **{name: line + remarks.get(name, "") for name, line in sizes.items()},
         "rate": rate_of(training),
         "judge": " and ".join(arguments.judge.names) or f"reward model {training.reward_model_path}",
+        "user": arguments.script.user
+        and f"{arguments.script.user}, dialogues of up to "
+        f"{counted(training.max_turns or TURNS, 'turn')} of the policy",
         **(costs or {}),
         "resumes": resumed and f"{resumed.checkpoint}. {resumed.others}".rstrip(),
         "output": str(training.output_dir),

@@ -123,11 +123,13 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     """
     from ...compat import get_peft_config, get_quantization_config
     from ...data.check import remember
+    from ...generation.dialogue.turns import Turns
     from ...generation.prompts import PromptRenderer
     from ...trainers.checks.ahead import check_columns, check_pairing, check_run
     from ...trainers.checks.arguments import check_arguments
     from ...trainers.loading import adapter_config, check_adapter, load_tokenizer
     from ...trainers.run.checkpoint_files import find_checkpoint
+    from ...trainers.run.dialogues import Dialogues
     from .data import load_prompts
     from .dry_run import check_model_without_weights, costs
     from .sizes import choose_sizes
@@ -164,6 +166,10 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     if judge is not None:
         check_columns(judge, prompts.train, prompts.evaluation)
         check_pairing(judge, training)
+    dialogues = Dialogues(user=script.user)
+    dialogues.check(training)
+    if script.user is not None:
+        Turns(tokenizer, [tokenizer.eos_token_id], training.chat_template_kwargs)  # or its template is refused
     found = None
     if script.dry_run:
         check_model_without_weights(base, arguments, peft_config)
@@ -190,6 +196,7 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
         processing_class=tokenizer,
         peft_config=peft_config,
         judge=judge,
+        user=script.user,
     )
     if training.device.type == "cpu":
         sentence = choose_threads(trainer.model)  # each process its own

@@ -21,6 +21,7 @@ RANGES = {
     "history_weights": (0.0, 1.0),
     "max_nan_rate": (0.0, 1.0),
     "opponent_pool_rounds": (1,),
+    "max_turns": (1,),
 }
 
 

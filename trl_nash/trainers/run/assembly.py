@@ -14,6 +14,7 @@ from ...judges.reward_model import RewardModel
 from ...policies import FrozenPolicies
 from ..checks.arguments import check_mixture
 from .collector import Collector
+from .dialogues import Dialogues
 from .hooks import EpochCounter
 from .judging import Judging
 from .keeper import Keeper
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ..base import NashTrainer
 
 
-def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
+def assemble(trainer: "NashTrainer", fresh_adapter: bool, dialogues: Dialogues) -> None:
     """The collaborators of the rounds. What changes while a run goes on they ask for, by functions."""
     args, accelerator, tokenizer = trainer.args, trainer.accelerator, trainer._tokenizer
     live, device = lambda: trainer.model_wrapped, accelerator.device
@@ -56,6 +57,7 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool) -> None:
         tell=trainer.reporter.tell_token,
         vllm=engine,
     )
+    trainer.sampler.source = dialogues.source(trainer)
     trainer.judging = Judging(trainer.judge, args, tokenizer, state=lambda: trainer.state)
     trainer.stops = Stops(accelerator, trainer.save_stopped, tokenizer, args.save_only_model)
     trainer.collector = Collector(

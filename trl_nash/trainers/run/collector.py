@@ -9,6 +9,7 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -97,7 +98,8 @@ class Collector:
         if len(rows) > self._args.generation_chunk:
             settings = [getattr(self._args, name) for name in _SAMPLING_OPTIONS]
             texts = self._sampler.render.settings
-            known = json.dumps([number, rows, _ORDER, texts, settings, state, *key], default=str)
+            source = self._sampler.source and [self._sampler.source.identity, self._args.max_turns]
+            known = json.dumps([number, rows, _ORDER, texts, settings, state, source, *key], default=str)
             log = RoundLog(
                 Path(self._args.output_dir) / ROUND_FOLDER / f"{self._accelerator.process_index:05d}.jsonl",
                 hashlib.sha256(known.encode()).hexdigest(),
@@ -167,7 +169,7 @@ class Collector:
         pause()
         bar.set_postfix_str("sampling")
         with self._reporter.phase("generate"):
-            sample = partial(self._sample, [prompt_of(row) for row in rows])
+            sample = partial(self._sample, [self._sampler.prompt_of(row) for row in rows])
             samples = sample() if log is None else log.draw(sample)
         bar.set_postfix_str("judging")
         with self._reporter.phase("judge"):
@@ -181,14 +183,9 @@ class Collector:
             judged = wait()
         bar.update(len(places) - len(places) // 2)
         self._reporter.record_tallies(judged.asked)
-        samples = judged.samples
-        logps = [None] * len(places)
-        if samples.logps is not None:
-            logps = [[array("f", row) for row in own] for own in samples.logps]
         compared = zip(*judged.compared, strict=True)
-        parts = zip(samples.prompt_ids, samples.completion_ids, judged.texts, compared, logps, strict=True)
-        for place, (prompt, completions, *rest) in zip(places, parts, strict=True):
-            found[place] = array("i", prompt), [array("i", ids) for ids in completions], *rest
+        for place, samples, *rest in zip(places, judged.samples.split(), judged.texts, compared, strict=True):
+            found[place] = _packed(samples), *rest
         return judged.pairing
 
     def micro_batches(self, judged: Judged, labels: torch.Generator | None = None) -> list[PairBatch]:
@@ -202,6 +199,7 @@ class Collector:
         if (trained.weights != 1).any():
             weights = torch.as_tensor(trained.weights, dtype=torch.float32)
         own = [completions[:count] for completions in samples.completion_ids]
+        masks = samples.masks and [own[:count] for own in samples.masks]
         logps = samples.logps
         pad, size = self._sampler.config.pad_token_id, args.per_device_train_batch_size
         return [
@@ -212,16 +210,43 @@ class Collector:
                 preference[b],
                 pad,
                 logps and logps[b],
-                None if weights is None else weights[b],
+                weights=None if weights is None else weights[b],
+                masks=masks and masks[b],
             )
             for b in (slice(s, s + size) for s in range(0, len(own), size))
         ]
 
 
+def _packed(samples: Samples) -> Samples:
+    """The same in little memory."""
+
+    def pack(code: str, rows: list[list] | None) -> list[list] | None:
+        return rows and [[array(code, row) for row in own] for own in rows]
+
+    return replace(
+        samples,
+        prompt_ids=[array("i", ids) for ids in samples.prompt_ids],
+        completion_ids=pack("i", samples.completion_ids),
+        logps=pack("f", samples.logps),
+        masks=pack("b", samples.masks),
+    )
+
+
+def _unpacked(samples: Samples) -> Samples:
+    def unpack(rows: list[list] | None) -> list[list] | None:
+        return rows and [[row.tolist() for row in own] for own in rows]
+
+    return replace(
+        samples,
+        prompt_ids=[ids.tolist() for ids in samples.prompt_ids],
+        completion_ids=unpack(samples.completion_ids),
+        logps=unpack(samples.logps),
+        masks=unpack(samples.masks),
+    )
+
+
 def _judged(rows: list[dict], found: list[tuple], pairing: Pairing) -> Judged:
     """Rows with what was found of each."""
-    prompts, completions, texts, compared, logps = map(list, zip(*found, strict=True))
-    completions = [[ids.tolist() for ids in own] for own in completions]
-    logps = None if None in logps else [[row.tolist() for row in own] for own in logps]
-    samples = Samples([ids.tolist() for ids in prompts], completions, logps=logps)
+    samples, texts, compared = map(list, zip(*found, strict=True))
+    samples = _unpacked(Samples.together(samples))
     return Judged(rows, samples, texts, pairing, Compared(*map(np.stack, zip(*compared, strict=True))), [])

@@ -52,6 +52,7 @@ def prepare(
     peft_config,
     judge,
     lr_scheduler,
+    dialogues,
     **refused,
 ) -> Parts:
     """Checks a trainer's arguments, whose names these are, and loads what is a path. What is cheap comes first."""
@@ -59,6 +60,7 @@ def prepare(
     output_dir = f"{Path(started_from).name or 'model'}-{trainer_class._tag_names[-1]}"
     args = arguments.upgrade_config(args, trainer_class.config_class, output_dir)
     arguments.check_arguments(args, lr_scheduler=lr_scheduler, **refused)
+    dialogues.check(args, ref_model)
     concatenates = reward_funcs not in (None, args.reward_model_path)  # as TRL does with what is passed in Python
     reward_funcs = args.reward_model_path if judge is None and reward_funcs is None else reward_funcs
     check_run(args, judge, reward_funcs, train_dataset, eval_dataset)

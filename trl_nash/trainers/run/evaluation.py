@@ -4,6 +4,7 @@
 """Evaluation of a policy: the loss of the fit that would begin now, and how often it beats the start of the run."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ class EvaluationHooks(TrainerHooks):
         self.stops.begin_round()
         count, losses = count_of(inputs), []
         with self.as_if_a_round_began(), torch.no_grad(), self.compute_loss_context_manager():
-            own: list[list[list[int]]] = []
+            own: list[Samples] = []
             for judged in self.collector.collect(inputs):
                 batches = self.collector.micro_batches(judged)
                 kept = {policy if self.policies.knows(policy) else self.live: 0.0 for policy in self.fit.centre}
@@ -53,27 +54,29 @@ class EvaluationHooks(TrainerHooks):
                 for batch in count_first(batches, own_rows):
                     batch = batch.to(self.accelerator.device)
                     losses.append(self.compute_loss(model, batch, return_outputs=True)[1]["losses"])
-                own += judged.samples.completion_ids
+                own.append(judged.samples)
             self._record_win_rate(inputs, own)
         total = torch.cat(losses)[:count].sum()
         self.reporter.metrics.add("loss", total, count)
         return total / max(count, 1), None, None
 
-    def _record_win_rate(self, rows: list[dict], own: list[list[list[int]]]) -> None:
+    def _record_win_rate(self, rows: list[dict], own: list[Samples]) -> None:
         """P(policy ≻ reference), completion k against completion k: it costs a generation, so only evaluation asks."""
-        count, prompts = self.args.num_generations, [row["prompt"] for row in rows]
+        count, prompts = self.args.num_generations, [self.sampler.prompt_of(row) for row in rows]
+        pairs = [(k, count + k) for k in range(count)]
         with self.reporter.phase("generate"), self.reporter.bar("the start's answers", len(prompts), "prompt"):
             if not self.trains_on_policy:
-                _, own = self.generate(prompts, count)
+                own = [Samples(*self.generate(prompts, count), [], **self.sampler.beside)]
             prompt_ids, others = self.generate(prompts, count, INITIAL)
-        completions = [mine[:count] + other for mine, other in zip(own, others, strict=True)]
-        samples = Samples(prompt_ids, completions, [(k, count + k) for k in range(count)])
+        first = [list(range(count))] * len(prompts)
+        mine = replace(Samples.together(own).chosen(first), prompt_ids=prompt_ids, pairs=pairs)
+        samples = mine.against(others, self.sampler.beside)
         with self.reporter.phase("judge"):
             judged = self.judging.verdicts(rows, samples)
         failure, self.judging.failure = self.judging.failure, None
         self.stops.if_judge_failed(failure)
         self.reporter.record_played(judged)
-        lengths = [len(ids) for completions in others[: count_of(rows)] for ids in completions]
+        lengths = [length for row in samples.lengths[: count_of(rows)] for length in row[count:]]
         self.reporter.metrics.add("completions/mean_length_reference", sum(lengths), len(lengths))
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, TrainerState
 
 from ...generation.prompts import AnswerReader
 from ...judges.base import JudgeError, PairwiseJudge, Tally
+from ...judges.transcript import Transcript
 from ...rounds.batch import Samples
 from ...rounds.pairings import Compared, Given, Groups, Pairing
 from ...rounds.rows import count_of
@@ -119,15 +121,21 @@ class Judging:
 
     def verdicts(self, rows: list[dict], samples: Samples) -> Judged:
         """The verdicts on the pairs of samples, or on those that the run's pairing finds among the first K of each."""
-        prompts = zip(samples.prompt_ids, samples.completion_ids, strict=True)
-        texts = [[self.decode(ids, prompt) for ids in completions] for prompt, completions in prompts]
+        texts = self._texts(samples)
         asked: list[Asked] = []
 
         def ask(pairs: np.ndarray) -> np.ndarray:
-            return self._compare(rows, samples.completion_ids, texts, pairs, asked)
+            return self._compare(rows, samples, texts, pairs, asked)
 
         pairing = self._args.pairing if samples.pairs is None else Given(tuple(samples.pairs))
         return Judged(rows, samples, texts, pairing, pairing.compare(ask, self._groups(texts)), asked)
+
+    def _texts(self, samples: Samples) -> list[list[str]]:
+        """What the judge sees of each completion; of a dialogue all that was said in it."""
+        if samples.turns is not None:
+            return [[Transcript(turns) for turns in own] for own in samples.turns]
+        prompts = zip(samples.prompt_ids, samples.completion_ids, strict=True)
+        return [[self.decode(ids, prompt) for ids in completions] for prompt, completions in prompts]
 
     def _groups(self, texts: list[list[str]]) -> Groups:
         """The completions that are trained on, for a pairing. It draws the same of them in a run that is resumed."""
@@ -137,29 +145,56 @@ class Judging:
         keys = np.array([[group.index(text) for text in group] for group in own])
         return Groups(len(own), self._args.num_generations, seed=seed, keys=keys)
 
-    def _compare(self, rows, completion_ids, texts, pairs: np.ndarray, asked: list[Asked]) -> np.ndarray:
-        """P(first ≻ second) of pairs of shape (B, M, 2); rows that do not count have none."""
+    def _compare(self, rows, samples: Samples, texts, pairs: np.ndarray, asked: list[Asked]) -> np.ndarray:
+        """
+        P(first ≻ second) of pairs of shape (B, M, 2). Rows that do not count have none, nor have pairs of which a
+        dialogue failed.
+        """
         preference = np.full(pairs.shape[:2], math.nan)
         if not (count := count_of(rows)) or self.failure is not None:
             return preference
-        rows, pairs = rows[:count], pairs[:count]
+        failed = np.array(samples.failed[:count])[np.arange(count)[:, None, None], pairs[:count]]
+        left = ~failed.any(-1)
+        if not left.all():
+            lost = np.argwhere(~left)
+            reasons = Counter(samples.endings[row][pairs[row, m, failed[row, m].argmax()]] for row, m in lost)
+            asked.append(Asked(Tally(abstained=reasons), len(lost), len(lost)))
+        # Rows in which the same pairs can be judged are asked together: all of them, unless dialogues have failed.
+        for some in np.unique(left, axis=0):
+            places = np.flatnonzero((left == some).all(1))
+            if not some.any():
+                continue
+            verdicts = self._ask_judge(
+                [rows[row] for row in places],
+                [texts[row] for row in places],
+                [samples.completion_ids[row] for row in places],
+                pairs[places][:, some],
+                asked,
+            )
+            if verdicts is None:
+                return preference
+            preference[np.ix_(places, some)] = verdicts
+        return preference
+
+    def _ask_judge(self, rows, texts, completion_ids, pairs: np.ndarray, asked: list[Asked]) -> np.ndarray | None:
+        """The judge's verdicts, of shape (B, M); `None` if it cannot go on."""
         try:
             verdicts = self.judge.compare(
                 [row["prompt"] for row in rows],
-                texts[:count],
+                texts,
                 # A judge with a `compare` of its own may know nothing of pairs that differ by prompt.
                 [tuple(pair) for pair in pairs[0].tolist()] if (pairs == pairs[0]).all() else pairs,
                 columns={name: [row[name] for row in rows] for name in rows[0] if name != "prompt"},
-                completion_ids=completion_ids[:count],
+                completion_ids=completion_ids,
                 trainer_state=self._state(),
             )
         except JudgeError as error:
             # The other ranks may be waiting in a generation: the rest of the round is sampled unjudged.
             self.failure = str(error)
             self.judge.tally.take()
-            return preference
-        preference[:count] = np.asarray(verdicts, dtype=np.float64)
-        tally, abstained = self.judge.tally.take(), int(np.isnan(preference[:count]).sum())
+            return None
+        verdicts = np.asarray(verdicts, dtype=np.float64)
+        tally, abstained = self.judge.tally.take(), int(np.isnan(verdicts).sum())
         tally.abstained["no opinion"] += max(0, abstained - tally.abstained.total())  # of judges that keep no tally
-        asked.append(Asked(tally, abstained, count * pairs.shape[1]))
-        return preference
+        asked.append(Asked(tally, abstained, verdicts.size))
+        return verdicts

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ...generation.prompts import text_of
 from ...objectives import cycle_rate
-from ...rounds.batch import IGNORED, PairBatch
+from ...rounds.batch import ENDINGS, IGNORED, PairBatch, Samples
 from ...rounds.metrics import Metrics
 from ...rounds.pairings import All, BestWorst
 from ...rounds.rows import count_of
@@ -115,12 +115,13 @@ class Reporter:
         if not count:
             return
         preference, metrics = judged.preference[:count], self.metrics
-        completion_ids, pairs = judged.samples.completion_ids[:count], judged.pairs[:count]
-        self._record_lengths(completion_ids)
+        samples, pairs = Samples.together(judged.samples.split()[:count]), judged.pairs[:count]
+        self._record_lengths(samples)
+        self._record_dialogues(samples)
         self._record_texts(judged.texts[:count], pairs)
         judged_pairs = ~preference.isnan()
         metrics.add("judge/preference", preference.nansum(), judged_pairs.sum())
-        lengths = torch.tensor([[len(ids) for ids in completions] for completions in completion_ids])
+        lengths = torch.tensor(samples.lengths)
         first, second = (lengths.gather(1, pairs[..., side]) for side in (0, 1))
         decided = judged_pairs & (first != second)
         longer_wins = torch.where(first > second, preference, 1 - preference)
@@ -156,12 +157,33 @@ class Reporter:
         complete = (~preference.isnan())[:, torch.tensor(triples)].all(-1).sum()
         self.metrics.add("judge/cycle_rate", rate.nan_to_num() * complete, complete)
 
-    def _record_lengths(self, completion_ids: list[list[list[int]]]) -> None:
+    def _record_lengths(self, samples: Samples) -> None:
         """Lengths of the completions that are trained on, and how many were cut."""
-        own = [ids for completions in completion_ids for ids in completions[: self._args.num_generations]]
+        count = self._args.num_generations
+        own = [ids for completions in samples.completion_ids for ids in completions[:count]]
         clipped = [not ids or ids[-1] not in self._eos_token_ids for ids in own]
-        self.metrics.add("completions/mean_length", sum(map(len, own)), len(own))
+        self.metrics.add("completions/mean_length", sum(sum(row[:count]) for row in samples.lengths), len(own))
         self.metrics.add("completions/clipped_ratio", sum(clipped), len(own))
+
+    def _record_dialogues(self, samples: Samples) -> None:
+        """How dialogues went: turns, what others have said, and how they ended."""
+        if samples.turns is None:
+            return
+        count = self._args.num_generations
+        turns = [messages for own in samples.turns for messages in own[:count]]
+        endings = [ending for own in samples.endings for ending in own[:count]]
+        others = [len(mask) - sum(mask) for own in samples.masks for mask in own[:count]]
+        calls = [len(m.get("tool_calls") or ()) for messages in turns for m in messages]
+        spoken = sum(m["role"] == "assistant" for messages in turns for m in messages)
+        self.metrics.add("rollouts/turns", spoken, len(turns))
+        self.metrics.add("rollouts/other_tokens", sum(others), len(turns))
+        self.metrics.add("rollouts/tool_calls", sum(calls), len(turns))
+        for name in ("rollouts/max_turns", "rollouts/max_length", "rollouts/unfinished"):
+            self.metrics.add(name, endings.count(name.partition("/")[2]), len(endings))
+        failed = [ending for ending in endings if ending not in ENDINGS]
+        self.metrics.add("rollouts/failed", len(failed), len(endings))
+        for reason in failed:
+            self.metrics.add(f"rollouts/failed/{reason.replace(' ', '_')}", 1, 0)
 
     def _record_texts(self, texts: list[list[str]], pairs: torch.Tensor) -> None:
         """What nothing can be learned from: pairs of one text twice, and completions without any."""

@@ -53,6 +53,7 @@ def settings_of(trainer: "NashTrainer") -> dict[str, str]:
     values: dict[str, Any] = {
         "model": Path(start).name if os.path.isdir(start) else start or None,
         "judge": trainer.judge.description,
+        "dialogues": trainer.sampler.source and trainer.sampler.source.identity,
         "training prompts": len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
     }
     if is_peft_model(trainer.model):
