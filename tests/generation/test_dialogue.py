@@ -412,7 +412,7 @@ def test_vllm_plays_dialogues(mode, vllm, tmp_path):
     trainer.policies.ensure_initial()
     rows = [trainer.train_dataset[k] for k in range(2)]
     (judged,) = trainer.collector.collect(rows)
-    (batch,) = trainer.collector.micro_batches(judged.samples, judged.preference)
+    (batch,) = trainer.collector.micro_batches(judged)
     assert any(0 in mask for own in judged.samples.masks for mask in own)
     scored = trainer.score(trainer.model, batch).detach()
     torch.testing.assert_close(batch.sampled_logps, scored, atol=1e-4, rtol=1e-4)

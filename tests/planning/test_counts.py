@@ -32,9 +32,10 @@ from trl_nash.generation.plain import generate_plainly
 from trl_nash.kernels.schedule import Projection
 from trl_nash.planning import memory as plan_memory
 from trl_nash.planning import time as plan_time
+from trl_nash.planning.known import STRATEGIES
 from trl_nash.planning.lengths import longest
 from trl_nash.planning.model import sizes_by_hand, sizes_from_config
-from trl_nash.planning.run import STRATEGIES, Run
+from trl_nash.planning.run import Run
 from trl_nash.planning.time import DEVICES, Speed
 
 

@@ -6,7 +6,8 @@
 import json
 
 from trl_nash.cli.main import main
-from trl_nash.planning.run import TURNS, Run
+from trl_nash.generation.dialogue import TURNS
+from trl_nash.planning.run import Run
 from trl_nash.planning.time import tokens
 
 

@@ -9,9 +9,10 @@ import pytest
 
 import trl_nash
 from trl_nash.cli.options import ALGORITHMS
+from trl_nash.planning.known import UNFITTED
 from trl_nash.planning.memory import memory
 from trl_nash.planning.model import sizes_by_hand
-from trl_nash.planning.run import UNFITTED, Run
+from trl_nash.planning.run import Run
 from trl_nash.planning.sizes import FITTED, LEFT_OUT, SAFE, fitted_round, generation_batch
 from trl_nash.planning.words import remarks_on
 

@@ -56,7 +56,7 @@ def collected(trainer, count=2):
     trainer.policies.ensure_initial()
     rows = [trainer.train_dataset[k] for k in range(count)]
     (judged,) = trainer.collector.collect(rows)
-    return judged, trainer.collector.micro_batches(judged.samples, judged.preference)
+    return judged, trainer.collector.micro_batches(judged)
 
 
 # ---- What reaches the loss ----
@@ -116,10 +116,10 @@ def test_the_loss_is_that_of_the_masked_log_ratios(tmp_path):
 
 def test_masks_by_hand():
     """Labels are the policy's own tokens; a mask of ones is the batch without a mask, bitwise."""
-    masked = collate([[1, 2]], [[[3, 4, 5, 6]]], torch.zeros(1, 0, 2), torch.zeros(1, 0), 0, None, [[[1, 0, 0, 1]]])
+    masked = collate([[1, 2]], [[[3, 4, 5, 6]]], torch.zeros(1, 0, 2), torch.zeros(1, 0), 0, masks=[[[1, 0, 0, 1]]])
     assert masked.labels.tolist() == [[IGNORED, IGNORED, 3, IGNORED, IGNORED, 6]]
     plain = collate([[1, 2]], [[[3, 4, 5, 6]]], torch.zeros(1, 0, 2), torch.zeros(1, 0), 0)
-    ones = collate([[1, 2]], [[[3, 4, 5, 6]]], torch.zeros(1, 0, 2), torch.zeros(1, 0), 0, None, [[[1] * 4]])
+    ones = collate([[1, 2]], [[[3, 4, 5, 6]]], torch.zeros(1, 0, 2), torch.zeros(1, 0), 0, masks=[[[1] * 4]])
     assert all(torch.equal(a, ones.tensors[name]) for name, a in plain.tensors.items())
     samples = Samples([[1], [2]], [[[3], [4]], [[5], [6]]], [(0, 1)], None, [[[1], [0]], [[1], [1]]])
     assert Samples.together(samples.split()) == samples and samples.lengths == [[1, 0], [1, 1]]
@@ -231,7 +231,7 @@ def test_a_failed_rollout_abstains_and_is_counted(tmp_path):
     assert sorted(failing) == ["over", "over", "user"]
     row = judged.samples.endings.index(failing)
     k = failing.index("user")
-    abstains = [k in pair for pair in judged.samples.pairs]
+    abstains = [k in pair for pair in judged.pairs[row].tolist()]
     assert judged.preference[row].isnan().tolist() == abstains and not judged.preference[1 - row].isnan().any()
     assert asked.count("b c") <= 1
     metrics = trainer.reporter.metrics.flush()

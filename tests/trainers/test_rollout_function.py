@@ -95,7 +95,7 @@ def test_what_is_trained_on_is_what_was_returned(trainer):
     trainer.policies.ensure_initial()
     rows = [trainer.train_dataset[k] for k in range(2)]
     (judged,) = trainer.collector.collect(rows)
-    (batch,) = trainer.collector.micro_batches(judged.samples, judged.preference)
+    (batch,) = trainer.collector.micro_batches(judged)
     assert (batch.labels != -100).sum() == sum(sum(mask) for own in judged.samples.masks for mask in own)
     for own in judged.samples.turns:
         for turns in own:

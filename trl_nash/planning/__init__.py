@@ -25,11 +25,12 @@ from .advice import hints, largest_batches
 from .config import length_of, run_of
 from .costs import Plan
 from .judge import Judge, judge_of
+from .known import STRATEGIES
 from .machine import device_here
 from .memory import Memory
 from .model import ModelSizes, load_sizes, sizes_by_hand, sizes_from_config
 from .report import print_plans, record
-from .run import STRATEGIES, Run
+from .run import Run
 from .sizes import fitted_round, generation_batch
 from .time import DEVICES, Device, Speed, Tokens
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 from .bytes import quantised
 from .costs import Plan
+from .known import DEEPSPEED, SHARDED
 from .memory import GIB
-from .run import DEEPSPEED, SHARDED, Run
+from .run import Run
 from .sizes import generation_batch
 from .words import duration
 

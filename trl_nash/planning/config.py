@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from .judge import Judge
-from .run import DEFAULTS, Run
+from .known import DEFAULTS
+from .run import Run
 
 
 def run_of(

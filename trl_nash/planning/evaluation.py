@@ -5,7 +5,8 @@
 
 import math
 
-from .run import SCORERS, Run
+from .known import SCORERS
+from .run import Run
 
 
 SHARE, LEAST, MOST = 0.05, 16, 128  # of the prompts that there are, and how many may be held out

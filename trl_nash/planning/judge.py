@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..usage import UsageError
+from .known import LOCAL_JUDGES, REMOTE_JUDGES, SCORERS
 from .model import load_sizes
-from .run import LOCAL_JUDGES, REMOTE_JUDGES, SCORERS
 from .words import number_of
 
 

@@ -22,8 +22,9 @@ from .bytes import (
     trained_size,
     trained_tensors,
 )
+from .known import DEEPSPEED, SHARDED, STRATEGIES
 from .model import Linear, ModelSizes
-from .run import DEEPSPEED, SHARDED, STRATEGIES, Run
+from .run import Run
 
 
 GIB = 2**30

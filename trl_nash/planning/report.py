@@ -14,7 +14,7 @@ from rich.text import Text
 
 from .advice import hints, largest_batches
 from .costs import USABLE, Plan
-from .run import REMOTE_JUDGES
+from .known import REMOTE_JUDGES
 from .words import duration, gib, run_words
 
 

@@ -6,7 +6,6 @@
 import math
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
 
 from ..algorithms import (
     AVERAGE,
@@ -16,45 +15,17 @@ from ..algorithms import (
     Past,
     Policy,
     average_response,
-    iterative_ipo,
     named,
     needed,
     onpo_two_fits,
-    regularized_response,
 )
-from ..algorithms.table import METHODS, MOVING
+from ..algorithms.table import MOVING
+from ..generation.dialogue import TURNS
 from ..rounds.pairings import Pairing, pairing_of
+from .known import DEFINITIONS, GROUP_JUDGES, PLAYED, SCORERS
 
 
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "cpu")
-DEEPSPEED = ("zero1", "zero2", "zero3")
-SHARDED = ("zero3", "fsdp2")  # strategies under which a process holds a part of each weight
-# Judges that look at each completion by itself, once.
-SCORERS = ("reward", "gpm", "dpo", "reward-server")
-LOCAL_JUDGES = ("reward", "gpm", "dpo", "pairwise-lm", "pairrm", "genrm")  # models on the devices that train
-GROUP_JUDGES = ("openai-group", "group")  # which see all completions of a prompt at once
-REMOTE_JUDGES = ("openai", "hf", "openai-group", "reward-server")  # which answer so many calls a second
-TURNS = 4  # of the policy in a dialogue, where nothing is said
 KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.run.scorer`
-# What the commands train, where tables are played otherwise: by gradient steps, or by another loss at the same centre.
-_DEFINITIONS = METHODS | {
-    "nash-md": regularized_response,
-    "nash-prox": regularized_response,
-    "online-ipo": regularized_response,
-    "sppo": iterative_ipo,
-}
-PLAYED = ("nash-md", "nash-prox")  # whose completions play others, which are not trained on
-UNFITTED = (*PLAYED, "online-ipo", "iterative-ipo")  # whose trainers want no round of many optimizer steps
-# Of the commands' defaults those that differ from ONPO's, which are those of `Run`.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "comal": {"num_generations": 5},
-    "inpo": {"num_generations": 8},
-    "mnpo": {"num_generations": 5},
-    "mpo": {"reference_rounds": 10},
-    "nash-prox": {"reference_rounds": 100},
-    "online-ipo": {"mixture_coef": 0.0},
-    "sppo": {"num_generations": 5},
-}
 
 
 @dataclass(frozen=True)
@@ -168,7 +139,7 @@ class Run:
 
     def fits_of(self, past: Past) -> list[Fit]:
         """The regressions of a round, from the method's definition."""
-        define = _DEFINITIONS[self.algorithm]
+        define = DEFINITIONS[self.algorithm]
         if self.algorithm == "onpo" and self.fits == "two":
             define = onpo_two_fits
         if self.algorithm == "nash-md" and self.opponent == "ema":

@@ -10,9 +10,10 @@ The configs of Python keep OnlineDPOTrainer's meaning: a round of one optimizer 
 import math
 from dataclasses import replace
 
+from .known import REMOTE_JUDGES
 from .memory import device_memory
 from .model import ModelSizes
-from .run import REMOTE_JUDGES, Run
+from .run import Run
 
 
 STEPS = 16  # optimizer steps in a pass over a round, where there are prompts for them

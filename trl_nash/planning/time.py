@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .known import REMOTE_JUDGES, SCORERS
 from .lengths import longest
 from .memory import (
     STASH,
@@ -21,7 +22,7 @@ from .memory import (
     weights,
 )
 from .model import ModelSizes
-from .run import REMOTE_JUDGES, SCORERS, Run
+from .run import Run
 from .vllm import push_seconds, pushes
 
 

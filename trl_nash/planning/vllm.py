@@ -5,9 +5,10 @@
 
 import math
 
+from .known import PLAYED
 from .memory import engine_bytes, kv_bytes, loaded_bytes
 from .model import ModelSizes
-from .run import PLAYED, Run
+from .run import Run
 
 
 def pushes(run: Run) -> int:

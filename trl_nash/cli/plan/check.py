@@ -11,7 +11,8 @@ from dataclasses import replace
 from ...planning.config import length_of, run_of
 from ...planning.evaluation import evaluations, held_out_count
 from ...planning.judge import judge_of
-from ...planning.run import PLAYED, SHARDED, STRATEGIES, UNFITTED, Run
+from ...planning.known import PLAYED, SHARDED, STRATEGIES, UNFITTED
+from ...planning.run import Run
 from ...planning.sizes import fitted_round
 from ...usage import UsageError
 from .options import OWN, STRATEGY_OF

@@ -5,8 +5,8 @@
 
 import argparse
 
+from ...planning.known import STRATEGIES
 from ...planning.model import COUNTS
-from ...planning.run import STRATEGIES
 from ...planning.words import number_of
 from ...rounds.pairings import PAIR_SELECTIONS
 from ..options import ALIASES

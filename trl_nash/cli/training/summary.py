@@ -57,8 +57,8 @@ def plan_text(
         `str`
     """
     from ...data.messages import prompt_of
+    from ...generation.dialogue import TURNS
     from ...planning.config import length_of
-    from ...planning.run import TURNS
     from .dry_run import rate_of
     from .sizes import count
 

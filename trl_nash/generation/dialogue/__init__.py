@@ -8,3 +8,5 @@ A completion is then a trajectory: token ids with a mask that is 1 at the policy
 which the policy's later tokens depend on and no loss looks at. Where it comes from is the matter of a source: a user,
 tools and environments ([`TurnByTurn`]), or a function that plays whole dialogues ([`RolloutFunction`]).
 """
+
+TURNS = 4  # of the policy in a dialogue, where nothing is said

@@ -10,9 +10,9 @@ from typing import Any
 
 from ...data.columns import as_turn
 from ...data.messages import Dialogue, Message, prompt_of
-from ...planning.run import TURNS
 from ...rounds.batch import Samples
 from ..prompts import AnswerReader, PromptRenderer
+from . import TURNS
 from .rollout import Rollout, RolloutFailed, as_samples
 from .tools import Toolbox
 from .turns import Turns
