@@ -1,7 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Prompts that a round's fits do not train on: which they are, that no gradient sees them, and what is said of them."""
+"""Prompts that a round's fits do not train on: which they are, that no gradient sees them, what is said of them."""
 
 import logging
 import random
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import PAIR_ALGORITHMS, equal, favours_a, history, make_trainer, prompt_dataset, weights
+from helpers import PAIR_ALGORITHMS, answer_with, equal, favours_a, history, make_trainer, prompt_dataset, weights
 from recording import copy_in_fp64, logps_in_fp64, record
 from test_gradients import KeepGradients, relative_distance, replay
 from tiny import build_model, build_tokenizer
@@ -18,6 +18,8 @@ from transformers import TrainerCallback
 
 from trl_nash.rounds.held_out import HeldOut
 from trl_nash.rounds.schedule import Schedule
+from trl_nash.trainers.run.advice import ADVICE, Facts
+from trl_nash.trainers.run.generalisation import Generalisation
 from trl_nash.trainers.run.held_out import HeldOutPrompts
 
 
@@ -110,7 +112,7 @@ def test_r2_is_that_of_the_models_own_forward(tmp_path):
     trainer.train()
     (fit,) = fits
     samples, mask = fit.samples, trainer.args.held_out.mask(0).flatten().tolist()
-    own = [list(zip(s.prompt_ids, s.completion_ids, strict=True)) for s in [samples]][0]
+    own = list(zip(samples.prompt_ids, samples.completion_ids, strict=True))
     assert len(own) == 8
     sides = [[row for row, held_out in zip(own, mask, strict=True) if held_out == side] for side in (True, False)]
     before, after = copy_in_fp64(fit.weights), copy_in_fp64(last.weights)
@@ -131,7 +133,7 @@ def test_a_run_that_is_resumed_within_a_round_holds_out_the_same_prompts(algorit
         "save_strategy": "steps",
         "save_steps": 3,
         "lora": algorithm == "comal",
-        "dataset": prompt_dataset(),
+        "judge": of_no_rule,
     }
     whole = make_trainer(algorithm, tmp_path / "whole", **options)
     whole.train()
@@ -139,7 +141,7 @@ def test_a_run_that_is_resumed_within_a_round_holds_out_the_same_prompts(algorit
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     assert equal(weights(resumed.model), weights(whole.model))
     r2 = history(whole, "fit/r2_held_out")
-    assert len(r2) >= 4 and history(resumed, "fit/r2_held_out") == r2
+    assert len(r2) >= 2 and history(resumed, "fit/r2_held_out") == r2
 
 
 def test_nothing_is_held_out_of_an_evaluation(tmp_path):
@@ -147,10 +149,8 @@ def test_nothing_is_held_out_of_an_evaluation(tmp_path):
     kept = []
     for share in (0.0, 0.5):
         trainer = make_trainer("ipo", tmp_path, fit_held_out=share, steps_per_generation=2, extra=rows)
-        kept.append({name: value for name, value in trainer.evaluate().items() if "time" not in name})
-    for metrics in kept:
-        for name in [name for name in metrics if name.endswith("_per_second") or "runtime" in name]:
-            del metrics[name]
+        metrics = trainer.evaluate().items()
+        kept.append({name: value for name, value in metrics if "time" not in name and "per_second" not in name})
     assert kept[0] == kept[1] and "eval_fit/r2_held_out" not in kept[0]
 
 
@@ -207,27 +207,30 @@ def test_every_step_keeps_a_prompt_of_the_most_that_can_be_held_out(schedule):
         assert (~mask[schedule.optimizer_step(schedule.place(micro_step))]).any()
 
 
+ONE = {"per_device_train_batch_size": 1}
+
+
 @pytest.mark.parametrize(
     ("algorithm", "options", "sentence"),
     [
         (
             "ipo",
             {"fit_held_out": 0.1},
-            "`fit_held_out=0.1` holds out none of the 4 prompts of a round: raise it to 0.25",
+            "`fit_held_out=0.1` holds out none of the 4 prompts of a round: raise",
         ),
         ("ipo", {"fit_held_out": 0.9}, "holds out 4 of the 4 prompts of a round, and at most 2 can be"),
         ("ipo", {"fit_held_out": 1.0}, "holds out 4 of the 4 prompts of a round, and at most 2 can be"),
         (
             "ipo",
-            {"fit_held_out": 0.5, "per_device_train_batch_size": 1},
-            "1 of the 2 prompts of a round, and at most 0",
+            {"fit_held_out": 0.5} | ONE,
+            "1 of the 2 prompts of a round, and at most 0 can",
         ),
         ("ipo", {"fit_held_out": -0.1}, "`fit_held_out` must be between 0 and 1, got -0.1"),
         ("ipo", {"fit_held_out": float("nan")}, "`fit_held_out` must be between 0 and 1, got nan"),
         (
             "nash-md",
             {"fit_held_out": 0.5},
-            "`fit_held_out=0.5` has no meaning in NashMDConfig: a policy gradient fits",
+            "`fit_held_out=0.5` has no meaning in NashMDConfig: a policy gradient",
         ),
     ],
 )
@@ -253,37 +256,74 @@ def of_no_rule(prompts, first, second):
 of_no_rule.symmetric = True
 
 
-def of_length(prompts, first, second):
-    return [0.5 + 0.4 * np.sign(len(a) - len(b)) for a, b in zip(first, second, strict=True)]
-
-
-of_length.symmetric = True
-
-
-@pytest.mark.parametrize(("judge", "memorises"), [(of_no_rule, True), (of_length, False)])
-def test_a_fit_that_memorises_is_said_once(judge, memorises, tmp_path, caplog):
-    """With as many passes as it takes, and 16 prompts held out a round: in the second round, not before."""
-    caplog.set_level(logging.WARNING, logger="trl_nash")
-    words = "a b c d e f g h".split()
-    rows = prompt_dataset([f"{a} {b} {c}" for a in words for b in words for c in "abc"][: 3 * 32])
+def play(folder, prompts, answers=None, learning_rate=1e-4):
+    """Two rounds of 32 prompts, half of them held out, fitted as long as it takes."""
     trainer = make_trainer(
         "ipo",
-        tmp_path,
-        judge=judge,
-        dataset=rows,
-        model=build_model(build_tokenizer(), hidden_size=64, intermediate_size=128),
+        folder,
+        judge=of_no_rule,
+        dataset=prompt_dataset(prompts),
+        model=build_model(build_tokenizer(), hidden_size=128, intermediate_size=256),
         per_device_train_batch_size=32,
-        num_iterations=40,
-        max_steps=120,
-        logging_steps=40,
+        num_iterations=30,
+        max_steps=60,
+        warmup_steps=30,
+        logging_steps=1,
         step_size=2.0,
-        learning_rate=5e-3,
+        learning_rate=learning_rate,
         fit_held_out=0.5,
     )
+    if answers is not None:
+        answer_with(trainer, answers)
     trainer.train()
-    said = [record.getMessage() for record in caplog.records if "memorise" in record.getMessage()]
-    print(history(trainer, "fit/r2_end"), history(trainer, "fit/r2_held_out"), said)
-    assert len(said) == memorises
-    if memorises:
-        assert said[0].startswith("Fits up to round 2 come to an R² of")
-        assert all(f"`{name}`" in said[0] for name in ("generation_batch_size", "num_iterations", "learning_rate"))
+    return trainer
+
+
+@pytest.fixture
+def memorising(caplog):
+    caplog.set_level(logging.WARNING, logger="trl_nash")
+    return lambda: [record.getMessage() for record in caplog.records if "memorise" in record.getMessage()]
+
+
+def test_a_fit_that_memorises_is_said_once(tmp_path, memorising):
+    """Another prompt and its answers teach nothing. With 16 prompts held out a round: in the second one."""
+    words = "a b c d e f g h".split()
+    play(tmp_path, [f"{a} {b} {c}" for a in words for b in words for c in "a"])
+    (message,) = memorising()
+    assert "Fits up to round 2 come to an R² of" in message
+    assert all(f"`{name}`" in message for name in ("generation_batch_size", "num_iterations", "learning_rate"))
+
+
+def test_what_is_held_out_is_fitted_where_it_is_what_is_trained_on(tmp_path, memorising):
+    """One prompt 64 times with the same two answers: what is held out has the R² of what is trained on."""
+    trainer = play(tmp_path, ["a"] * 64, ["b <eos>", "c d <eos>"], learning_rate=2e-5)
+    ends = [entry for entry in trainer.state.log_history if "fit/r2_held_out" in entry]
+    assert len(ends) == 2
+    assert all(entry["fit/r2_held_out"] == pytest.approx(entry["fit/r2"], abs=1e-5) for entry in ends)
+    assert ends[-1]["fit/r2"] > 0.6 and not memorising()
+
+
+@pytest.mark.parametrize(
+    ("passes", "prompts", "trained", "held_out", "said"),
+    [
+        (2, 32, 0.7, 0.3, True),
+        (2, 32, 0.7, 0.4, False),
+        (2, 31, 0.7, 0.3, False),
+        (2, 32, 0.5, 0.0, False),
+        (1, 32, 0.7, 0.3, False),
+    ],
+)
+def test_when_a_fit_memorises(passes, prompts, trained, held_out, said):
+    known = {"held_out/prompts": prompts, "held_out/r2_end": trained, "held_out/r2": held_out, "passes": passes}
+    (advice,) = [advice for advice in ADVICE if advice.name == "memorises"]
+    assert advice.holds(Facts(known)) == said
+
+
+def test_one_fit_that_overshoots_does_not_outweigh_the_others():
+    """R² of -357 in the first round, then fits that generalise."""
+    seen = Generalisation()
+    for trained, held_out in [(-357.0, -400.0)] + [(0.8, 0.7)] * 3:
+        seen.add({"fit/r2_end": trained, "fit/r2_held_out": held_out})
+    seen.add({"fit/r2_end": 0.9})
+    expected = {"held_out/prompts": 8, "held_out/r2_end": 0.8 * 3 / 4, "held_out/r2": 0.7 * 3 / 4}
+    assert seen.facts(2) == pytest.approx(expected)

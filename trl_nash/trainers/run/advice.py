@@ -11,8 +11,8 @@ from typing import NamedTuple
 PATIENCE = 5, 20  # rounds, and optimizer steps behind the warm-up, after which a policy should have moved
 LOGP_GAP = 0.1  # nats a token, in the mean, by which what an engine samples from may differ from the policy
 STILL_KL, STILL_R2 = 1e-3, 0.01  # nats a completion, and share of the targets, below which nothing has
-# The R² of few held-out prompts is noisy. Where it is .6 in truth, as that of the trained ones, it falls below half of
-# it by chance in 20 to 24 % of simulated fits on 2 prompts (K = 4), and in .02 to 3 % on 32, which are waited for.
+# The R² of few held-out prompts is noisy. Where it is .6 in truth, as that of the trained ones, it is below half of it
+# in 20 to 24 % of simulated rounds of 2 (K = 4), and the mean of as many rounds as have 32 in at most 4 % of runs.
 MEMORISED_R2, GENERALISED, LEAST_HELD_OUT = 0.6, 0.5, 32
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from transformers import TrainerCallback
 
 from .advice import Adviser
+from .generalisation import Generalisation
 from .reporter import Reporter
 
 
@@ -26,17 +27,16 @@ class RoundEnd(TrainerCallback):
         self.listeners: list[Callable[[dict[str, float]], None]] = []
         self._reporter = reporter
         self._advise = Adviser(reporter.say_once)
-        self._held_out: list[tuple[float, float]] = []  # R² of trained and of held-out prompts, by round
+        self._generalisation = Generalisation()
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % args.optimizer_steps_per_round:
             return
         metrics = self._reporter.flush_round()
-        if "fit/r2_held_out" in metrics:
-            self._held_out.append((metrics["fit/r2_end"], metrics["fit/r2_held_out"]))
+        self._generalisation.add(metrics)
         self._advise(
             metrics
-            | self._generalisation(args)
+            | self._generalisation.facts(args.held_out.count)
             | {
                 "warm_steps": state.global_step - args.get_warmup_steps(state.max_steps),
                 "steps_per_fit": args.schedule.optimizer_steps_per_fit,
@@ -48,10 +48,3 @@ class RoundEnd(TrainerCallback):
         )
         for listener in self.listeners:
             listener(metrics)
-
-    def _generalisation(self, args) -> dict[str, float]:
-        """R² of trained and of held-out prompts, means over the rounds of this process, and how many were held out."""
-        if not (rounds := len(self._held_out)):
-            return {}
-        trained, held_out = (sum(values) / rounds for values in zip(*self._held_out, strict=True))
-        return {"held_out/prompts": rounds * args.held_out.count, "held_out/r2_end": trained, "held_out/r2": held_out}
