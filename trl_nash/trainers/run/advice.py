@@ -48,7 +48,7 @@ ADVICE = [
         "still",
         lambda f: f["round"] >= PATIENCE[0] and f["warm_steps"] >= PATIENCE[1] and _is_still(f),
         "After {round} rounds the policy is still the one that it started from (KL {policy/kl_reference:.1g}, R² "
-        "{fit/r2_end:.1g}). Raise `learning_rate`, which is {learning_rate:g} (adapters need 1e-4 or more, all "
+        "{fit/r2_end:.1g}). Raise `learning_rate`, which is {learning_rate:g} (adapters need 1e-4 to 5e-4, all "
         "weights 1e-6 to 1e-5), or make more steps a round.",
     ),
     Advice(
