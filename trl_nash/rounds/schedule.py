@@ -62,6 +62,12 @@ class Schedule:
         before = (place.iteration * self.steps + place.step) // self.accumulation
         return 2 * (before + 1) > self.optimizer_steps_per_fit
 
+    def optimizer_step(self, place: Place) -> list[int]:
+        """The micro-batches of the optimizer step that a micro-step belongs to."""
+        before = place.iteration * self.steps + place.step
+        first = before - before % self.accumulation
+        return [micro_step % self.steps for micro_step in range(first, first + self.accumulation)]
+
     def place(self, micro_step: int) -> Place:
         """The place of micro-step number `micro_step` of a run, counted from 0."""
         before, step = divmod(micro_step, self.steps)

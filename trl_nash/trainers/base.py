@@ -262,7 +262,7 @@ class NashTrainer(EvaluationHooks):
         if self.trains_on_policy and batch.sampled_logps is not None and self.args.schedule.is_as_sampled(self.place):
             self.reporter.record_logp_gap(logps, batch)
         losses = self.objective(logps, batch)
-        loss = losses.mean()
+        loss = self.held_out.mean(losses)
         if self.model.training:
             self.stops.watch(loss, batch)
             self.reporter.record_loss(loss)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from ..algorithms import Fit, Past
 from ..compat import OnlineDPOConfig
+from ..rounds.held_out import HeldOut
 from ..rounds.pairings import Pairing, pairing_of
 from ..rounds.schedule import Schedule
 from .checks.precision import best_precision
@@ -36,6 +37,9 @@ class NashConfig(OnlineDPOConfig):
             Prompts in a round over all processes, as another way to set `steps_per_generation`.
         num_iterations (`int`, *optional*, defaults to `1`):
             Passes over a round.
+        fit_held_out (`float`, *optional*, defaults to `0.0`):
+            Share of a round's prompts, less than 1, that its fit does not train on. How well their margins follow all
+            the same is `fit/r2_held_out`. For the methods that have a fit: not Nash-MD and Nash Prox.
         per_device_generation_batch_size (`int`, *optional*):
             Prompts per call of the generation engine and of the judge. Defaults to `per_device_train_batch_size`.
         use_transformers_continuous_batching (`bool`, *optional*, defaults to `False`):
@@ -105,6 +109,10 @@ class NashConfig(OnlineDPOConfig):
         metadata={"help": "Prompts in a round over all processes (another way to set `steps_per_generation`)."},
     )
     num_iterations: int = field(default=1, metadata={"help": "Passes over a round."})
+    fit_held_out: float = field(
+        default=0.0,
+        metadata={"help": "Share of a round's prompts that its fit does not train on, to log `fit/r2_held_out`."},
+    )
     per_device_generation_batch_size: int | None = field(
         default=None,
         metadata={
@@ -272,6 +280,12 @@ class NashConfig(OnlineDPOConfig):
         """What a round consists of."""
         fits = len(self.fits_of(self.past(0)))
         return Schedule(self.steps_per_generation, self.num_iterations, fits, self.gradient_accumulation_steps)
+
+    @property
+    def held_out(self) -> HeldOut:
+        """Which prompts of a round its fits do not train on."""
+        seed = self.seed if self.data_seed is None else self.data_seed
+        return HeldOut(self.fit_held_out, self.per_device_train_batch_size, self.world_size, self.schedule, seed)
 
     @property
     def samplings(self) -> tuple[int, ...]:

@@ -51,6 +51,11 @@ class PolicyGradientConfig(NashConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.fit_held_out:
+            raise ValueError(
+                f"`fit_held_out={self.fit_held_out:g}` has no meaning in {type(self).__name__}: a policy gradient "
+                "fits no margins, so there is nothing to hold prompts out of. Leave it out."
+            )
         check_choice("vllm_importance_sampling_mode", self.vllm_importance_sampling_mode, IMPORTANCE_MODES)
         least, most = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
         if least is not None and most is not None and least >= most:

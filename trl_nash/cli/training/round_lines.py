@@ -91,6 +91,7 @@ def round_line(metrics: dict[str, float], rounds: int, left: float) -> str:
         WIN_RATE: "win rate {:.1%}",
         "policy/kl_reference": "KL {:.3g}",
         "fit/r2_end": "R² {:.2f}",
+        "fit/r2_held_out": "held out {:.2f}",
         "completions/mean_length": "{:.0f} tokens",
         "completions/clipped_ratio": "{:.0%} clipped",
     }

@@ -19,6 +19,7 @@ _RESULTS = {
     "completions/mean_length": "completion length",
     "judge/abstained": "judge abstained",
     "fit/r2_end": "R² of the fits",
+    "fit/r2_held_out": "R² of held-out prompts",
 }
 
 

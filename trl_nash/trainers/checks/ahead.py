@@ -14,6 +14,7 @@ def check_run(args: NashConfig, judge, reward_funcs, train_dataset, eval_dataset
     arguments.check_judge(judge, reward_funcs, args)
     arguments.check_datasets(train_dataset, eval_dataset, args)
     check_schedules(args, train_dataset)
+    check_held_out(args)
     if args.opponent_pool_rounds is not None and eval_dataset is None:
         raise ValueError(
             f"`opponent_pool_rounds={args.opponent_pool_rounds}` plays in evaluations, and no prompts are held out "
@@ -29,6 +30,22 @@ def check_pairing(judge: PairwiseJudge, args: NashConfig) -> None:
             f"The judge {judge.name} sees all completions of a prompt at once, and "
             f"`pair_selection={args.pair_selection!r}` would ask it {waves} times: leave `pair_selection` at 'all', "
             "which costs no more."
+        )
+
+
+def check_held_out(args: NashConfig) -> None:
+    """Refuses a share of a round's prompts that is none of them, or leaves an optimizer step without any."""
+    held_out, asked = args.held_out, f"`fit_held_out={args.fit_held_out:g}`"
+    if args.fit_held_out and not held_out.count:
+        raise ValueError(
+            f"{asked} holds out none of the {held_out.prompts} prompts of a round: raise it to "
+            f"{1 / held_out.prompts:.2g}, or make rounds of more prompts (`generation_batch_size`)."
+        )
+    if held_out.count > held_out.most:
+        raise ValueError(
+            f"{asked} holds out {held_out.count} of the {held_out.prompts} prompts of a round, and at most "
+            f"{held_out.most} can be, so that every optimizer step has one to train on: lower it, or take more "
+            "prompts in a step (`per_device_train_batch_size`, `gradient_accumulation_steps`)."
         )
 
 

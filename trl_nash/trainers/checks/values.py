@@ -13,6 +13,7 @@ RANGES = {
     "step_size": (0.0,),
     "num_generations": (2,),
     "num_iterations": (1,),
+    "fit_held_out": (0.0, 1.0),
     "steps_per_generation": (1,),
     "reference_rounds": (1,),
     "anchor_history": (2,),

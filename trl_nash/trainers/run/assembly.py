@@ -15,6 +15,7 @@ from ...policies import FrozenPolicies
 from ..checks.arguments import check_mixture
 from .collector import Collector
 from .dialogues import Dialogues
+from .held_out import HeldOutPrompts
 from .hooks import EpochCounter
 from .judging import Judging
 from .keeper import Keeper
@@ -35,6 +36,9 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool, dialogues: Dialogues) 
     args, accelerator, tokenizer = trainer.args, trainer.accelerator, trainer._tokenizer
     live, device = lambda: trainer.model_wrapped, accelerator.device
     trainer.policies = FrozenPolicies(live, lambda: trainer.model, trainer.ref_model, fresh_adapter)
+    trainer.held_out = HeldOutPrompts(
+        args, accelerator, place=lambda: trainer.place, training=lambda: trainer.model.training
+    )
     trainer.reporter = Reporter(
         args,
         accelerator,
@@ -42,6 +46,7 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool, dialogues: Dialogues) 
         round=lambda: trainer.round,
         eos_token_ids=trainer.eos_token_ids,
         ending=lambda: trainer.model.training and args.schedule.in_second_half(trainer.place),
+        held_out=trainer.held_out,
     )
     engine = None
     if args.use_vllm:

@@ -19,6 +19,7 @@ from ...rounds.pairings import All, BestWorst
 from ...rounds.rows import count_of
 from ..config import WIN_RATE
 from .completions import Verdict, log_verdicts
+from .held_out import HeldOutPrompts
 from .judging import Asked, Judged
 
 
@@ -47,6 +48,7 @@ class Reporter:
         round (`Callable[[], int]`): the round that runs, counted from 0.
         eos_token_ids (`list[int]`): tokens that end a completion; one without was clipped.
         ending (`Callable[[], bool]`): whether the fit that runs is in its second half.
+        held_out ([`HeldOutPrompts`], *optional*): which prompts the fit does not train on.
 
     Attributes:
         answers (`list[Verdict]`): of the last evaluation, on the main process: the policy's first and the start's.
@@ -61,6 +63,7 @@ class Reporter:
         round: Callable[[], int],
         eos_token_ids: list[int],
         ending: Callable[[], bool] = lambda: False,
+        held_out: HeldOutPrompts | None = None,
     ):
         self.answers: list[Verdict] = []
         self.said: set[str] = set()
@@ -70,6 +73,7 @@ class Reporter:
         self._mode = mode
         self._round = round
         self._ending = ending
+        self._held_out = held_out
         self._metrics = {"train": Metrics(accelerator, ("log", "round")), "eval": Metrics(accelerator)}
         self._verdicts: list[Verdict] = []
         self._played: list[Verdict] = []
@@ -197,14 +201,21 @@ class Reporter:
         judged = ~target.isnan()
         target = target.nan_to_num()
         margin = torch.where(judged, margin.detach(), 0.0)
+        if self._held_out is not None and (held_out := self._held_out.mask(len(margin))) is not None:
+            if self._held_out.are_measured:
+                self._add_r2("fit/r2_held_out", margin[held_out], target[held_out])
+            margin, target, judged = margin[~held_out], target[~held_out], judged[~held_out]
         count = judged.sum()
         self.metrics.add("fit/margin", (target.sign() * margin).sum(), count)
         self.metrics.add("fit/target", target.abs().sum(), count)
+        self._add_r2("fit/r2", margin, target)
+        if self._ending():
+            self._add_r2("fit/r2_end", margin, target)
+
+    def _add_r2(self, name: str, margin: torch.Tensor, target: torch.Tensor) -> None:
         # The targets' mean is 0 by antisymmetry, so R² is taken about 0.
         explained = target.square().sum() - (margin - target).square().sum()
-        self.metrics.add("fit/r2", explained, target.square().sum())
-        if self._ending():
-            self.metrics.add("fit/r2_end", explained, target.square().sum())
+        self.metrics.add(name, explained, target.square().sum())
 
     def record_loss(self, loss: torch.Tensor) -> None:
         """Counts the loss of a micro-batch of training: to the round, whose steps are not those of a log."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from transformers import TrainerCallback
 
 from .advice import Adviser
+from .generalisation import Generalisation
 from .reporter import Reporter
 
 
@@ -26,16 +27,20 @@ class RoundEnd(TrainerCallback):
         self.listeners: list[Callable[[dict[str, float]], None]] = []
         self._reporter = reporter
         self._advise = Adviser(reporter.say_once)
+        self._generalisation = Generalisation()
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % args.optimizer_steps_per_round:
             return
         metrics = self._reporter.flush_round()
+        self._generalisation.add(metrics)
         self._advise(
             metrics
+            | self._generalisation.facts(args.held_out.count)
             | {
                 "warm_steps": state.global_step - args.get_warmup_steps(state.max_steps),
                 "steps_per_fit": args.schedule.optimizer_steps_per_fit,
+                "passes": args.num_iterations,
                 "learning_rate": args.learning_rate,
                 "max_new_tokens": args.max_new_tokens,
                 "temperature": args.temperature,
