@@ -64,7 +64,8 @@ def test_templates_of_judges_do_not_render_texts(mark):
             f"p {mark}", f"a {mark}", f"b {mark}", "text", **dict.fromkeys(template.columns, mark)
         )
         for text in ("p", "a", "b"):
-            assert f"{text} {template.neutralise(mark)}" in messages[-1]["content"]
+            # Some families are given the answers as messages of their own.
+            assert any(f"{text} {template.neutralise(mark)}" in message["content"] for message in messages)
             assert "49" not in template.neutralise(mark)
     for path in TEMPLATES.glob("*.jinja"):
         text = Template(path.stem).render([{"role": "user", "content": f"p {mark}"}], f"a {mark}", f"b {mark}")

@@ -187,10 +187,11 @@ class RewardModel:
 def reward_class(model: str | nn.Module, model_kwargs: dict[str, Any]) -> Any:
     """What loads a reward model: a classifier's class, or the model's own where its code has no classifier."""
     own: dict[str, Any] = {}
-    if isinstance(model, str) and model_kwargs.get("trust_remote_code"):
+    trusted = model_kwargs.get("trust_remote_code")
+    if isinstance(model, str) and trusted:
         options = {name: model_kwargs[name] for name in ("revision", "token") if name in model_kwargs}
         with contextlib.suppress(OSError):  # which says what is wrong when the model is loaded
-            own = getattr(AutoConfig.from_pretrained(model, trust_remote_code=True, **options), "auto_map", {})
+            own = getattr(AutoConfig.from_pretrained(model, trust_remote_code=trusted, **options), "auto_map", {})
     own_only = "AutoModel" in own and "AutoModelForSequenceClassification" not in own
     return AutoModel if own_only else AutoModelForSequenceClassification
 
