@@ -34,7 +34,7 @@ TRY_SEED = 1000  # of the runs that choose a learning rate
 
 
 class Run(NamedTuple):
-    """One training run; `rounds` of 16 prompts x 4 answers."""
+    """One training run; `rounds` of 16 prompts."""
 
     judge: str
     method: str
@@ -56,7 +56,7 @@ def prompts_of(judge: str, tuning: bool) -> tuple[list[str], list[str]]:
     prompts = [json.loads(line)["prompt"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
     held_out, apart, rest = prompts[:32], prompts[32:48], prompts[48:]
     if judge == "cycle":
-        return (rest[64:96] if tuning else rest[:32]), (apart if tuning else held_out)
+        return (rest[32:48] if tuning else rest[:16]), (apart if tuning else held_out)
     return rest, (apart if tuning else held_out)
 
 

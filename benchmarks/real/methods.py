@@ -28,7 +28,6 @@ from trl_nash.compat import GRPOConfig, GRPOTrainer, OnlineDPOConfig, OnlineDPOT
 
 
 PROMPTS = 16  # of a round
-ANSWERS = 4  # to each
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 STEPS = 4  # into which a pass over a round is divided
 # All rounds are sampled as training will score them: at temperature 1, nothing cut off.
@@ -45,7 +44,7 @@ class Method:
     fits: int = 1  # passes over a round are counted for each
     samplings: int = 1
 
-    def build(self, judge, *, passes: int, tokens: int, **arguments):
+    def build(self, judge, *, passes: int, tokens: int, answers: int, **arguments):
         """The trainer, and the optimizer steps of its round."""
         settings = {
             "use_cpu": True,
@@ -65,8 +64,8 @@ class Method:
         steps = self.fits * passes * STEPS
         if self.trainer is GRPOTrainer:  # counts completions
             settings |= {
-                "per_device_train_batch_size": PROMPTS * ANSWERS // STEPS,
-                "num_generations": ANSWERS,
+                "per_device_train_batch_size": PROMPTS * answers // STEPS,
+                "num_generations": answers,
                 "steps_per_generation": STEPS,
                 "num_iterations": passes,
                 "max_completion_length": tokens,
@@ -74,7 +73,7 @@ class Method:
             source = {"reward_funcs": as_reward_func(judge)}
         elif self.trainer is OnlineDPOTrainer:  # samples two answers: twice the prompts
             settings |= {
-                "per_device_train_batch_size": PROMPTS * ANSWERS // 2 // STEPS,
+                "per_device_train_batch_size": PROMPTS * answers // 2 // STEPS,
                 "max_new_tokens": tokens,
                 "max_length": 128,
             }
@@ -82,7 +81,7 @@ class Method:
         else:
             settings |= {
                 "per_device_train_batch_size": PROMPTS // STEPS,
-                "num_generations": ANSWERS,
+                "num_generations": answers,
                 "steps_per_generation": STEPS,
                 "num_iterations": passes,
                 "per_device_generation_batch_size": PROMPTS,

@@ -16,9 +16,11 @@ from .methods import METHODS
 
 
 SYSTEM = ""  # the default one is longer than most prompts
-# Tokens of an answer, and rounds of 16 prompts x 4 answers. In the cycle the first letter decides.
-TOKENS = {"cycle": 4, "majority": 24, "one-rater": 24}
-ROUNDS = {"cycle": 30, "majority": 10, "one-rater": 10}
+# Tokens of an answer, answers to each of the 16 prompts of a round, and rounds. In the cycle the first letter decides:
+# a second token would only be another place where a fit can put a margin.
+TOKENS = {"cycle": 1, "majority": 24, "one-rater": 24}
+ANSWERS = {"cycle": 8, "majority": 4, "one-rater": 4}
+ROUNDS = {"cycle": 16, "majority": 8, "one-rater": 8}
 
 
 def messages(prompt: str) -> list[dict]:
@@ -141,6 +143,7 @@ def play(
         watch,
         passes=passes,
         tokens=tokens,
+        answers=ANSWERS[judge],
         model=str(model),
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"prompt": [messages(prompt) for prompt in train]}),
