@@ -26,8 +26,8 @@ def fill_page(record: dict, page: Path) -> None:
     images = page.parents[1] / "images"
     for judge, write in (("cycle", cycle), ("majority", contest), ("one-rater", contest)):
         runs = [row for row in record["results"] if row["judge"] == judge]
-        text = write(runs, images, judge) if runs else "Not run yet."
-        fill(page, judge, f"{text}\n\n{tries(record['tries'], judge)}")
+        text = f"{write(runs, images, judge)}\n\n{tries(record['tries'], judge)}" if runs else "Not run yet."
+        fill(page, judge, text)
 
 
 def by_method(runs: list[dict]) -> dict[str, list[dict]]:
