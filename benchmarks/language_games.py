@@ -99,7 +99,7 @@ def run(job: tuple[str, str, int, int]) -> dict:
         "tail_gap": float(np.mean(watch.gaps[-tail:])),
         "last_gap": watch.gaps[-1],
         "kl_nash": game.kl_from(game.nash, watch.policies[-1]),
-        "improper": float(np.mean([policy[-1] for policy in watch.policies[-1].values()])),
+        "improper": game.improper(watch.policies[-1]),
         "seconds": round(time.monotonic() - began, 1),
         "gaps": [round(gap, 6) for gap in watch.gaps],
     }
@@ -109,7 +109,7 @@ def run(job: tuple[str, str, int, int]) -> dict:
             [round(float(share), 5) for share in policy[:-1] / policy[:-1].sum()] for policy in paths
         ]
     if target is not None:
-        result["own_gap"] = game.duality_gap({prompt: np.append(policy, 0.0) for prompt, policy in target.items()})
+        result["own_gap"] = game.duality_gap(game.extended(target))
         result["kl_own"] = float(np.mean([game.kl_from(target, policies) for policies in watch.policies[-tail:]]))
     return result
 
