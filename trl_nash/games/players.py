@@ -5,8 +5,8 @@
 The real trainers on a language game, each with settings that its theory covers, if there are any.
 
 All see as many answers: a sampling is 512 prompts (of each game, if it is contextual) x 4 answers, or dialogues, and a
-round is one sampling, or two. The methods that fit do so in 20 optimizer steps a fit; the on-policy ones take one step on each
-quarter of a round.
+round is one sampling, or two. The methods that fit do so in 20 optimizer steps a fit; the on-policy ones take one step
+on each quarter of a round.
 """
 
 import tempfile
