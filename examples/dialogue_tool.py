@@ -6,8 +6,9 @@ ONPO on dialogues with a tool: sums that a small model gets right only with the 
 
     python examples/dialogue_tool.py --model Qwen/Qwen3-0.6B
 
-The environment is what `environment_factory` of TRL's GRPOTrainer takes: its public methods are tools. The model's chat
-template has to know tools. The judge reads whole dialogues: the right result wins, and of two the one with fewer calls.
+The environment is what `environment_factory` of TRL's GRPOTrainer takes: its public methods are tools. The model's
+chat template has to know tools. The judge reads whole dialogues: the right result wins, and of two the one with fewer
+calls.
 """
 
 import argparse

@@ -63,23 +63,26 @@ def data(openings):
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--model", required=True, help="an instruct model: name or folder")
-parser.add_argument("--rounds", type=int, default=12, help="of 16 prompts x 4 dialogues")
+parser.add_argument("--rounds", type=int, default=10, help="of 8 prompts x 4 dialogues")
+parser.add_argument("--max_length", type=int, default=160, help="tokens of a whole dialogue")
 options = parser.parse_args()
 args = COMALConfig(
     output_dir=tempfile.mkdtemp(),
     max_turns=2,  # of the policy
     max_new_tokens=24,  # of a turn; a dialogue whose turn is cut ends there
-    max_length=160,
+    max_length=options.max_length,
     num_generations=4,
     step_size=4.0,
     beta=0.05,
-    per_device_train_batch_size=8,
+    per_device_train_batch_size=4,
     steps_per_generation=2,
     num_iterations=2,
     max_steps=4 * options.rounds,
-    learning_rate=5e-4,
+    learning_rate=1e-3,
     lr_scheduler_type="constant",
     logging_steps=4,
+    per_device_generation_batch_size=16,
+    per_device_eval_batch_size=16,
     bf16=True,
     gradient_checkpointing=False,
     use_cpu=True,
