@@ -20,7 +20,7 @@ CALL = '<tool_call>\n{"name": "multiply", "arguments": {"a": 6, "b": 7}}\n</tool
 
 def saved(tokenizer, folder: Path, *words: str) -> str:
     """A model that says these words, all alike, and little else."""
-    tokenizer.add_tokens(words)
+    tokenizer.add_tokens(list(words))
     model = build_model(tokenizer, max_position_embeddings=2048)
     said = tokenizer.convert_tokens_to_ids([*words, tokenizer.eos_token])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
