@@ -1,16 +1,21 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""
+r"""
 Do the real trainers reach the equilibrium? Every algorithm on COMAL's cycle: one-token answers, LoRA, answers of two
-tokens, and two games at once told apart by their prompt. Every figure is exact, read from the models.
+tokens, and two games at once told apart by their prompt; and on the game `two-turns`, of dialogues with a user. Every
+figure is exact, read from the models.
 
     python benchmarks/language_games.py --seeds 3 --docs docs/background/games.md
 
 `comal, PAIRING` is COMAL with K = 8 and so many prompts that a round has as many judge calls, whatever the pairing.
-The command writes benchmarks/results/language_games.json and the tables in docs/background/games.md. `--algorithms`
-and `--cases` run a part of the grid; what the file has of other runs stays in it. benchmarks/figures.py draws what it
-recorded.
+The command writes benchmarks/results/language_games.json and the tables in docs/background/games.md;
+
+    python benchmarks/language_games.py --cases "two turns" "two turns, LoRA" --docs docs/background/dialogues.md \
+        --output benchmarks/results/dialogue_games.json
+
+does so for dialogues. `--algorithms` and `--cases` run a part of the grid; what the file has of other runs stays in
+it. benchmarks/figures.py draws what it recorded.
 """
 
 import argparse
@@ -20,29 +25,31 @@ import os
 import platform
 import re
 import time
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 
 CASES = ("one token", "LoRA", "two tokens", "two games")
 _SHORT = ("one token", "two games")
+_DIALOGUES = ("two turns", "two turns, LoRA")
 GRPO = "grpo, rate "
 PAIRED = "comal, "
 CALLS, ANSWERS, PAIRS = 1536, 8, 8  # of a round, of a prompt, and of a prompt where pairs are drawn
 PAIRINGS = "all iid random circular swiss elimination tournament best_worst active".split()
 # The rows of the grid and their cases. The others are as COMAL or Nash-MD in what LoRA and longer answers change.
 ROWS = {
-    "comal": CASES,
+    "comal": CASES + _DIALOGUES,
     "mpo": _SHORT,
-    "onpo": CASES,
+    "onpo": CASES + _DIALOGUES,
     "nash-prox": _SHORT,
-    "inpo": CASES,
+    "inpo": CASES + _DIALOGUES,
     "egpo": _SHORT,
     "nash-mp": _SHORT,
     "mnpo": _SHORT,
     "nash-md": CASES,
     "online-ipo": _SHORT,
-    "iterative-ipo": CASES,
+    "iterative-ipo": CASES + _DIALOGUES,
     "sppo": _SHORT,
     "online-dpo": ("one token",),
     **{f"{GRPO}{rate}": _SHORT for rate in ("1e-4", "3e-4", "1e-3", "3e-3")},
@@ -57,19 +64,24 @@ def case(name: str):
     import numpy as np
     from peft import LoraConfig
 
-    from trl_nash.games import LanguageGame, MatrixGame, load_game
+    from trl_nash.games import DIALOGUES, DialogueLanguageGame, LanguageGame, MatrixGame, load_game
+    from trl_nash.games.dialogues.named import default_policy
 
     cycle = load_game("comal-cycle")
-    if name == "LoRA":
+    options = {}
+    if name.endswith("LoRA"):
         lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-        return LanguageGame(cycle), START, {"peft_config": lora, "learning_rate": 1e-2}
+        options = {"peft_config": lora, "learning_rate": 1e-2}
+    if name in _DIALOGUES:
+        game = DIALOGUES["two-turns"]()
+        return DialogueLanguageGame(game), default_policy(game), options
     if name == "two tokens":
         return LanguageGame(cycle, tokens_per_answer=2), START, {}
     if name == "two games":
         turned = np.ix_([1, 2, 0], [1, 2, 0])  # the same cycle, whose answers have changed places
         game = LanguageGame({"choose one": cycle, "choose two": MatrixGame(cycle.preferences[turned])})
         return game, {"choose one": START, "choose two": (0.2, 0.6, 0.2)}, {}
-    return LanguageGame(cycle), START, {}
+    return LanguageGame(cycle), START, options
 
 
 def run(job: tuple[str, str, int, int]) -> dict:
@@ -99,17 +111,17 @@ def run(job: tuple[str, str, int, int]) -> dict:
         "tail_gap": float(np.mean(watch.gaps[-tail:])),
         "last_gap": watch.gaps[-1],
         "kl_nash": game.kl_from(game.nash, watch.policies[-1]),
-        "improper": float(np.mean([policy[-1] for policy in watch.policies[-1].values()])),
+        "improper": game.improper(watch.policies[-1]),
         "seconds": round(time.monotonic() - began, 1),
         "gaps": [round(gap, 6) for gap in watch.gaps],
     }
-    if len(watch.policies[0]) == 1:
+    if name not in _DIALOGUES and len(watch.policies[0]) == 1:
         paths = [policy for (policy,) in (reading.values() for reading in watch.policies)]
         result["policies"] = [
             [round(float(share), 5) for share in policy[:-1] / policy[:-1].sum()] for policy in paths
         ]
     if target is not None:
-        result["own_gap"] = game.duality_gap({prompt: np.append(policy, 0.0) for prompt, policy in target.items()})
+        result["own_gap"] = game.duality_gap(game.extended(target))
         result["kl_own"] = float(np.mean([game.kl_from(target, policies) for policies in watch.policies[-tail:]]))
     return result
 
@@ -142,16 +154,18 @@ def pairing_table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def table(results: list[dict], rounds: int) -> str:
+def table(results: list[dict], rounds: int, cases: Sequence[str]) -> str:
     """The medians over seeds as a Markdown table, and what they are."""
     import numpy as np
 
+    results = [result for result in results if result["case"] in cases]
+    starts = "The starts have .28, two games .24." if tuple(cases) == CASES else "The starts have .22."
     seeds = len({result["seed"] for result in results})
-    header = [f"| algorithm | {' | '.join(CASES)} |", "|---|" + "---|" * len(CASES)]
+    header = [f"| algorithm | {' | '.join(cases)} |", "|---|" + "---|" * len(cases)]
     gaps, own = [], []
-    for row in (row for row in ROWS if not row.startswith(PAIRED)):
+    for row in (row for row in ROWS if set(ROWS[row]) & set(cases) and not row.startswith(PAIRED)):
         cells, distances = [], []
-        for name in CASES:
+        for name in cases:
             runs = [result for result in results if (result["case"], result["algorithm"]) == (name, row)]
             tails = [result["tail_gap"] for result in runs]
             fewer = f", {len(runs)} of {seeds}" if len(runs) < seeds else ""
@@ -167,7 +181,7 @@ def table(results: list[dict], rounds: int) -> str:
         [
             f"Mean duality gap of the last 20 % of {rounds} rounds (EGPO and Nash-MP, which sample twice in each: "
             f"{rounds // 2}):",
-            f"median of {seeds} seeds (smallest to largest). The starts have .28, two games .24.",
+            f"median of {seeds} seeds (smallest to largest). {starts}",
             "",
             *header,
             *gaps,
@@ -191,7 +205,7 @@ def merge(results: list[dict], output: Path, rounds: int) -> list[dict]:
             raise SystemExit(f"{output} has runs of {record['rounds']} rounds, not {rounds}: choose another --output.")
         kept = record["results"]
     merged = {cell_of(result): result for result in [*kept, *results]}
-    order = {(name, row): place for place, (name, row) in enumerate(product(CASES, ROWS))}
+    order = {(name, row): place for place, (name, row) in enumerate(product(CASES + _DIALOGUES, ROWS))}
     record = {
         "command": "python benchmarks/language_games.py",
         "rounds": rounds,
@@ -214,7 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=80)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--cases", nargs="+", choices=CASES + _DIALOGUES, default=CASES)
     parser.add_argument("--algorithms", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -229,7 +243,7 @@ def main() -> None:
         for number, result in enumerate(pool.imap_unordered(run, jobs), start=1):
             results = merge([result], options.output, options.rounds)
             print(f"{number}/{len(jobs)} {json.dumps(result)}", flush=True)
-    for name, text in (("grid", table(results, options.rounds)), ("pairings", pairing_table(results))):
+    for name, text in (("grid", table(results, options.rounds, options.cases)), ("pairings", pairing_table(results))):
         print(f"{text}\n")
         if options.docs:
             page = options.docs.read_text(encoding="utf-8")

@@ -25,8 +25,24 @@ def biased(prompts, first, second):
     ]
 
 
+def asked_back(prompts, first, second):
+    """.9 for the dialogue with more turns of the user; both sides are lists of messages, or text."""
+    asked = [[sum(m["role"] == "user" for m in d) if isinstance(d, list) else 0 for d in side]
+             for side in (first, second)]  # fmt: skip
+    return [0.5 + 0.4 * ((a > b) - (a < b)) for a, b in zip(*asked, strict=True)]
+
+
 def by_note(prompts, first, second, note):
     return [1.0 if a.startswith(n) else 0.0 for a, n in zip(first, note, strict=True)]
+
+
+class Longer(PairwiseJudge):
+    """The longer text wins: what it reads of a dialogue is a text."""
+
+    symmetric = True
+
+    def judge(self, prompts, first, second):
+        return [float(len(a) > len(b)) for a, b in zip(first, second, strict=True)]
 
 
 class Reasons(PairwiseJudge):

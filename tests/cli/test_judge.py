@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from trl_nash import RandomJudge, load_judge
 from trl_nash.cli.main import main
+from trl_nash.evaluation.rows import read_rows
 from trl_nash.extras import pip_install
 
 
@@ -64,6 +65,34 @@ def test_without_matplotlib_the_rest_is_there(write_rows, tmp_path, monkeypatch,
     assert pip_install("plots") in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "mean preference" in page and "<figure>" not in page
+
+
+def test_dialogues(tmp_path, write_rows, capsys):
+    """Functions get messages, judges of texts a transcript, which the output has, too."""
+
+    def said(*texts, roles=("assistant", "user")):
+        return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    asks, tells = [*said("For whom?", "My son."), *said("A ball.")], said("A book.")
+    opening = [{"role": "user", "content": "A present?"}]
+    rows = [
+        {"prompt": opening, "first": asks, "second": tells},
+        {"prompt": opening, "first": opening + tells, "second": opening + asks},
+        {"prompt": "A present?", "first": tells, "second": [call, *said("A book.", roles=["tool"])]},
+    ]
+    records, _ = judged(tmp_path, write_rows(rows), "judge_files:asked_back", "--second_judge", "judge_files:Longer")
+    assert [record["preference"] for record in records] == pytest.approx([0.9, 0.1, 0.5])
+    transcript = "Assistant: For whom?\n\nUser: My son.\n\nAssistant: A ball."
+    assert [record["first"] for record in records[:2]] == [transcript, "A book."]
+    assert records[2]["second"] == 'Assistant: \nCall: {"name": "f", "arguments": {}}\n\nTool: A book.'
+    assert [record["second_preference"] for record in records] == [1, 0, 0]  # by the length of what it reads
+    assert main(["judge", write_rows(rows), "--judge=random", f"--output={tmp_path / 'judged.parquet'}"]) == 0
+    wrong = [rows[0] | {"first": [{"role": "user", "content": "Another?"}, *tells]}]
+    with pytest.raises(ValueError, match="`first` must be the prompt's messages, if any, and an assistant's"):
+        read_rows(write_rows(wrong))
+    with pytest.raises(ValueError, match="message 1 of `second` .* has no text but None"):
+        read_rows(write_rows([rows[0] | {"second": [*tells, {"role": "user", "content": None}]}]))
 
 
 def test_without_output_nothing_is_written(write_rows, tmp_path, capsys):

@@ -9,6 +9,7 @@ import torch
 
 from trl_nash.games import DIALOGUES, DialogueGame, DialogueLanguageGame
 from trl_nash.games.dialogues.named import default_policy
+from trl_nash.games.language import PROMPT
 
 
 MOODY = DIALOGUES["moody-user"]()
@@ -33,7 +34,7 @@ def test_states_are_prompts_in_their_order(game):
 
 def test_probabilities_are_those_of_whole_dialogues(game, model):
     """The model's own forward on the text of a dialogue, of which the policy's words count."""
-    read = game.policy(model)
+    read = game.policies(model)[PROMPT]
     said = dict(zip(game.with_rest.dialogues, game.with_rest.distribution(read), strict=True))
     texts = [f"choose {dialogue}" for dialogue in MOODY.dialogues]
     ids = torch.tensor(game.tokenizer(texts, add_special_tokens=False)["input_ids"])
@@ -45,7 +46,7 @@ def test_probabilities_are_those_of_whole_dialogues(game, model):
 
 def test_gap_of_a_model(game, model):
     """That of its start, which it has learned; and improper answers are best responded to by any proper dialogue."""
-    assert game.duality_gap(model) == pytest.approx(MOODY.duality_gap(default_policy(MOODY)), abs=0.02)
+    assert game.duality_gap(game.policies(model)) == pytest.approx(MOODY.duality_gap(default_policy(MOODY)), abs=0.02)
     whole = game.with_rest
     assert len(whole.dialogues) == 4 * 2 * 4 and whole.duality_gap(np.exp(whole.normalized(np.zeros(len(whole))))) > 0
     silent = [np.zeros(block.shape) for block in whole.blocks(np.zeros(len(whole)))]

@@ -29,7 +29,8 @@ _FORMATS = """\
 The file is .jsonl, .json, .csv, .tsv or .parquet (or one of these with .gz or .zst), with the columns prompt, first,
 second; or prompt, chosen, rejected; or prompt and completions, a list, of which all pairs are judged. What stands for
 a prompt in training does here. A column `label` is P(first wins), or first, second or tie; chosen always wins. The
-judge gets the other columns. Prompts and completions are text or messages.
+judge gets the other columns. Prompts and completions are text or messages; a completion of several messages is a
+dialogue.
 """
 
 

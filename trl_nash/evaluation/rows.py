@@ -16,6 +16,7 @@ from ..data.files import FORMATS, ending_of
 from ..data.files import read_rows as read_table_rows
 from ..data.messages import as_message, is_messages
 from ..judges.calls import joined
+from ..judges.transcript import Transcript
 from ..usage import UsageError, did_you_mean
 
 
@@ -32,7 +33,8 @@ class Row:
     Args:
         index (`int`): its place in the file, from 0.
         prompt (`str` or `list[dict]`): text or messages.
-        completions (`list[str | None]`): two or more texts; `None` where there is none, which is in no pair.
+        completions (`list[str | None]`): two or more texts, dialogues as [`~judges.transcript.Transcript`];
+            `None` where there is none, which is in no pair.
         columns (`dict[str, Any]`): the other columns, which the judge may look at.
         label (`float`, *optional*): P(the first completion wins), where it is known.
         asked (`tuple[tuple[int, int], ...]`, *optional*): the pairs that are compared, if not all of them are.
@@ -174,7 +176,7 @@ def _read_texts(row: dict[str, Any], shape: tuple[str, ...]) -> tuple[str | list
 
 
 def _text(value: Any, prompt: str | list[dict], name: str) -> str:
-    """A completion: a text, or the message of an assistant, perhaps with the prompt before it."""
+    """A completion: a text, or the messages of an answer or a dialogue, perhaps with the prompt before them."""
     if isinstance(value, str):
         return value
     value = [value] if isinstance(value, dict) else value
@@ -186,9 +188,13 @@ def _text(value: Any, prompt: str | list[dict], name: str) -> str:
     elif isinstance(prompt, str):
         while turns and turns[0]["role"] != "assistant":
             turns = turns[1:]
-    if len(turns) != 1 or turns[0]["role"] != "assistant" or not isinstance(turns[0].get("content"), str):
-        raise ValueError(f"{name} must be the prompt's messages, if any, and one message of an assistant")
-    return turns[0]["content"]
+    if not turns or turns[0]["role"] != "assistant":
+        raise ValueError(f"{name} must be the prompt's messages, if any, and an assistant's, which others may follow")
+    for number, turn in enumerate(turns):
+        content = turn.get("content")
+        if not (isinstance(content, str) or content is None and turn.get("tool_calls")):
+            raise ValueError(f"message {number} of {name} (behind the prompt) has no text but {content!r:.80}")
+    return turns[0]["content"] if len(turns) == 1 and not turns[0].get("tool_calls") else Transcript(turns)
 
 
 def _plain(turns: Iterable[dict]) -> list[tuple]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from transformers import Trainer, TrainerCallback
 
+from .dialogues.language import DialogueLanguageGame
 from .language import LanguageGame
 
 
@@ -22,7 +23,7 @@ class GameCallback(TrainerCallback):
     each as the mean over prompts.
 
     Args:
-        game ([`LanguageGame`]): what is played.
+        game ([`LanguageGame`] or [`DialogueLanguageGame`]): what is played.
         trainer ([`~transformers.Trainer`]): which trains on it, and logs.
         every (`int`, *optional*): optimizer steps from one reading to the next. A round if left out (a step, for
             trainers without rounds).
@@ -35,7 +36,11 @@ class GameCallback(TrainerCallback):
     """
 
     def __init__(
-        self, game: LanguageGame, trainer: Trainer, every: int | None = None, on_reading: Callable | None = None
+        self,
+        game: LanguageGame | DialogueLanguageGame,
+        trainer: Trainer,
+        every: int | None = None,
+        on_reading: Callable | None = None,
     ):
         self.game = game
         self.trainer = trainer
@@ -60,7 +65,7 @@ class GameCallback(TrainerCallback):
             {
                 "game/duality_gap": self.gaps[-1],
                 "game/kl_nash": self.game.kl_from(self.game.nash, policies),
-                "game/improper": float(np.mean([policy[-1] for policy in policies.values()])),
+                "game/improper": self.game.improper(policies),
             }
         )
         control.should_log = should_log  # logging has crossed it out, and the trainer has a log of its own to write

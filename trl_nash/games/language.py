@@ -10,6 +10,7 @@ says how far the *model itself* is from the equilibrium, without sampling.
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from ..judges.base import PairwiseJudge
 from .equilibria import nash_equilibrium
 from .matrix import MatrixGame, default_names, kl_divergence
 
+
+if TYPE_CHECKING:
+    from .dialogues.language import DialogueLanguageGame
 
 PROMPT = "choose"  # of a game without prompts of its own
 _WARM_UP_STEPS = 2000
@@ -196,6 +200,19 @@ class LanguageGame:
             mixture *= weight / (before @ (weight / after.sum(-1)))
         return mixture
 
+    def improper(self, policies: Mapping[str, np.ndarray]) -> float:
+        """The probability of writing anything but a proper answer, the mean over prompts."""
+        return float(np.mean([policy[-1] for policy in policies.values()]))
+
+    def extended(self, policies: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+        """Policies of shape (N,) as those of `with_rest`, which never write anything else."""
+        return {prompt: np.append(policy, 0.0) for prompt, policy in policies.items()}
+
+    def preference(self, prompt: str, first: str, second: str) -> float:
+        """P(first ≻ second) of two answers to a prompt."""
+        preferences = self.with_rest[prompt].preferences
+        return float(preferences[self.index(prompt, first), self.index(prompt, second)])
+
     def index(self, prompt: str, answer: str) -> int:
         """Which answer of the prompt's game a text is: 0 ... N-1, or N for anything else."""
         answers = self.answers(prompt)
@@ -243,23 +260,19 @@ class LanguageGame:
 
 class GameJudge(PairwiseJudge):
     """
-    Answers with the probabilities of a [`LanguageGame`]. A text that is no proper answer loses to any that is.
+    Answers with the probabilities of a language game. A text that is no proper answer loses to any that is.
 
     Args:
-        game ([`LanguageGame`]): whose prompts and answers it knows.
+        game ([`LanguageGame`] or [`DialogueLanguageGame`]): whose prompts and answers it knows.
     """
 
     symmetric = True
 
-    def __init__(self, game: LanguageGame):
+    def __init__(self, game: "LanguageGame | DialogueLanguageGame"):
         self.game = game
 
     def judge(self, prompts, first, second):
-        game = self.game
-        return [
-            game.with_rest[prompt].preferences[game.index(prompt, a), game.index(prompt, b)].item()
-            for prompt, a, b in zip(prompts, first, second, strict=True)
-        ]
+        return [self.game.preference(*question) for question in zip(prompts, first, second, strict=True)]
 
 
 def _with_rest(game: MatrixGame) -> MatrixGame:

@@ -4,9 +4,9 @@
 """
 The real trainers on a language game, each with settings that its theory covers, if there are any.
 
-All see as many answers: a sampling is 512 prompts (of each game, if it is contextual) x 4 answers, and a round is one
-sampling, or two. The methods that fit do so in 20 optimizer steps a fit; the on-policy ones take one step on each
-quarter of a round.
+All see as many answers: a sampling is 512 prompts (of each game, if it is contextual) x 4 answers, or dialogues, and a
+round is one sampling, or two. The methods that fit do so in 20 optimizer steps a fit; the on-policy ones take one step
+on each quarter of a round.
 """
 
 import tempfile
@@ -35,8 +35,9 @@ from ..trainers.onpo import ONPOConfig, ONPOTrainer
 from ..trainers.pair_config import PairConfig
 from ..trainers.sppo import SPPOConfig, SPPOTrainer
 from .callback import GameCallback
-from .equilibria import nash_md_fixed_point
-from .language import LanguageGame
+from .dialogues.language import DialogueLanguageGame
+from .equilibria import nash_md_fixed_point, regularized_equilibrium
+from .language import PROMPT, LanguageGame
 
 
 ROUND = 512  # prompts
@@ -102,7 +103,7 @@ if OWN_BASE:  # which is no trainer by itself
 
 
 def play(
-    game: LanguageGame,
+    game: LanguageGame | DialogueLanguageGame,
     algorithm: str,
     *,
     start: ArrayLike | Mapping[str, ArrayLike],
@@ -118,8 +119,8 @@ def play(
     Trains a small language model on a game, on the CPU.
 
     Args:
-        game ([`LanguageGame`]): what is played.
-        algorithm (`str`): a key of `PLAYERS`.
+        game ([`LanguageGame`] or [`DialogueLanguageGame`]): what is played.
+        algorithm (`str`): a key of `PLAYERS`; on dialogues, of a trainer of this package.
         start (`ArrayLike` or `dict[str, ArrayLike]`): the policy that training starts from, and its reference.
         rounds (`int`, *optional*, defaults to `80`): how many.
         prompts (`int`, *optional*, defaults to `512`): of each game in a sampling, a multiple of 4.
@@ -131,9 +132,14 @@ def play(
 
     Returns:
         [`GameCallback`]: the exact policies and duality gaps, one before training and one after each round.
+
+    Raises:
+        `ValueError`: If the algorithm is TRL's own, which has no `user`, and the game is one of dialogues.
     """
     player = PLAYERS[algorithm]
-    prompts *= len(game.games)
+    if isinstance(game, DialogueLanguageGame) and not issubclass(player.config, NashConfig):
+        raise ValueError(f"`algorithm` {algorithm!r} is TRL's own trainer, which holds no dialogues with a user.")
+    prompts *= len(game.nash)
     dataset = game.dataset(prompts)
     if player.trainer is GRPOTrainer:
         dataset = dataset.add_column("group", list(range(prompts)))  # the same prompt is in many groups
@@ -176,15 +182,17 @@ def _sizes(player: Player, prompts: int, tokens: int) -> dict:
     return sizes
 
 
-def _source(player: Player, game: LanguageGame) -> dict:
-    """Where the trainer has its preferences or rewards from."""
+def _source(player: Player, game: LanguageGame | DialogueLanguageGame) -> dict:
+    """Where the trainer has its preferences or rewards from, and with whom it speaks."""
     if player.trainer is GRPOTrainer:
         return {"reward_funcs": as_reward_func(game.judge)}
-    return {"reward_funcs": WinRateReward(game)} if player.trainer is OnlineDPOTrainer else {"judge": game.judge}
+    if player.trainer is OnlineDPOTrainer:
+        return {"reward_funcs": WinRateReward(game)}
+    return {"judge": game.judge, "user": game.user if isinstance(game, DialogueLanguageGame) else None}
 
 
 def own_equilibrium(
-    game: LanguageGame, algorithm: str, start: ArrayLike | Mapping[str, ArrayLike]
+    game: LanguageGame | DialogueLanguageGame, algorithm: str, start: ArrayLike | Mapping[str, ArrayLike]
 ) -> dict[str, np.ndarray] | None:
     r"""
     Where an algorithm that keeps its reference settles, with the settings of `PLAYERS`.
@@ -193,8 +201,8 @@ def own_equilibrium(
     where Nash-MD does with `τ = a/η` and the mixture c, for c = 0 at the equilibrium that is regularised with τ.
 
     Returns:
-        `dict[str, np.ndarray]`: for each prompt a policy of shape (N,), or `None` if the algorithm goes for the Nash
-        policy, or for none.
+        `dict[str, np.ndarray]`: for each prompt a policy of shape (N,), or (S,) of dialogues; or `None` if the
+        algorithm goes for the Nash policy, or for none, or if its mixture's equilibrium on dialogues is not known.
     """
     player = PLAYERS[algorithm]
     if not issubclass(player.config, NashConfig):
@@ -204,6 +212,8 @@ def own_equilibrium(
     if INITIAL not in fit.centre:
         return None
     beta, share = fit.centre[INITIAL] / fit.step_size, (fit.pairs_from or {}).get(INITIAL, 0.0)
+    if isinstance(game, DialogueLanguageGame):
+        return None if share else {PROMPT: regularized_equilibrium(game.game, start, beta).policy}
     found = {}
     for prompt, matrix in game.games.items():
         reference = start[prompt] if isinstance(start, Mapping) else start
