@@ -261,11 +261,9 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
 
                     (tmp_path / "DIR").mkdir(exist_ok=True)
                     gpu.parse(options, gpu.ROWS)
-                case ["python", "benchmarks/real_model.py", *options]:
+                case ["python", "benchmarks/real_model.py" | "benchmarks/language_games.py" as file, *options]:
                     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-                    import real_model
-
-                    real_model.parse(options)
+                    importlib.import_module(Path(file).stem).parse(options)
                 case ["pip", "install", package]:
                     assert set(re.findall(r"\[(.*)\]", package)) <= set(extras)
                 case ["benchmarks/gpu.sh", *options]:

@@ -187,6 +187,7 @@ def _source(player: Player, game: LanguageGame | DialogueLanguageGame) -> dict:
     if player.trainer is GRPOTrainer:
         return {"reward_funcs": as_reward_func(game.judge)}
     if player.trainer is OnlineDPOTrainer:
+        assert isinstance(game, LanguageGame)  # `play` refuses dialogues
         return {"reward_funcs": WinRateReward(game)}
     return {"judge": game.judge, "user": game.user if isinstance(game, DialogueLanguageGame) else None}
 
