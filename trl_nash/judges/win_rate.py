@@ -76,8 +76,9 @@ class WinRate:
 
     def __init__(self, judge: PairwiseJudge, pairing: Pairing | None = None, anchor: Anchor | None = None):
         self.judge, self.pairing, self.anchor = judge, pairing, anchor
-        against = "" if anchor is None else f"_against_{getattr(anchor, '__name__', anchor)}"
-        self.__name__ = f"win_rate_{judge.name}{against}"  # what trainers log it by
+        how = "" if pairing is None else f"_{pairing.name}"
+        how += "" if anchor is None else f"_against_{getattr(anchor, '__name__', anchor)}"
+        self.__name__ = f"win_rate_{judge.name}{how}"  # what trainers log it by, so that no two are alike
 
     def __call__(
         self,
