@@ -257,9 +257,12 @@ def _answers(value: Any) -> list[str]:
         ) from None
 
 
-def _by_value(thing: Any) -> str:
+def _by_value(thing: Any) -> str | int:
     """Of what JSON does not know. Equal rows of a dataset are equal objects, not the same ones."""
-    return hashlib.sha256(pickle.dumps(thing)).hexdigest()
+    try:
+        return hashlib.sha256(pickle.dumps(thing)).hexdigest()
+    except Exception:  # whatever an object's own code raises: it only equals itself
+        return id(thing)
 
 
 def _one_each(values: Any, prompts: list) -> bool:
