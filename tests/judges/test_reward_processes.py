@@ -11,7 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from reward_of_two import FUNCTIONS, reward_function
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reward_of_two import FUNCTIONS, reward_function  # noqa: E402
 
 
 @pytest.fixture(scope="module")
