@@ -112,7 +112,7 @@ def main(folder: Path) -> None:
 
     message = None
     try:
-        as_reward_func(failing)(["x"] * 3, ["a", "b", f"c{os.environ['RANK']}"])
+        as_reward_func(failing)(["x", "y"], [os.environ["RANK"]] * 2)  # a group for each rank
     except JudgeError as error:
         message = str(error)
     alone = None
