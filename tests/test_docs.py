@@ -374,6 +374,25 @@ def test_examples_train(example, options, files, monkeypatch, tmp_path, capsys):
     assert list((tmp_path / "out").glob("*.safetensors"))
 
 
+def test_script_for_users_of_grpo(files, monkeypatch, tmp_path):
+    """As it is on the page but for the model, and for what makes it end soon on a CPU."""
+    (code,) = [code for _, code in blocks(PAGES["docs/guides/grpo.md"], "python") if "trainer.train()" in code]
+    small = 'use_cpu=True, bf16=False, report_to="none", save_strategy="no", max_steps=2,'
+    for there, here in {
+        "Qwen/Qwen2.5-0.5B-Instruct": str(files / "model"),
+        '"grpo-win-rate",': f'"grpo-win-rate", {small}',
+        "max_completion_length=64": "max_completion_length=4",
+    }.items():
+        assert code.count(there) == 1
+        code = code.replace(there, here)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "docs"}
+    exec(compile(code, "docs", "exec"), names)
+    logged = names["trainer"].state.log_history[0]
+    assert names["trainer"].state.global_step == 2 and 0 <= logged["judge/preference"] <= 1
+    assert {f"rewards/win_rate_shorter_wins_{how}/mean" for how in ("swiss", "against_answer")} <= set(logged)
+
+
 def test_example_judge(capsys):
     runpy.run_path(str(ROOT / "examples" / "judge_function.py"), run_name="__main__")
     assert capsys.readouterr().out == "[1.0, 0.6]\n"

@@ -3,9 +3,12 @@
 
 """`as_reward_func`: a judge in trainers that take rewards, TRL's own."""
 
+import datetime
 import itertools
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tiny import build_model, build_tokenizer
 from trl import GRPOConfig, GRPOTrainer
@@ -14,6 +17,7 @@ from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from trl_nash.judges import RandomJudge, RewardJudge
 from trl_nash.judges.adapters import as_reward_func
 from trl_nash.judges.base import Abstained
+from trl_nash.rounds.pairings import pairing_of, win_rates
 
 
 PROMPTS = ["a b", "c d", "e f", "g h"]
@@ -97,6 +101,158 @@ def test_a_completion_without_an_opponent():
         as_reward_func("random")(prompts=["x", "y", "x"], completions=["a", "b", "c"])
 
 
+def table_judge(table):
+    """P(a ≻ b) of completions that are places in a table."""
+
+    def judge(prompts, first, second):
+        asked.append(len(first))
+        return [table[int(a)][int(b)] for a, b in zip(first, second, strict=True)]
+
+    judge.symmetric, asked = True, []
+    judge.asked = asked
+    return judge
+
+
+# P(row ≻ column) = ½ + s_row - s_column for s = .3, .2, .1, 0: they add up, so any connected pairs tell all.
+ADDITIVE = [[0.5 + (j - i) / 10 for j in range(4)] for i in range(4)]
+
+
+@pytest.mark.parametrize("pairing, calls", [("all", 6), ("circular", 4), ("swiss", 4), ("elimination", 5)])
+def test_pairings_of_preferences_that_add_up(pairing, calls):
+    """Win rates of all pairs by hand: (.6 + .7 + .8) / 3 of the best, ..."""
+    judge = table_judge(ADDITIVE)
+    rewards = as_reward_func(judge, pairing=pairing)(prompts=["x"] * 4, completions=list("2031"))
+    assert rewards == pytest.approx([0.5 - 0.2 / 3, 0.7, 0.3, 0.5 + 0.2 / 3], abs=1e-12)
+    assert sum(judge.asked) == calls
+
+
+@pytest.mark.parametrize("name, pairs", [("iid", None), ("random", 4), ("active", 4), ("tournament", None)])
+def test_a_pairing_of_fewer_calls_gives_its_own_win_rates(name, pairs):
+    """Those of `win_rates` on what the pairing asks; a completion that it does not ask about has none."""
+    judge, heard = RandomJudge(), []
+    pairing = pairing_of(name, pairs)
+
+    class Recorded(type(pairing)):
+        def compare(self, ask, groups):
+            heard.append((super().compare(ask, groups), groups))
+            return heard[-1][0]
+
+    recorded = Recorded(pairs) if pairs else Recorded()
+    prompts, completions = ["x", "y"] * 5, [f"text {k}" for k in range(10)]
+    state = SimpleNamespace(global_step=3)
+    rewards = as_reward_func(judge, pairing=recorded)(prompts, completions, trainer_state=state)
+    ((compared, groups),) = heard
+    for b, prompt in enumerate("xy"):
+        own = completions[b::2]
+        for (i, j), preference in zip(compared.pairs[b], compared.preference[b], strict=True):
+            assert preference == judge([prompt], [own[i]], [own[j]])[0]
+    expected = win_rates(compared, 5)
+    assert np.array_equal(np.array(rewards, dtype=float).reshape(5, 2).T, expected, equal_nan=True)
+    assert name != "iid" or rewards[-2:] == [None, None]  # of five, the last one has no opponent
+    again = as_reward_func(judge, pairing=name, pairs_per_prompt=pairs)(prompts, completions, trainer_state=state)
+    assert again == rewards  # by name, and what it draws is drawn again
+    assert compared.pairs.shape[1] < 10 and groups.count == 5
+
+
+@pytest.mark.parametrize("as_messages", [False, True])
+def test_anchor_that_is_a_column(as_messages):
+    """One answer, several, and none; a completion that is the anchor's ties with it."""
+    judge = table_judge(ADDITIVE)
+    reward_func = as_reward_func(judge, anchor="answer")
+
+    def turn(text):
+        return [{"role": "assistant", "content": text}] if as_messages else text
+
+    rewards = reward_func(
+        prompts=["x", "x", "y", "z", "x"],
+        completions=[turn(text) for text in "01132"],
+        answer=[turn("1"), turn("1"), [turn("0"), turn("3")], None, turn("1")],
+    )
+    assert rewards == pytest.approx([0.6, 0.5, (0.4 + 0.7) / 2, None, 0.4])
+    assert reward_func.__name__ == "win_rate_judge_against_answer"
+
+
+def test_anchor_that_is_a_function():
+    """It is asked once for each prompt, with the columns that it names, and its verdicts may be none."""
+    calls = []
+
+    def reference(prompts, level):
+        calls.append((prompts, level))
+        return [[str(n), "?"] for n in level]
+
+    def judge(prompts, first, second):
+        return [math.nan if "?" in (a, b) else ADDITIVE[int(a)][int(b)] for a, b in zip(first, second, strict=True)]
+
+    judge.symmetric = True
+    rewards = as_reward_func(judge, anchor=reference)(
+        prompts=["x", "y", "x", "y"], completions=list("0123"), level=[1, 2, 1, 2], other=list("abab")
+    )
+    assert calls == [(["x", "y"], [1, 2])] or calls == [(["x", "y", "x", "y"], [1, 2, 1, 2])]
+    assert rewards == pytest.approx([0.6, 0.6, 0.4, 0.4])
+
+
+def test_columns_that_json_does_not_know():
+    """Rows of one prompt are equal objects, not the same ones; what is one a completion is no column."""
+    days = [datetime.date(2026, 1, day) for day in (1, 2, 1, 2)]
+    rewards = as_reward_func(longer)(["x"] * 4, ["a", "b", "cc", ""], day=days, environments=[object()] * 4)
+    assert rewards == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_metrics():
+    """Counted by hand: in a group of three that form a cycle, and one with an abstention."""
+    beats = {("a", "b"): 1.0, ("b", "c"): 1.0, ("a", "c"): 0.0, ("d", "e"): 0.8, ("d", "?"): None, ("e", "?"): 0.6}
+
+    def judge(prompts, first, second):
+        """Adds .1 to what comes first."""
+        answers = []
+        for pair in zip(first, second, strict=True):
+            there = pair in beats
+            p = beats[pair if there else pair[::-1]]
+            answers.append(None if p is None else min(1.0, (p if there else 1 - p) + 0.1))
+        return answers
+
+    logged, columns = {}, {}
+    as_reward_func(judge)(
+        ["x"] * 3 + ["y"] * 3, list("abcde?"), log_metric=logged.__setitem__, log_extra=columns.__setitem__
+    )
+    assert columns == {"win_rate_judge/verdicts": [2, 2, 2, 1, 2, 1]}
+    # P(first) of ab, ac, bc, de, e?: where .1 is cut off at 1, half of it is left.
+    preferences = [0.95, 0.05, 0.95, 0.8, 0.6]
+    assert logged == pytest.approx(
+        {
+            "judge/preference": sum(preferences) / 5,
+            "judge/abstained": 1 / 6,
+            "judge/abstained/no_opinion": 1 / 6,
+            "judge/position_bias": (3 * 0.1 + 2 * 0.2) / 5,
+            "judge/cached": 0.0,
+            "judge/cycle_rate": 1.0,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"pairing": "random"}, r"`pairing='random'` needs `pairs_per_prompt`"),
+        ({"pairing": "rand"}, r"`pairing` must be one of .* got 'rand'"),
+        ({"pairs_per_prompt": 3}, r"`pairs_per_prompt=3` belongs to `pairing='random'` and 'active', and it is None"),
+        ({"pairing": "swiss", "anchor": "answer"}, r"with `anchor='answer'` none are: leave one of the two out"),
+    ],
+)
+def test_arguments_that_do_not_go_together(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        as_reward_func("random", **arguments)
+
+
+def test_anchors_that_are_none():
+    with pytest.raises(ValueError, match="`anchor='answr'` is no column of the dataset, which has answer: name one"):
+        as_reward_func("random", anchor="answr")(["x"], ["a"], answer=["b"])
+    with pytest.raises(ValueError, match="`anchor` returned 2 values for 1 prompts: return one for each"):
+        as_reward_func("random", anchor=lambda prompts: ["b", "c"])(["x"], ["a"])
+    with pytest.raises(ValueError, match=r"`anchor` has \[3\] for a prompt: it takes a completion"):
+        as_reward_func("random", anchor="answer")(["x"], ["a"], answer=[[3]])
+
+
 @pytest.mark.parametrize("algorithm", ["online-dpo", "grpo"])
 @pytest.mark.parametrize("conversational", [False, True])
 def test_stock_trainers_train(algorithm, conversational, tmp_path):
@@ -145,5 +301,5 @@ def test_stock_trainers_train(algorithm, conversational, tmp_path):
     for prompt, a, b in asked:
         assert prompt in prompts and (prompt, b, a) in asked  # as in the dataset, and in both orders
     log = list(itertools.chain.from_iterable(entry for entry in trainer.state.log_history))
-    name = "rewards/win_rate_judge/mean" if algorithm == "grpo" else "objective/scores"
-    assert name in log
+    names = {"rewards/win_rate_judge/mean", "judge/preference"} if algorithm == "grpo" else {"objective/scores"}
+    assert names <= set(log)

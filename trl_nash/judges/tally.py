@@ -5,7 +5,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 
 
@@ -91,6 +91,23 @@ class Tally:
             if math.isnan(verdict):
                 self.abstained[getattr(verdict, "reason", "no opinion")] += 1
             self.ties += verdict == 0.5
+
+    def ratios(self, abstained: int, pairs: int) -> Iterator[tuple[str, float, float]]:
+        """
+        What is logged, as name, total and count. A metric below another one (`judge/abstained/server`) shares its
+        count.
+
+        Args:
+            abstained (`int`): verdicts that there are none of.
+            pairs (`int`): of so many.
+        """
+        yield "judge/abstained", abstained, pairs
+        for reason, count in (+self.abstained).items():
+            yield f"judge/abstained/{reason.replace(' ', '_').replace('/', '_')}", count, 0
+        yield "judge/position_bias", self.disagreement, self.both_orders
+        yield "judge/label_mass", self.mass, self.labelled
+        if self.asked + self.cached:
+            yield "judge/cached", self.cached, self.asked + self.cached
 
     def add(self, other: "Tally") -> None:
         """Adds what another judge counted, of which this one is made."""

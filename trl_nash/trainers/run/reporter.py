@@ -144,13 +144,8 @@ class Reporter:
     def record_tallies(self, asked: list[Asked]) -> None:
         """Counts what the judge knows of its verdicts beside the preferences that they make."""
         for tally, abstained, pairs in asked:
-            self.metrics.add("judge/abstained", abstained, pairs)
-            for reason, count in (+tally.abstained).items():
-                self.metrics.add(f"judge/abstained/{reason.replace(' ', '_').replace('/', '_')}", count, 0)
-            self.metrics.add("judge/position_bias", tally.disagreement, tally.both_orders)
-            self.metrics.add("judge/label_mass", tally.mass, tally.labelled)
-            if tally.asked + tally.cached:
-                self.metrics.add("judge/cached", tally.cached, tally.asked + tally.cached)
+            for metric in tally.ratios(abstained, pairs):
+                self.metrics.add(*metric)
 
     def _record_cycles(self, pairs: torch.Tensor, preference: torch.Tensor) -> None:
         """How cyclic the verdicts on all pairs are, which are the same of every prompt."""

@@ -1,0 +1,84 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""`as_reward_func` where a group's completions lie on two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reward_of_two import FUNCTIONS, reward_function  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What `reward_of_two.py` wrote, run as two gloo processes."""
+    folder = tmp_path_factory.mktemp("reward_of_two")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script = Path(__file__).with_name("reward_of_two.py")
+    for _ in range(2):  # gloo may abort when it leaves
+        run = subprocess.run(
+            [*launcher, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=600
+        )
+        if (folder / "result.json").is_file():
+            break
+    else:
+        raise AssertionError(run.stderr[-4000:])
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_groups_lie_on_both(two_processes):
+    """Before anything else: of a prompt some completions are on one rank and some on the other."""
+    assert two_processes["processes"] == 2
+    first, second = (
+        {prompt for step in rank["seen"]["default"] for prompt in step["prompts"]} for rank in two_processes["ranks"]
+    )
+    assert first & second
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_rewards_are_those_of_one_process(two_processes, name):
+    """Of the batch of both ranks, in one process, to the last bit; nothing is judged twice."""
+    steps = list(zip(*(rank["seen"][name] for rank in two_processes["ranks"]), strict=True))
+    assert len(steps) == 2
+    for parts in steps:
+        batch = {key: parts[0][key] + parts[1][key] for key in ("prompts", "completions", "answer")}
+        rewards = reward_function(name)(**batch, trainer_state=SimpleNamespace(global_step=parts[0]["step"]))
+        assert parts[0]["rewards"] + parts[1]["rewards"] == rewards
+        assert len({reward for reward in rewards if reward is not None}) > 1
+        first, second = ({(prompt, frozenset(pair)) for prompt, *pair in part["asked"]} for part in parts)
+        assert first and second and not first & second
+
+
+def test_metrics_are_in_the_log(two_processes):
+    (logged, _) = [entry for entry in two_processes["log"] if "loss" in entry]
+    names = {name for name in logged if name.startswith("judge/")}
+    assert {
+        "judge/preference",
+        "judge/abstained",
+        "judge/abstained/alike",
+        "judge/cycle_rate",
+        "judge/cached",
+    } <= names
+    columns = {name for name in two_processes["extra"] if name.endswith("/verdicts")}
+    ways = ("", "_swiss", "_random", "_against_answer", "_against_reference")
+    assert columns == {f"win_rate_by_letters{way}/verdicts" for way in ways}
+
+
+def test_a_failure_of_one_is_one_of_all(two_processes):
+    first, second = (rank["failed"] for rank in two_processes["ranks"])
+    assert second == "Rank 1 has no server."
+    assert first == "Process 1 could not judge its part of the batch (JudgeError: Rank 1 has no server.)."
+
+
+def test_a_completion_that_is_alone_in_the_batch_of_all(two_processes):
+    first, second = (rank["alone"] for rank in two_processes["ranks"])
+    assert first == second and "in the batch of all 2 processes" in first
