@@ -314,6 +314,12 @@ def test_an_uncertain_pair_is_drawn_more_often():
 # ---- Win rates ----
 
 
+def test_a_completion_with_itself_is_no_verdict():
+    """Pairs (0, 0) fill up rows of which fewer pairs are asked."""
+    compared = Compared(np.array([[[1, 2], [0, 0]]]), np.array([[0.9, 0.5]]), np.ones((1, 2)))
+    assert np.isnan(win_rates(compared, 3)).tolist() == [[True, False, False]]
+
+
 def test_win_rates_of_all_pairs_are_the_means_of_the_verdicts():
     judge = Judge(20, 6)
     compared = pairing("all").compare(judge, Groups(20, 6))

@@ -9,11 +9,12 @@ from .base import Compared
 
 
 def win_table(compared: Compared, count: int) -> np.ndarray:
-    """`P(i ≻ j)` of the pairs that were judged, `nan` elsewhere, of shape (B, K, K)."""
+    """`P(i ≻ j)` of the pairs that were judged, `nan` elsewhere and on the diagonal, of shape (B, K, K)."""
     table = np.full((len(compared.pairs), count, count), np.nan)
     rows, (first, second) = np.arange(len(table))[:, None], np.moveaxis(compared.pairs, -1, 0)
     table[rows, first, second] = compared.preference
     table[rows, second, first] = 1 - compared.preference
+    table[:, range(count), range(count)] = np.nan  # rows with fewer pairs are filled up with (0, 0)
     return table
 
 
