@@ -352,7 +352,7 @@ def test_a_prompt_of_ones_own_may_name_columns(tmp_path):
     path.write_text("{{ responses }}")
     with pytest.raises(ValueError, match="must use the list `responses` and set `returns`"):
         GroupQuestion(str(path))
-    with pytest.raises(ValueError, match="Unknown prompt 'score'. There are ranking, scores"):
+    with pytest.raises(ValueError, match=r"Unknown prompt 'score', did you mean 'scores'\? There are ranking, scores"):
         GroupQuestion("score")
 
 

@@ -9,11 +9,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from .base import Prompt
 from .question import as_text, harmless, marks_of
+from .question_file import QuestionFile
 from .verdicts import without_thinking
 
 
@@ -37,20 +35,9 @@ class GroupQuestion:
     """
 
     def __init__(self, name: str):
-        path = PROMPTS / f"{name}.jinja"
-        path = path if path.is_file() else Path(name)
-        if not path.is_file():
-            known = ", ".join(sorted(path.stem for path in PROMPTS.glob("*.jinja")))
-            raise ValueError(f"Unknown prompt {str(name)!r}. There are {known}; anything else is the path of a file.")
-        self.source = path.read_text(encoding="utf-8")
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
-        try:
-            tree = environment.parse(self.source)
-            self._template = environment.from_string(self.source)
-            settings = {node.target.name: node.node.as_const() for node in tree.body if isinstance(node, nodes.Assign)}
-        except (TemplateError, nodes.Impossible) as error:
-            raise ValueError(f"The prompt {path} is no question to a judge: {error}.") from error
-        names = meta.find_undeclared_variables(tree)
+        file = QuestionFile(name, PROMPTS)
+        path, settings, names = file.path, file.settings, file.names
+        self.source, self._template = file.source, file.template
         if "responses" not in names or settings.get("returns") not in ("scores", "ranking"):
             raise ValueError(
                 f"The prompt {path} must use the list `responses` and set `returns`, for example "

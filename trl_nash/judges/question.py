@@ -3,7 +3,6 @@
 
 """Questions to remote judges: Jinja files that say how a pair is put to the judge, and how its answer is read."""
 
-import difflib
 import json
 import math
 import re
@@ -12,10 +11,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from .base import Prompt, joined
+from .question_file import QuestionFile
 from .verdicts import VerdictPattern, without_thinking
 
 
@@ -58,26 +55,9 @@ class QuestionTemplate:
     """
 
     def __init__(self, name: str, verdict_pattern: Any = None):
-        path = PROMPTS / f"{name}.jinja"
-        if not path.is_file():
-            path = Path(name)
-        if not path.is_file():
-            known = sorted(path.stem for path in PROMPTS.glob("*.jinja"))
-            near = difflib.get_close_matches(str(name), known, n=1)
-            raise ValueError(
-                f"Unknown prompt {str(name)!r}{f', did you mean {near[0]!r}?' if near else '.'} There are "
-                f"{', '.join(known)}; anything else is the path of a Jinja file."
-            )
-        self.source = path.read_text(encoding="utf-8")
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
-        try:
-            tree = environment.parse(self.source)
-            self._template = environment.from_string(self.source)
-            # Constants that the file sets, read without rendering it.
-            settings = {node.target.name: node.node.as_const() for node in tree.body if isinstance(node, nodes.Assign)}
-        except (TemplateError, nodes.Impossible) as error:
-            raise ValueError(f"The prompt {path} is no question to a judge: {error}.") from error
-        names = meta.find_undeclared_variables(tree)
+        file = QuestionFile(name, PROMPTS)
+        path, settings, names = file.path, file.settings, file.names
+        self.source, self._template = file.source, file.template
         self.roles: list[str] = settings.get("roles", [])
         if missing := not self.roles and sorted({"first", "second"} - names):
             raise ValueError(f"The prompt {path} does not use `{missing[0]}`, one of the two completions.")
