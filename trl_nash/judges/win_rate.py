@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -257,12 +256,12 @@ def _answers(value: Any) -> list[str]:
         ) from None
 
 
-def _by_value(thing: Any) -> str | int:
-    """Of what JSON does not know. Equal rows of a dataset are equal objects, not the same ones."""
-    try:
-        return hashlib.sha256(pickle.dumps(thing)).hexdigest()
-    except Exception:  # whatever an object's own code raises: it only equals itself
-        return id(thing)
+def _by_value(thing: Any) -> Any:
+    """
+    Of what JSON does not know: equal rows of a dataset are equal objects, not the same ones. An object without a
+    `repr` of its own only equals itself.
+    """
+    return thing.tolist() if hasattr(thing, "tolist") else repr(thing)
 
 
 def _one_each(values: Any, prompts: list) -> bool:
