@@ -16,6 +16,8 @@ from trl_nash.games.plots import gap_figure, simplex_figure
 from .figures import win_rate_figure
 from .judges import CLASSES, CYCLE
 from .measure import matrix
+from .methods import PROMPTS
+from .play import ANSWERS
 
 
 TAIL = 5  # rounds whose mean stands for the end
@@ -42,7 +44,7 @@ def cycle(runs: list[dict], images: Path, judge: str) -> str:
     """The table of gaps; draws gaps and shares."""
     methods = by_method(runs)
     rounds = len(runs[0]["gap"]) - 1
-    setting = f"{rounds} rounds of 16 prompts x 4 answers, {_seeds(methods)}"
+    setting = f"{rounds} rounds of {PROMPTS} prompts x {ANSWERS[judge]} answers, {_seeds(methods)}"
     start = runs[0]["shares"][0]
     save_schemes(
         images,
@@ -78,7 +80,16 @@ def cycle(runs: list[dict], images: Path, judge: str) -> str:
             f"{_median([run['kl'] for run in found], '.2f')} | {_fitted(found)} | "
             f"{_median([run['wall_seconds'] / 60 for run in found], '.0f')} |"
         )
-    return "\n".join(rows)
+    pictures = [
+        picture("real-cycle-gap", "Mean duality gap of a prompt, over rounds"),
+        picture("real-cycle-simplex", "Shares of the three classes over rounds, on the simplex"),
+    ]
+    return "\n".join([*rows, "", *pictures])
+
+
+def picture(name: str, alt: str) -> str:
+    """A figure in both colour schemes."""
+    return "\n".join(f"![{alt}](../images/{name}-{scheme}.svg#gh-{scheme}-mode-only)" for scheme in ("light", "dark"))
 
 
 def contest(runs: list[dict], images: Path, judge: str) -> str:
@@ -124,7 +135,8 @@ def contest(runs: list[dict], images: Path, judge: str) -> str:
         if rate is not None
         else ""
     )
-    return "\n".join([*rows, "", said + raters])
+    curve = picture(f"real-{judge}-win-rate", "Win rate against the start over judged pairs")
+    return "\n".join([*rows, "", said + raters, "", curve])
 
 
 def tries(rows: list[dict], judge: str) -> str:
