@@ -211,7 +211,7 @@ def test_algorithm_pages(page, name, tmp_path):
 def test_metrics_page_lists_every_metric():
     source = "".join(
         file.read_text()
-        for part in ("trainers", "generation", "evaluation/pool")
+        for part in ("trainers", "generation", "evaluation/pool", "judges")
         for file in PACKAGE.glob(f"{part}/**/*.py")
     )
     names = "judge|fit|policy|pool|completions|prompts|rollouts|sampling"
