@@ -62,11 +62,14 @@ def judged(trainer, rows: list[dict]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("trainer_class", TRAINERS)
-def test_constructor_has_the_arguments_of_online_dpo_and_then_judge(trainer_class):
-    """Names and order are OnlineDPOTrainer's, `judge` comes last; whatever has a default there has it here."""
+def test_constructor_has_the_arguments_of_online_dpo_and_then_its_own(trainer_class):
+    """
+    Names and order are OnlineDPOTrainer's, behind which come `judge` and with whom dialogues are held, in the names of
+    GRPOTrainer where it has them; whatever has a default there has it here.
+    """
     ours = inspect.signature(trainer_class.__init__).parameters
     theirs = inspect.signature(OnlineDPOTrainer.__init__).parameters
-    assert list(ours) == [*theirs, "judge"]
+    assert list(ours) == [*theirs, "judge", "tools", "rollout_func", "environment_factory", "user"]
     assert all(ours[name].default == parameter.default for name, parameter in theirs.items())
 
 
