@@ -303,3 +303,17 @@ def test_stock_trainers_train(algorithm, conversational, tmp_path):
     log = list(itertools.chain.from_iterable(entry for entry in trainer.state.log_history))
     names = {"rewards/win_rate_judge/mean", "judge/preference"} if algorithm == "grpo" else {"objective/scores"}
     assert names <= set(log)
+
+
+def test_a_dialogue_is_judged_whole():
+    """What tools said is no answer of the policy's: the judge sees who said what."""
+    seen = []
+
+    def judge(prompts, first, second):
+        seen.extend([*first, *second])
+        return [0.5] * len(prompts)
+
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+    dialogue = [call, {"role": "tool", "content": "7"}, {"role": "assistant", "content": "It is 7."}]
+    as_reward_func(judge)(["x", "x"], [dialogue, [{"role": "assistant", "content": "8"}]])
+    assert dialogue in seen and "8" in seen

@@ -18,6 +18,7 @@ from waiting import PATIENCE
 from trl_nash.judges import CallableGroupJudge, EnsembleJudge, JudgementStore, load_judge, pace
 from trl_nash.judges.group_question import GroupQuestion, last_object
 from trl_nash.judges.openai_group import OpenAIGroupJudge
+from trl_nash.judges.transcript import Transcript
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -368,3 +369,15 @@ def test_arguments_of_the_server_judge():
     ):
         with pytest.raises(ValueError, match=re.escape(sentence)):
             load_judge("openai-group:tiny@http://localhost:1/v1", **arguments)
+
+
+def test_a_function_gets_dialogues_as_messages():
+    turns = [[{"role": "assistant", "content": "a"}], [{"role": "assistant", "content": "b c"}]]
+    seen = []
+
+    def judge(prompts, groups):
+        seen.extend(groups)
+        return [[1.0, 0.0] for _ in groups]
+
+    CallableGroupJudge(judge, symmetric=True).compare(["x"], [[Transcript(own) for own in turns]], [(0, 1)])
+    assert seen == [turns]

@@ -367,3 +367,21 @@ def test_what_does_not_go_together_is_refused(selection, pairs, count, sentence)
     with pytest.raises(ValueError) as error:
         pairing_of(selection, pairs).check(count)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("selection", ["tournament", "elimination"])
+@pytest.mark.parametrize("failed", [1, 2])
+def test_who_has_no_verdicts_reaches_no_final(selection, failed):
+    """A dialogue that failed is no tie: it drops out, and the prompt still teaches something."""
+    out = np.random.default_rng(0).permuted(np.arange(8) < failed, axis=-1)
+    out = np.stack([np.random.default_rng(row).permuted(out) for row in range(50)])
+    judge = Judge(50, 8)
+
+    def ask(pairs):
+        lost = np.take_along_axis(out[:, None], pairs, axis=2).any(-1)
+        return np.where(lost, np.nan, judge(pairs))
+
+    compared = pairing(selection).compare(ask, Groups(50, 8, out=out))
+    assert not np.isnan(pairing(selection).select(compared, 8).preference).all(1).any()
+    if selection == "tournament":
+        assert not np.isnan(compared.preference[:, -1]).any()

@@ -316,3 +316,24 @@ def test_a_run_that_goes_on_without_its_user_is_told(tmp_path):
     assert "sceptic" in settings_of(trainer)["dialogues"]
     plain = make_trainer("ipo", tmp_path / "plain", tokenizer=build_tokenizer(), model=build_model(CHAT))
     assert "dialogues" not in settings_of(plain)
+
+
+def test_the_opponent_pool_plays_dialogues(tmp_path):
+    """Its judge gets messages, as the round's does, and an answer that was kept is the same dialogue."""
+    from trl_nash import OpponentPoolCallback
+
+    rows = prompt_dataset(["c", "d e"] * 2)
+    trainer = build("ipo", tmp_path, extra={"user": sceptic, "eval_dataset": rows}, max_steps=1)
+    trainer.add_callback(OpponentPoolCallback(trainer, rounds=1))
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert 0 <= metrics["eval_policy/win_rate_worst"] <= 1 and metrics["eval_pool/size"] >= 1
+
+
+def test_what_is_not_known_of_all_samples_is_known_of_none():
+    """Of a rollout without tokens there are no log-probs: those of the other chunks are given up."""
+    known = Samples([[1]], [[[3], [4]]], logps=[[[-1.0], [-2.0]]])
+    unknown = Samples([[2]], [[[], [5]]])
+    for parts in ([known, unknown], [unknown, known]):
+        together = Samples.together(parts)
+        assert together.logps is None and len(together.completion_ids) == 2

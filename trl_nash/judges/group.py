@@ -14,6 +14,7 @@ import numpy as np
 
 from .base import Abstained, PairwiseJudge, Prompt
 from .calls import accepted, joined, pairs_of_each, required
+from .function import as_given
 from .group_answers import KINDS, preferences_of
 from .preference import margin, probability
 from .store import as_store, judgement_key
@@ -261,4 +262,4 @@ class CallableGroupJudge(GroupJudge):
         return accepted(self.function, columns, positional=2)
 
     def judge_groups(self, prompts, groups, **columns):
-        return self.function(prompts, groups, **columns)
+        return self.function(prompts, [list(map(as_given, group)) for group in groups], **columns)

@@ -18,6 +18,7 @@ from .base import PairwiseJudge
 from .calls import accepted
 from .processes import gathered, place, shared_out
 from .tally import Tally
+from .transcript import Transcript
 
 
 Anchor = str | Callable[..., list]  # a column of the dataset, or a function of prompts and columns
@@ -241,7 +242,9 @@ def pairing_named() -> Iterator[None]:
 
 
 def _text(completion: str | list[dict[str, Any]]) -> str:
-    return completion if isinstance(completion, str) else completion[-1]["content"]
+    if isinstance(completion, str):
+        return completion
+    return Transcript(completion) if len(completion) > 1 else completion[0].get("content") or ""
 
 
 def _answers(value: Any) -> list[str]:

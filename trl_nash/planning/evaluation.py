@@ -5,7 +5,7 @@
 
 import math
 
-from .known import SCORERS
+from .known import GROUP_JUDGES, SCORERS
 from .run import Run
 
 
@@ -45,5 +45,7 @@ def pool_calls(run: Run) -> int:
         return 0
     if run.judge in SCORERS:  # each evaluation scores what plays
         return run.evaluations * (run.pool + 3)
+    if run.judge in GROUP_JUDGES:  # each evaluation has one group of what is left to judge
+        return run.evaluations * run.judge_orders
     pairs = run.pool * (run.pool + 1) // 2 + run.evaluations * (run.pool + 1) + run.pool
     return pairs * run.judge_orders

@@ -63,10 +63,12 @@ class Samples:
 
     @staticmethod
     def together(parts: list["Samples"]) -> "Samples":
-        """Samples of several prompts as one; what is known is known of all, and the pairs are the same."""
+        """Samples of several prompts as one; of what is not known of all nothing is, and the pairs are the same."""
         columns = {
-            name: None if value is None else [row for part in parts for row in getattr(part, name)]
-            for name, value in parts[0]._columns.items()
+            name: None
+            if any(getattr(part, name) is None for part in parts)
+            else [row for part in parts for row in getattr(part, name)]
+            for name in parts[0]._columns
         }
         return Samples(pairs=parts[0].pairs, **columns)
 

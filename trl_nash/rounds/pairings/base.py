@@ -45,15 +45,19 @@ class Groups:
         seed (`int` or sequence of them, *optional*, defaults to `0`): of what a pairing draws.
         keys (`np.ndarray` of shape `(B, K)`, *optional*):
             Integers that are equal where completions of a prompt are equal: such a pair is a tie that needs no judge.
+        out (`np.ndarray` of shape `(B, K)`, *optional*): of which completions no pair has a verdict.
     """
 
     num_prompts: int
     count: int
     seed: int | list[int] = 0
     keys: np.ndarray | None = None
+    out: np.ndarray | None = None
     generator: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self):
+        if self.out is None:
+            self.out = np.zeros((self.num_prompts, self.count), dtype=bool)
         self.generator = np.random.default_rng(self.seed)
 
     def each(self, pairs: list[tuple[int, int]] | np.ndarray) -> np.ndarray:

@@ -35,10 +35,11 @@ class Elimination(InWaves):
         return 1 + ceil(log2(count - 1))
 
     def stages(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, None]:
-        others = np.arange(1, groups.count)
-        lost = yield groups.each(np.stack([np.zeros_like(others), others], axis=1))
-        seeds = best_first(1 - np.nan_to_num(lost, nan=0.5))
-        alive = take(np.tile(others, (groups.num_prompts, 1)), seeds)  # in the order of their seeds
+        order = np.argsort(groups.out, axis=1, kind="stable")  # who has no verdicts seeds nobody, and is seeded last
+        others = order[:, 1:]
+        lost = yield np.stack([np.broadcast_to(order[:, :1], others.shape), others], axis=2)
+        seeds = best_first(np.where(take(groups.out, others), -1.0, 1 - np.nan_to_num(lost, nan=0.5)))
+        alive = take(others, seeds)  # in the order of their seeds
         while (number := alive.shape[1]) > 1:
             resting, games = number % 2, number // 2
             rank = np.tile(np.arange(number), (groups.num_prompts, 1))
@@ -72,11 +73,11 @@ class Tournament(InWaves):
         return 1
 
     def stages(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, None]:
-        everybody = np.tile(np.arange(groups.count), (groups.num_prompts, 1))
-        ((winners, losers),) = yield from _stage(everybody)
+        everybody = np.argsort(groups.out, axis=1, kind="stable")  # who has no verdicts comes last
+        ((winners, losers),) = yield from _stage(groups.out, everybody)
         losers = losers[:, : groups.count // 2]
         while winners.shape[1] > 1 or losers.shape[1] > 1:
-            (winners, _), (_, losers) = yield from _stage(winners, losers)
+            (winners, _), (_, losers) = yield from _stage(groups.out, winners, losers)
         yield np.stack([winners, losers], axis=2)
 
     def select(self, compared: Compared, count: int) -> Compared:
@@ -84,15 +85,21 @@ class Tournament(InWaves):
         return Compared(*(values[:, -1:] for values in compared))
 
 
-def _stage(*groups: np.ndarray) -> Generator[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+def _stage(
+    out: np.ndarray, *groups: np.ndarray
+) -> Generator[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Winners and losers of each group, all of them in one wave; who has no opponent is among both."""
     games = [group.shape[1] // 2 for group in groups]
     first = [group[:, : 2 * number : 2] for group, number in zip(groups, games, strict=True)]
     second = [group[:, 1 : 2 * number : 2] for group, number in zip(groups, games, strict=True)]
     preference = yield np.stack([np.concatenate(first, axis=1), np.concatenate(second, axis=1)], axis=2)
     results = []
-    for group, a, b in zip(groups, first, second, strict=True):
-        first_wins, preference = ~(preference[:, : a.shape[1]] < 0.5), preference[:, a.shape[1] :]
+    for side, (group, a, b) in enumerate(zip(groups, first, second, strict=True)):
+        own, preference = preference[:, : a.shape[1]], preference[:, a.shape[1] :]
+        # Who has no verdicts drops out: he loses among the winners, and wins among the losers.
+        no_a, no_b = take(out, a), take(out, b)
+        own = np.where(no_a & ~no_b, float(side), np.where(no_b & ~no_a, 1.0 - side, own))
+        first_wins = ~(own < 0.5)
         waiting = group[:, 2 * a.shape[1] :]
         results.append(
             tuple(np.concatenate([np.where(up, a, b), waiting], axis=1) for up in (first_wins, ~first_wins))

@@ -121,29 +121,30 @@ class Judging:
 
     def verdicts(self, rows: list[dict], samples: Samples) -> Judged:
         """The verdicts on the pairs of samples, or on those that the run's pairing finds among the first K of each."""
-        texts = self._texts(samples)
+        texts = self.texts(samples)
         asked: list[Asked] = []
 
         def ask(pairs: np.ndarray) -> np.ndarray:
             return self._compare(rows, samples, texts, pairs, asked)
 
         pairing = self._args.pairing if samples.pairs is None else Given(tuple(samples.pairs))
-        return Judged(rows, samples, texts, pairing, pairing.compare(ask, self._groups(texts)), asked)
+        return Judged(rows, samples, texts, pairing, pairing.compare(ask, self._groups(texts, samples)), asked)
 
-    def _texts(self, samples: Samples) -> list[list[str]]:
+    def texts(self, samples: Samples) -> list[list[str]]:
         """What the judge sees of each completion; of a dialogue all that was said in it."""
         if samples.turns is not None:
             return [[Transcript(turns) for turns in own] for own in samples.turns]
         prompts = zip(samples.prompt_ids, samples.completion_ids, strict=True)
         return [[self.decode(ids, prompt) for ids in completions] for prompt, completions in prompts]
 
-    def _groups(self, texts: list[list[str]]) -> Groups:
+    def _groups(self, texts: list[list[str]], samples: Samples) -> Groups:
         """The completions that are trained on, for a pairing. It draws the same of them in a run that is resumed."""
         own = [group[: self._args.num_generations] for group in texts]
         known = json.dumps([self._args.seed, self._state().global_step, own])
         seed = int.from_bytes(hashlib.sha256(known.encode()).digest()[:8])
         keys = np.array([[group.index(text) for text in group] for group in own])
-        return Groups(len(own), self._args.num_generations, seed=seed, keys=keys)
+        out = np.array([failed[: self._args.num_generations] for failed in samples.failed])
+        return Groups(len(own), self._args.num_generations, seed=seed, keys=keys, out=out)
 
     def _compare(self, rows, samples: Samples, texts, pairs: np.ndarray, asked: list[Asked]) -> np.ndarray:
         """

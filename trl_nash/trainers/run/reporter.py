@@ -189,7 +189,9 @@ class Reporter:
         same = sum(row[i] == row[j] for row, own in zip(texts, pairs.tolist(), strict=True) for i, j in own)
         own = [text for row in texts for text in row[: self._args.num_generations]]
         self.metrics.add("completions/equal_pairs", same, pairs[..., 0].numel())
-        self.metrics.add("completions/empty_ratio", sum(not text.strip() for text in own), len(own))
+        self.metrics.add(
+            "completions/empty_ratio", sum(not getattr(text, "own", text).strip() for text in own), len(own)
+        )
 
     def record_fit(self, margin: torch.Tensor, target: torch.Tensor) -> None:
         """How far margins have come towards their targets, both of shape (B, M); `nan` targets abstain."""

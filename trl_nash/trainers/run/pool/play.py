@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import gather_object
 
 from ....algorithms import Policy
+from ....data.messages import prompt_of
 from ....evaluation.pool import PoolGame
 from ....evaluation.rows import Row
 from ....rounds.batch import Samples
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 # What a policy's answers depend on, beside its weights and the prompt.
 _SAMPLING = """
     temperature top_p top_k min_p repetition_penalty max_new_tokens max_length generation_kwargs chat_template_kwargs
-    strip_thinking raw_prompts
+    strip_thinking raw_prompts max_turns
 """.split()
+_BESIDE = ("masks", "turns", "endings")  # what there is of an answer that is a dialogue
 
 
 class Share(NamedTuple):
@@ -69,7 +71,9 @@ class Play:
             Row(place, row["prompt"], [], {key: value for key, value in row.items() if key != "prompt"})
             for place, row in rows.items()
         ]
-        sampled_by = json.dumps({name: getattr(trainer.args, name, None) for name in _SAMPLING}, default=repr)
+        source = trainer.sampler.source
+        sampling = {name: getattr(trainer.args, name, None) for name in _SAMPLING}
+        sampled_by = json.dumps(sampling | ({"dialogues": source.identity} if source else {}), default=repr)
         judged_by = trainer.judge.identity or trainer.judge.description
         if self._game.begin(found, keys, sampled_by, judged_by):
             trainer.reporter.say_once(
@@ -99,11 +103,14 @@ class Play:
                 # Each policy draws with a seed of its own: win rates are those of answers drawn independently.
                 seed = hashlib.sha256(f"{trainer.args.seed} {name} {share.place}".encode()).digest()[:4]
                 torch.manual_seed(int.from_bytes(seed))
-                prompt_ids, completions = trainer.generate([row["prompt"] for row in share.rows], 1, policy)
+                prompts = [trainer.sampler.prompt_of(row) for row in share.rows]
+                prompt_ids, completions = trainer.generate(prompts, 1, policy)
+                beside = {name: trainer.sampler.beside[name] for name in _BESIDE if trainer.sampler.source is not None}
+                texts = trainer.judging.texts(Samples(prompt_ids, completions, **beside))
                 for k, place in enumerate(share.own):
-                    (ids,) = completions[k]
-                    text = trainer.judging.decode(ids, prompt_ids[k])
-                    found[place] = {"ids": ids, "text": text, "ended": bool(ids) and ids[-1] in ends}
+                    ((ids,), (text,)) = completions[k], texts[k]
+                    found[place] = {"ids": ids, "text": str(text), "ended": bool(ids) and ids[-1] in ends}
+                    found[place] |= {name: own[k][0] for name, own in beside.items()}
                 bar.update(len(share.rows))
         self._game.answers[name] = list(_gathered(found).values())
 
@@ -128,10 +135,12 @@ class Play:
         """`(first, second, row, preference)` of pairs of places in `names`; nothing once the judge has failed."""
         trainer, answers = self._trainer, self._game.answers
         there = sorted({place for pair in pairs for place in pair})
+        known = [[answers[names[place]][index] for place in there] for index in rows]
         samples = Samples(
-            [trainer.sampler.render.ids(row["prompt"])[0] for row in rows.values()],
-            [[answers[names[place]][index]["ids"] for place in there] for index in rows],
+            [trainer.sampler.render.ids(prompt_of(row))[0] for row in rows.values()],
+            [[answer["ids"] for answer in own] for own in known],
             [(there.index(i), there.index(j)) for i, j in pairs],
+            **{name: [[answer[name] for answer in own] for own in known] for name in _BESIDE if name in known[0][0]},
         )
         judged = trainer.judging.verdicts(list(rows.values()), samples)
         if trainer.judging.failure is not None:
