@@ -337,3 +337,19 @@ def test_what_is_not_known_of_all_samples_is_known_of_none():
     for parts in ([known, unknown], [unknown, known]):
         together = Samples.together(parts)
         assert together.logps is None and len(together.completion_ids) == 2
+
+
+def test_failed_dialogues_are_no_empty_answers(tmp_path):
+    """Half of the rollouts fail, and nobody else says nothing: the advice about empty answers has no cause."""
+    told = iter([None, "b c"] * 100)
+
+    def user(messages):
+        if next(told) is None:
+            raise ConnectionError("down")
+        return "b c"
+
+    trainer = build("ipo", tmp_path, extra={"user": user})
+    collected(trainer)
+    metrics = trainer.reporter.metrics.flush()
+    assert metrics["rollouts/failed"] > 0
+    assert metrics["completions/empty_ratio"] == metrics["completions/equal_pairs"] == 0

@@ -38,7 +38,7 @@ _ORDER = "longest first"  # in which the prompts of a round are sampled
 _SAMPLING_OPTIONS = (
     "num_generations temperature top_p top_k min_p repetition_penalty generation_kwargs max_new_tokens max_length "
     "use_vllm use_transformers_continuous_batching transformers_continuous_batching_config "
-    "per_device_generation_batch_size per_device_train_batch_size"
+    "per_device_generation_batch_size per_device_train_batch_size strip_thinking"
 ).split()
 
 

@@ -122,7 +122,7 @@ class Reporter:
         samples, pairs = Samples.together(judged.samples.split()[:count]), judged.pairs[:count]
         self._record_lengths(samples)
         self._record_dialogues(samples)
-        self._record_texts(judged.texts[:count], pairs)
+        self._record_texts(judged.texts[:count], pairs, samples.failed)
         judged_pairs = ~preference.isnan()
         metrics.add("judge/preference", preference.nansum(), judged_pairs.sum())
         lengths = torch.tensor(samples.lengths)
@@ -184,14 +184,22 @@ class Reporter:
         for reason in failed:
             self.metrics.add(f"rollouts/failed/{reason.replace(' ', '_')}", 1, 0)
 
-    def _record_texts(self, texts: list[list[str]], pairs: torch.Tensor) -> None:
-        """What nothing can be learned from: pairs of one text twice, and completions without any."""
-        same = sum(row[i] == row[j] for row, own in zip(texts, pairs.tolist(), strict=True) for i, j in own)
-        own = [text for row in texts for text in row[: self._args.num_generations]]
-        self.metrics.add("completions/equal_pairs", same, pairs[..., 0].numel())
-        self.metrics.add(
-            "completions/empty_ratio", sum(not getattr(text, "own", text).strip() for text in own), len(own)
+    def _record_texts(self, texts: list[list[str]], pairs: torch.Tensor, failed: list[list[bool]]) -> None:
+        """
+        What nothing can be learned from: pairs of one text twice, and completions without any. Dialogues that failed
+        are counted as such.
+        """
+        count = self._args.num_generations
+        same = sum(
+            i != j and row[i] == row[j] and not (out[i] or out[j])
+            for row, own, out in zip(texts, pairs.tolist(), failed, strict=True)
+            for i, j in own
         )
+        own = [
+            text for row, out in zip(texts, failed, strict=True) for k, text in enumerate(row[:count]) if not out[k]
+        ]
+        self.metrics.add("completions/equal_pairs", same, pairs[..., 0].numel())
+        self.metrics.add("completions/empty_ratio", sum(map(_is_empty, own)), len(own))
 
     def record_fit(self, margin: torch.Tensor, target: torch.Tensor) -> None:
         """How far margins have come towards their targets, both of shape (B, M); `nan` targets abstain."""
@@ -263,6 +271,12 @@ class Reporter:
     def _show(self, verdicts: list[Verdict], step: int, name: str, *sides: tuple[str, str]) -> None:
         if verdicts and self._accelerator.is_main_process:
             log_verdicts(verdicts, step, self._args.output_dir, self._args.report_to, name, *sides)
+
+
+def _is_empty(text: str) -> bool:
+    """Whether the policy says nothing: of a dialogue in all its turns, and calls no tool either."""
+    calls = any(message.get("tool_calls") for message in getattr(text, "messages", ()))
+    return not calls and not getattr(text, "own", text).strip()
 
 
 def _verdicts(judged: Judged) -> list[Verdict]:
