@@ -12,7 +12,7 @@ import pytest
 from helpers import favours_a, make_trainer
 from transformers import AutoModelForCausalLM
 
-from trl_nash.cli.training.train import _how_to_resume
+from trl_nash.cli.training.ending import how_to_resume
 from trl_nash.judges.base import JudgeError
 from trl_nash.trainers.run.stops import Stopped
 
@@ -74,7 +74,7 @@ def test_a_run_that_is_asked_to_stop(save_only_model, tmp_path):
     with pytest.raises(Stopped) as error:
         trainer.train()
     assert ("The model of step 0 is in" in str(error.value)) == save_only_model
-    said = _how_to_resume(trainer)
+    said = how_to_resume(trainer)
     assert ("--resume_from_checkpoint" in said) == (not save_only_model)
     if save_only_model:
         assert said.startswith("--save_only_model keeps nothing to resume from")
@@ -100,6 +100,6 @@ def test_resuming_finds_what_can_be_resumed(tmp_path):
 
 
 def test_nothing_was_trained_yet():
-    assert _how_to_resume(None) == "Nothing was trained yet."
+    assert how_to_resume(None) == "Nothing was trained yet."
     nowhere = SimpleNamespace(args=SimpleNamespace(save_only_model=False, output_dir="nowhere"))
-    assert "There is no checkpoint yet" in _how_to_resume(nowhere)
+    assert "There is no checkpoint yet" in how_to_resume(nowhere)

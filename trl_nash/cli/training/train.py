@@ -22,6 +22,7 @@ from ..command import COMMAND, shown_command
 from ..errors import hide_noise, is_first_process, is_user_error, report
 from ..options import ALGORITHMS, LORA_LEARNING_RATE
 from ..reading import read_options
+from .ending import how_to_resume, leave_process_group, report_stop
 from .held_out import hold_out
 from .output_folder import give_up
 from .pool import print_pool
@@ -59,19 +60,19 @@ def main(argv: list[str] | None = None) -> int:
             train(trainer, arguments, signals)
     except KeyboardInterrupt:
         if is_first_process():
-            print(f"\ntrl-nash {algorithm}: interrupted. {_how_to_resume(trainer)}", file=sys.stderr, flush=True)
+            print(f"\ntrl-nash {algorithm}: interrupted. {how_to_resume(trainer)}", file=sys.stderr, flush=True)
         return 128 + (signals.number or signal.SIGINT)
     except Exception as error:
         if trainer is not None and trainer.stopped:
-            return _report_stop(algorithm, trainer, str(error), signals)
+            return report_stop(algorithm, trainer, str(error), signals)
         if not is_user_error(error, starting=trainer is None):
             raise
         return report(error, f"trl-nash {algorithm}")
     code = 0
     if trainer is not None and trainer.stopped:
         how = f"{signals.name}: stopped at step {trainer.state.global_step}."
-        code = _report_stop(algorithm, trainer, how, signals)
-    _leave_process_group()
+        code = report_stop(algorithm, trainer, how, signals)
+    leave_process_group()
     return code
 
 
@@ -276,32 +277,6 @@ def _load_judge(judge_args, device, *, without_models: bool = False):
 
 def _evaluated_last(state) -> bool:
     return any("eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history)
-
-
-def _report_stop(algorithm: str, trainer, how: str, signals: StopSignals) -> int:
-    if is_first_process():
-        print(f"trl-nash {algorithm}: {how} {_how_to_resume(trainer)}", file=sys.stderr, flush=True)
-    return 128 + (signals.number or signal.SIGTERM)
-
-
-def _how_to_resume(trainer) -> str:
-    if trainer is None:
-        return "Nothing was trained yet."
-    from ...trainers.run.checkpoint_files import complete_checkpoints
-
-    if trainer.args.save_only_model:
-        return "--save_only_model keeps nothing to resume from: start from a saved model with --model_name_or_path."
-    complete, _ = complete_checkpoints(trainer.args.output_dir)
-    if not complete:
-        return "There is no checkpoint yet (--save_steps says how often one is written)."
-    return f"Add --resume_from_checkpoint {complete[-1]} to the same command to continue from its last checkpoint."
-
-
-def _leave_process_group() -> None:
-    import torch.distributed
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # or gloo may abort when the interpreter exits
 
 
 if __name__ == "__main__":
