@@ -13,7 +13,8 @@ from ..rounds.held_out import HeldOut
 from ..rounds.pairings import Pairing, pairing_of
 from ..rounds.schedule import Schedule
 from .checks.precision import best_precision
-from .checks.values import as_list, check_range, check_values, collapse, scheduled
+from .checks.round_size import steps_of_round
+from .checks.values import as_list, check_values, collapse, scheduled
 
 
 WIN_RATE = "policy/win_rate_reference"  # of the policy against the start of the run, in an evaluation
@@ -204,7 +205,7 @@ class NashConfig(OnlineDPOConfig):
                 f"`beta={self.beta}` has no meaning in {type(self).__name__}: the method has no KL coefficient. Leave "
                 "it out; COMALConfig and NashMDConfig have one."
             )
-        self._resolve_round()
+        self.steps_per_generation = steps_of_round(self)
 
     def _resolve_metric(self) -> None:
         """Quality is a win rate: the loss is small wherever the judge hardly prefers anything."""
@@ -226,31 +227,6 @@ class NashConfig(OnlineDPOConfig):
     def beta_of(self, past: Past) -> float:
         """τ of a round."""
         return scheduled(self.beta, past.epoch)
-
-    def _resolve_round(self) -> None:
-        per_step = self.per_device_train_batch_size * self.world_size
-        if self.generation_batch_size is not None:
-            steps, left = divmod(self.generation_batch_size, per_step)
-            if steps == 0 or left:
-                raise ValueError(
-                    f"`generation_batch_size` ({self.generation_batch_size}) must be a multiple of the prompts in a "
-                    f"micro-step: per_device_train_batch_size * processes = {per_step}."
-                )
-            if self.steps_per_generation not in (None, steps):
-                raise ValueError(
-                    f"`generation_batch_size={self.generation_batch_size}` means {steps} micro-steps a round, but "
-                    f"`steps_per_generation={self.steps_per_generation}`. Set only one of them."
-                )
-            self.steps_per_generation = steps
-        elif self.steps_per_generation is None:
-            self.steps_per_generation = self.gradient_accumulation_steps
-        check_range("steps_per_generation", self.steps_per_generation, 1)
-        if self.steps_per_generation * self.num_iterations % self.gradient_accumulation_steps:
-            raise ValueError(
-                f"`steps_per_generation * num_iterations` ({self.steps_per_generation} * {self.num_iterations}) must "
-                f"be a multiple of `gradient_accumulation_steps` ({self.gradient_accumulation_steps}), so that a "
-                "round ends with an optimizer step."
-            )
 
     @property
     def prompts_per_round(self) -> int:
