@@ -12,6 +12,7 @@ from helpers import ALGORITHMS, make_trainer, prompt_dataset
 
 from trl_nash import OnlineIPOConfig, OnlineIPOTrainer
 from trl_nash.cli.main import main
+from trl_nash.planning.evaluation import judge_calls, samplings, scorings
 from trl_nash.planning.run import Run
 
 
@@ -110,6 +111,6 @@ def test_an_evaluation_costs_what_is_counted(algorithm, run, tmp_path, monkeypat
     monkeypatch.setattr(trainer.scorer, "under", counting_under)
     monkeypatch.setattr(trainer, "compute_loss", counting_loss)
     trainer.evaluate()
-    assert counted["completions"] == 6 * 3 * run.evaluation_samplings
-    assert counted["pairs"] == 6 * run.evaluation_calls
-    assert counted["rows"] == 6 * 3 * run.evaluation_scorings
+    assert counted["completions"] == 6 * 3 * samplings(run)
+    assert counted["pairs"] == 6 * judge_calls(run)
+    assert counted["rows"] == 6 * 3 * scorings(run)

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .evaluation import pool_calls
+from .evaluation import judge_calls, pool_calls, samplings
 from .memory import GIB, Memory, device_memory, memory
 from .model import ModelSizes
 from .run import Run
@@ -108,14 +108,14 @@ class Plan:
     def judge_calls(self) -> int:
         """Judge calls of the run."""
         run = self.run
-        evaluation = run.evaluations * run.evaluation_calls + pool_calls(run)
+        evaluation = run.evaluations * judge_calls(run) + pool_calls(run)
         return run.rounds * run.judge_calls_a_round + run.evaluation_prompts * evaluation
 
     @property
     def user_calls(self) -> int:
         """Questions to the user of the run, at most."""
         run = self.run
-        evaluated = run.evaluations * run.evaluation_prompts * run.evaluation_samplings * run.num_generations
+        evaluated = run.evaluations * run.evaluation_prompts * samplings(run) * run.num_generations
         return run.rounds * run.user_calls_a_round + evaluated * (run.turns - 1)
 
     @cached_property

@@ -1,12 +1,13 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How often a run is evaluated, and on how many prompts."""
+"""How often a run is evaluated, on how many prompts, and what an evaluation consists of."""
 
 import math
 
-from .known import GROUP_JUDGES, SCORERS
-from .run import Run
+from ..algorithms import INITIAL, Policy
+from .known import GROUP_JUDGES, PLAYED, SCORERS
+from .run import KL_SAMPLE, Run, as_kept
 
 
 SHARE, LEAST, MOST = 0.05, 16, 128  # of the prompts that there are, and how many may be held out
@@ -49,3 +50,29 @@ def pool_calls(run: Run) -> int:
         return run.evaluations * run.judge_orders
     pairs = run.pool * (run.pool + 1) // 2 + run.evaluations * (run.pool + 1) + run.pool
     return pairs * run.judge_orders
+
+
+def samplings(run: Run) -> int:
+    """How often a prompt's K completions are sampled: as in a fit, and those of policy and start that play."""
+    return (2 if run.algorithm in PLAYED else 1) + (not run.trains_on_policy) + 1
+
+
+def judge_calls(run: Run) -> int:
+    """Questions to the judge for one prompt: the pairs of a fit, and each completion against one of the start."""
+    count = run.num_generations
+    if run.judge in SCORERS:
+        return (2 if run.algorithm in PLAYED else 1) * count + 2 * count
+    return (2 if run.judge in GROUP_JUDGES else run.judged_pairs + count) * run.judge_orders
+
+
+def scorings(run: Run) -> float:
+    """
+    Passes over the rows of an evaluation after the last round: for its loss, for the other policies in the centre of
+    the fit that would begin now, and for a metric.
+    """
+    live = as_kept(Policy(run.rounds, 0))
+    centre = {as_kept(p) for p, weight in run.fits_of(run.past(run.rounds))[0].centre.items() if weight}
+    total = 1.0 + len(centre - {live})
+    if run.trains_on_policy and INITIAL not in centre | {live}:
+        total += min(1.0, KL_SAMPLE / (run.per_device_eval_batch_size * run.num_generations))
+    return total

@@ -233,38 +233,10 @@ class Run:
     def user_calls_a_round(self) -> int:
         return self.user_calls * self.prompts_per_round
 
-    # ---- An evaluation ----
-
     @property
     def trains_on_policy(self) -> bool:
         """Whether the completions that are trained on are the policy's own."""
         return self.algorithm in PLAYED or not self.plays_mixture
-
-    @property
-    def evaluation_samplings(self) -> int:
-        """How often a prompt's K completions are sampled: as in a fit, and those of policy and start that play."""
-        return (2 if self.algorithm in PLAYED else 1) + (not self.trains_on_policy) + 1
-
-    @property
-    def evaluation_calls(self) -> int:
-        """Questions to the judge for one prompt: the pairs of a fit, and each completion against one of the start."""
-        count = self.num_generations
-        if self.judge in SCORERS:
-            return (2 if self.algorithm in PLAYED else 1) * count + 2 * count
-        return (2 if self.judge in GROUP_JUDGES else self.judged_pairs + count) * self.judge_orders
-
-    @property
-    def evaluation_scorings(self) -> float:
-        """
-        Passes over the rows of an evaluation after the last round: for its loss, for the other policies in the centre
-        of the fit that would begin now, and for a metric.
-        """
-        live = _as_kept(Policy(self.rounds, 0))
-        centre = {_as_kept(p) for p, weight in self.fits_of(self.past(self.rounds))[0].centre.items() if weight}
-        total = 1.0 + len(centre - {live})
-        if self.trains_on_policy and INITIAL not in centre | {live}:
-            total += min(1.0, KL_SAMPLE / (self.per_device_eval_batch_size * self.num_generations))
-        return total
 
     # ---- Frozen policies ----
 
@@ -292,8 +264,8 @@ class Run:
         past, total = self.past(index), 0.0
         first = min(self.gradient_accumulation_steps, self.steps_per_generation)
         for number, fit in enumerate(self.fits_of(past)):
-            live = _as_kept(Policy(index, number))
-            centre = {_as_kept(policy) for policy, weight in fit.centre.items() if weight}
+            live = as_kept(Policy(index, number))
+            centre = {as_kept(policy) for policy, weight in fit.centre.items() if weight}
             total += len(centre - {live}) + (live in centre) * (1 - first / self.steps_per_generation)
             if number == 0 and self.trains_on_policy and INITIAL not in centre | {live}:
                 total += min(first, math.ceil(KL_SAMPLE / self.rows)) / self.steps_per_generation
@@ -304,5 +276,6 @@ class Run:
         return sum(self.scorings(index) for index in range(self.rounds))
 
 
-def _as_kept(policy: Policy) -> Policy:
+def as_kept(policy: Policy) -> Policy:
+    """The start is the initial policy."""
     return INITIAL if policy == START else policy

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .evaluation import judge_calls, samplings, scorings
 from .known import REMOTE_JUDGES, SCORERS
 from .lengths import longest
 from .memory import (
@@ -88,8 +89,8 @@ def tokens(run: Run, scorings: float) -> Tokens:
 def evaluation_tokens(run: Run) -> Tokens:
     """Tokens of an evaluation."""
     rows = run.evaluation_prompts * run.num_generations
-    scored = rows * (run.mean_prompt + run.mean_completion) * run.evaluation_scorings
-    return Tokens(rows * run.evaluation_samplings * run.mean_own, scored, 0)
+    scored = rows * (run.mean_prompt + run.mean_completion) * scorings(run)
+    return Tokens(rows * samplings(run) * run.mean_own, scored, 0)
 
 
 # ---- FLOP ----
@@ -177,9 +178,9 @@ def judge_call_flop(run: Run) -> float:
 def evaluation_flop(model: ModelSizes, run: Run) -> float:
     """FLOP of an evaluation on all devices."""
     rows = run.evaluation_prompts * run.num_generations
-    calls = run.evaluation_prompts * run.evaluation_calls
-    flop = generation_flop(model, run, rows * run.evaluation_samplings) + judge_call_flop(run) * calls
-    return flop + run.evaluation_scorings * scoring_flop(model, run, rows)
+    calls = run.evaluation_prompts * judge_calls(run)
+    flop = generation_flop(model, run, rows * samplings(run)) + judge_call_flop(run) * calls
+    return flop + scorings(run) * scoring_flop(model, run, rows)
 
 
 def round_flop(model: ModelSizes, run: Run, scorings: float) -> dict[str, float]:
@@ -223,11 +224,11 @@ def evaluation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed
         return 0.0
     prompts = math.ceil(run.evaluation_prompts / run.num_processes)
     chunk = prompts if run.use_vllm else min(prompts, run.per_device_eval_batch_size)
-    calls = run.evaluation_prompts * run.evaluation_calls
-    passes = run.evaluation_scorings * scoring_flop(model, run, run.evaluation_prompts * run.num_generations)
+    calls = run.evaluation_prompts * judge_calls(run)
+    passes = scorings(run) * scoring_flop(model, run, run.evaluation_prompts * run.num_generations)
     peak = 1e12 * (device.tflops if compute_bytes(run) == 2 else device.fp32_tflops) * run.num_processes
     forward = (judge_call_flop(run) * calls + passes) / (peak * speed.scoring_mfu)
-    sampling = sampling_seconds(model, run, device, speed, prompts, run.evaluation_samplings, chunk)
+    sampling = sampling_seconds(model, run, device, speed, prompts, samplings(run), chunk)
     return sampling + forward + asked(run, calls, speed)
 
 
