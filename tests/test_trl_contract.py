@@ -605,8 +605,10 @@ def test_gathering_of_vllm_generation_does_nothing_without_zero3():
     from trl.distributed import DistributedBackend
 
     state = SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=None)
-    with DistributedBackend(SimpleNamespace(state=state)).gather_params([]):
-        pass
+    weight = torch.nn.Parameter(torch.ones(2))
+    with DistributedBackend(SimpleNamespace(state=state)).gather_params([weight]):
+        assert weight.tolist() == [1.0, 1.0] and weight.requires_grad
+    assert weight.tolist() == [1.0, 1.0] and weight.requires_grad
 
 
 def test_importance_sampling_options_are_grpos():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distribute import build_deepspeed, environment, missing_for_deepspeed
+from distribute import environment, needs_deepspeed
 from tiny_judges import build_judge_model, build_llama3_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
@@ -182,9 +182,7 @@ print("RESULT", judge(*arguments) + reward(*arguments))
 
 def test_whole_models_under_zero3(folder, tmp_path):
     """In a process of its own: DeepSpeed changes torch for good."""
-    if missing := missing_for_deepspeed():
-        pytest.skip(f"DeepSpeed on the CPU needs {', '.join(missing)}")
-    build_deepspeed()
+    needs_deepspeed()
     arguments = (PROMPTS, FIRST, SECOND)
     script = tmp_path / "zero3.py"
     script.write_text(ZERO3)

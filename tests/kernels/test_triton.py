@@ -16,9 +16,9 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def run(**environment: str) -> None:
+def run(**environment: str) -> subprocess.CompletedProcess:
     # In another process, because Triton reads the environment when it is imported.
-    process = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "on_device.py")],
         env={**os.environ, **environment},
         cwd=HERE.parents[1],
@@ -26,15 +26,15 @@ def run(**environment: str) -> None:
         text=True,
         timeout=1800,
     )
-    if process.returncode:
-        pytest.fail(process.stdout + process.stderr, pytrace=False)
 
 
 def test_kernels_in_the_interpreter():
     pytest.importorskip("triton")
-    run(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    process = run(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 @pytest.mark.gpu
 def test_kernels_on_a_gpu():
-    run(TRITON_INTERPRET="0")
+    process = run(TRITON_INTERPRET="0")
+    assert process.returncode == 0, process.stdout + process.stderr

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from trl_nash.cli.training.processes import accelerate_config_file
 
 
@@ -41,6 +43,13 @@ def missing_for_deepspeed() -> list[str]:
     missing = [] if importlib.util.find_spec("deepspeed") else ['deepspeed (pip install "trl-nash[deepspeed]")']
     missing += [] if shutil.which("c++", path=path) else ["a C++ compiler (g++)"]
     return missing + ([] if shutil.which("ninja", path=path) else ["ninja (pip install ninja)"])
+
+
+def needs_deepspeed() -> None:
+    """Skips where DeepSpeed cannot run: it compiles on the CPU, which takes a compiler that pip does not install."""
+    if missing := missing_for_deepspeed():
+        pytest.skip(f"DeepSpeed on the CPU needs {', '.join(missing)}")
+    build_deepspeed()
 
 
 def build_deepspeed() -> None:

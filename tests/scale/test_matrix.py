@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from cells import CELLS, MEMORY, METHODS, REWARD, ROUND, ROUNDS, STOP, build, run, save_models
-from distribute import BACKENDS, build_deepspeed, launch, missing_for_deepspeed
+from distribute import BACKENDS, launch, needs_deepspeed
 from matrix import FSDP1
 from safetensors.torch import load_file
 
@@ -57,9 +57,7 @@ def folder() -> tempfile.TemporaryDirectory:
 def launched(backend: str, cells: tuple[str, ...]) -> tuple[dict, Path]:
     """What two processes of `backend` say of each cell, one entry a rank, and the folder with the final weights."""
     if backend.startswith("zero"):
-        if missing := missing_for_deepspeed():
-            pytest.skip(f"DeepSpeed on the CPU needs {', '.join(missing)}")
-        build_deepspeed()
+        needs_deepspeed()
     output = Path(tempfile.mkdtemp(dir=folder().name))
     arguments = [f"{folder().name}/model", str(output), *cells]
     return launch(BACKENDS[backend], "matrix.py", *arguments, result=output / "result.json"), output

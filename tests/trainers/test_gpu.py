@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 ON_GPU = {"use_cpu": False, "max_steps": 4}
 
 
-def train(trainer) -> None:
+def assert_trains(trainer) -> None:
     """Runs it, and asserts that it ran there, and that it moved."""
     before = weights(trainer.model)
     trainer.train()
@@ -30,17 +30,17 @@ def train(trainer) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("lora", [False, True])
 def test_runs(algorithm, lora, tmp_path):
-    train(make_trainer(algorithm, tmp_path, lora=lora, **ON_GPU))
+    assert_trains(make_trainer(algorithm, tmp_path, lora=lora, **ON_GPU))
 
 
 def test_runs_in_bf16(tmp_path):
-    train(make_trainer("onpo-one", tmp_path, bf16=True, **ON_GPU))
+    assert_trains(make_trainer("onpo-one", tmp_path, bf16=True, **ON_GPU))
 
 
 def test_runs_with_continuous_batching(tmp_path):
     blocks = {"num_blocks": 64, "max_batch_tokens": 256}
     engine = {"use_transformers_continuous_batching": True, "transformers_continuous_batching_config": blocks}
-    train(make_trainer("ipo", tmp_path, **engine, **ON_GPU))
+    assert_trains(make_trainer("ipo", tmp_path, **engine, **ON_GPU))
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -3,6 +3,7 @@
 
 """Pairings that do not look at verdicts: all pairs, disjoint ones, some at random, a ring, or those that are given."""
 
+from abc import abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
 from math import comb
@@ -18,9 +19,9 @@ class _Fixed(Pairing):
     exact = True
     bias = "none: which pairs are asked does not depend on what the completions are"
 
+    @abstractmethod
     def pairs(self, count: int) -> np.ndarray:
         """Of shape (M, 2)."""
-        raise NotImplementedError
 
     def calls(self, count: int) -> int:
         return len(self.pairs(count))
