@@ -38,8 +38,8 @@ from loopback import fair  # noqa: E402
 from scipy.stats import rankdata  # noqa: E402
 
 from trl_nash import __version__  # noqa: E402
-from trl_nash.judges.openai_api import OpenAIJudge  # noqa: E402
-from trl_nash.judges.openai_group import OpenAIGroupJudge  # noqa: E402
+from trl_nash.judges.groups.openai_api import OpenAIGroupJudge  # noqa: E402
+from trl_nash.judges.servers.openai_api import OpenAIJudge  # noqa: E402
 from trl_nash.rounds.pairings import PAIR_SELECTIONS, Groups, Pairing, pairing_of, win_rates  # noqa: E402
 
 

@@ -32,7 +32,7 @@ from measuring import machine  # noqa: E402
 from tiny import build_tokenizer  # noqa: E402
 
 from trl_nash import NashTrainer, PairConfig  # noqa: E402
-from trl_nash.judges.openai_api import OpenAIJudge  # noqa: E402
+from trl_nash.judges.servers.openai_api import OpenAIJudge  # noqa: E402
 
 
 SIZES = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8}

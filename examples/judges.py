@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast as Fast
 from transformers.utils import logging
 
 from trl_nash import load_judge
-from trl_nash.judges.pairrm import PREFIXES, PairRM
+from trl_nash.judges.local.pairrm import PREFIXES, PairRM
 
 
 PROMPT, FIRST, SECOND = "Name a colour.", "Blue.", "A colour is green, I think."

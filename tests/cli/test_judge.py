@@ -4,12 +4,12 @@
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from judge_files import PAIRS, complaint, judged
+from loopback import KEY, Loopback, fair, ok, preference, status
 from scipy import stats
 from tiny import build_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
@@ -18,10 +18,6 @@ from trl_nash import RandomJudge, load_judge
 from trl_nash.cli.main import main
 from trl_nash.evaluation.rows import read_rows
 from trl_nash.extras import pip_install
-
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "judges"))
-from loopback import KEY, Loopback, fair, ok, preference, status  # noqa: E402
 
 
 def test_pairs_are_what_the_judge_says(tmp_path, write_rows, capsys):

@@ -3,16 +3,10 @@
 
 """A policy behind a server with OpenAI's API, and that its key stays with it."""
 
-import sys
-from pathlib import Path
-
 import pytest
+from loopback import KEY, Loopback, reply, says, status
 
 from trl_nash.evaluation.arena import Arena, Sampling
-
-
-sys.path.append(str(Path(__file__).parents[1] / "judges"))
-from loopback import KEY, Loopback, reply, says, status  # noqa: E402
 
 
 PROMPTS = [f"{a} {b}" for a in "abc" for b in "de"]

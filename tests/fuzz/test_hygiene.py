@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 import trl_nash
 from trl_nash.cli.main import main
 from trl_nash.cli.training import train
-from trl_nash.judges.pairwise_lm import TEMPLATES, Template
-from trl_nash.judges.question import PROMPTS, QuestionTemplate
+from trl_nash.judges.local.pairwise_lm import TEMPLATES, Template
+from trl_nash.judges.questions.template import PROMPTS, QuestionTemplate
 from trl_nash.trainers.run.completions import Verdict, log_verdicts
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_nash.judges import Abstained, CallableJudge, EnsembleJudge, JudgementStore, PairwiseJudge, RandomJudge
-from trl_nash.judges.question import PROMPTS, QuestionTemplate
+from trl_nash.judges.questions.template import PROMPTS, QuestionTemplate
 from trl_nash.rounds.batch import Samples
 
 

@@ -3,13 +3,12 @@
 
 """Which columns a judge cannot judge without."""
 
-from pathlib import Path
-
 import pytest
 from datasets import Dataset
 
 from trl_nash import EnsembleJudge, LengthDebiasedJudge, OpenAIJudge, PairwiseJudge, RandomJudge, RewardJudge
-from trl_nash.judges import as_judge, question
+from trl_nash.judges import as_judge
+from trl_nash.judges.questions.template import PROMPTS
 from trl_nash.trainers.checks.ahead import check_columns
 
 
@@ -53,9 +52,7 @@ def test_columns(judge, columns):
 
 
 def test_the_columns_of_a_question(tmp_path):
-    (tmp_path / "question.jinja").write_text(
-        (Path(question.__file__).parent / "prompts/pair.jinja").read_text() + "{{ rubric }}"
-    )
+    (tmp_path / "question.jinja").write_text((PROMPTS / "pair.jinja").read_text() + "{{ rubric }}")
     assert OpenAIJudge("m", base_url="http://localhost:1/v1", prompt=str(tmp_path / "question.jinja")).needs == {
         "rubric"
     }

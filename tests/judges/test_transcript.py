@@ -11,7 +11,7 @@ import pytest
 from tiny import build_tokenizer
 
 from trl_nash.judges import PairwiseJudge, RewardJudge, load_judge
-from trl_nash.judges.question import QuestionTemplate
+from trl_nash.judges.questions.template import QuestionTemplate
 from trl_nash.judges.transcript import Transcript, messages_of, plain_messages
 
 
@@ -132,8 +132,8 @@ def test_a_reward_model_reads_turns_with_its_template():
     assert [m["role"] for m in plain_messages(Transcript(tool))] == ["assistant", "user", "assistant"]
     assert "Call:" in plain_messages(Transcript(tool))[0]["content"]
     assert plain_messages("one text") == messages_of("one text") == [{"role": "assistant", "content": "one text"}]
-    from trl_nash.judges.reward_model import RewardModel
-    from trl_nash.judges.text import Neutraliser
+    from trl_nash.judges.questions.text import Neutraliser
+    from trl_nash.judges.rewards.model import RewardModel
 
     tokenizer = build_tokenizer()
     model = RewardModel.__new__(RewardModel)

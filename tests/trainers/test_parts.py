@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from trl_nash import RewardJudge
 from trl_nash.judges import PairwiseJudge
-from trl_nash.judges.question import QuestionTemplate
+from trl_nash.judges.questions.template import QuestionTemplate
 
 
 def parts(*texts):

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PrinterCallback
 
 from ..algorithms import INITIAL
 from ..compat import OWN_BASE, GRPOConfig, GRPOTrainer, OnlineDPOConfig, OnlineDPOTrainer
-from ..judges.adapters import as_reward_func
+from ..judges.win_rates.reward_func import as_reward_func
 from ..trainers.base import NashTrainer
 from ..trainers.comal import COMALConfig, COMALTrainer
 from ..trainers.config import NashConfig

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..compat import maybe_apply_chat_template
 from ..data.messages import dialogue, without_empty_keys
 from ..judges.calls import joined
-from ..judges.text import PROBE
+from ..judges.questions.text import PROBE
 
 
 LONGEST_TAG = 8  # tokens that `<think>`, and blanks behind it, may take

@@ -16,40 +16,40 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .adapters import as_reward_func
 from .base import Abstained, JudgeError, PairwiseJudge
 from .chance import RandomJudge
 from .ensemble import EnsembleJudge
 from .function import CallableJudge
-from .group import CallableGroupJudge, GroupJudge
+from .groups.judge import CallableGroupJudge, GroupJudge
 from .legacy import BasePairwiseJudge, LegacyJudge
 from .length import LengthDebiasedJudge, length_coefficient
 from .store import JudgementStore
+from .win_rates.reward_func import as_reward_func
 
 
 if TYPE_CHECKING:
-    from .dpo import DPOJudge
-    from .genrm import GenRMJudge
-    from .gpm import GPMJudge
-    from .openai_api import HFJudge, OpenAIJudge
-    from .openai_group import OpenAIGroupJudge
-    from .pairrm import PairRMJudge
-    from .pairwise_lm import PairwiseLMJudge
-    from .reward import RewardJudge
-    from .reward_server import RewardServerJudge
+    from .groups.openai_api import OpenAIGroupJudge
+    from .local.genrm import GenRMJudge
+    from .local.gpm import GPMJudge
+    from .local.pairrm import PairRMJudge
+    from .local.pairwise_lm import PairwiseLMJudge
+    from .rewards.dpo import DPOJudge
+    from .rewards.judge import RewardJudge
+    from .rewards.server import RewardServerJudge
+    from .servers.openai_api import HFJudge, OpenAIJudge
 
 # Imported on first use: with torch and transformers.
 _MODULE_OF = {
-    "DPOJudge": "dpo",
-    "GPMJudge": "gpm",
-    "GenRMJudge": "genrm",
-    "HFJudge": "openai_api",
-    "OpenAIGroupJudge": "openai_group",
-    "OpenAIJudge": "openai_api",
-    "PairRMJudge": "pairrm",
-    "PairwiseLMJudge": "pairwise_lm",
-    "RewardJudge": "reward",
-    "RewardServerJudge": "reward_server",
+    "DPOJudge": "rewards.dpo",
+    "GPMJudge": "local.gpm",
+    "GenRMJudge": "local.genrm",
+    "HFJudge": "servers.openai_api",
+    "OpenAIGroupJudge": "groups.openai_api",
+    "OpenAIJudge": "servers.openai_api",
+    "PairRMJudge": "local.pairrm",
+    "PairwiseLMJudge": "local.pairwise_lm",
+    "RewardJudge": "rewards.judge",
+    "RewardServerJudge": "rewards.server",
 }
 __all__ = [
     "JUDGES",
@@ -83,21 +83,21 @@ __all__ = [
 
 # What `key` and `key:target` stand for: a class or function, called with the target, if any, and keyword arguments.
 JUDGES = {
-    "dpo": "trl_nash.judges.dpo:DPOJudge",
+    "dpo": "trl_nash.judges.rewards.dpo:DPOJudge",
     "ensemble": "trl_nash.judges.ensemble:EnsembleJudge",
     "function": "trl_nash.judges:load_path",
-    "genrm": "trl_nash.judges.genrm:genrm_judge",
-    "gpm": "trl_nash.judges.gpm:GPMJudge",
+    "genrm": "trl_nash.judges.local.genrm:genrm_judge",
+    "gpm": "trl_nash.judges.local.gpm:GPMJudge",
     "group": "trl_nash.judges:load_group",
-    "hf": "trl_nash.judges.openai_api:HFJudge",
+    "hf": "trl_nash.judges.servers.openai_api:HFJudge",
     "length-debiased": "trl_nash.judges.length:LengthDebiasedJudge",
-    "openai": "trl_nash.judges.openai_api:OpenAIJudge",
-    "openai-group": "trl_nash.judges.openai_group:OpenAIGroupJudge",
-    "pairrm": "trl_nash.judges.pairrm:PairRMJudge",
-    "pairwise-lm": "trl_nash.judges.pairwise_lm:PairwiseLMJudge",
+    "openai": "trl_nash.judges.servers.openai_api:OpenAIJudge",
+    "openai-group": "trl_nash.judges.groups.openai_api:OpenAIGroupJudge",
+    "pairrm": "trl_nash.judges.local.pairrm:PairRMJudge",
+    "pairwise-lm": "trl_nash.judges.local.pairwise_lm:PairwiseLMJudge",
     "random": "trl_nash.judges.chance:RandomJudge",
-    "reward": "trl_nash.judges.reward:RewardJudge",
-    "reward-server": "trl_nash.judges.reward_server:RewardServerJudge",
+    "reward": "trl_nash.judges.rewards.judge:RewardJudge",
+    "reward-server": "trl_nash.judges.rewards.server:RewardServerJudge",
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.columns import as_turn
-from ...judges.question import as_text
+from ...judges.questions.template import as_text
 from ..judgements import as_lines
 from .contestants import Contestant
 from .result import ArenaResult

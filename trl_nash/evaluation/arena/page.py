@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from ...judges.question import as_text
+from ...judges.questions.template import as_text
 from ..matrix import Estimate
 from .result import ArenaResult
 from .standings import UNKNOWN, Standing, Standings

@@ -13,8 +13,8 @@ from typing import Any
 
 from ...data.columns import as_turn
 from ...generation.prompts import strip_thinking
-from ...judges.pace import NoMoreAnswers, Pace, RequestFailed, Stopped
-from ...judges.server import ChatServer, Declined, find_server
+from ...judges.servers.pace import NoMoreAnswers, Pace, RequestFailed, Stopped
+from ...judges.servers.server import ChatServer, Declined, find_server
 from ..rows import Row
 from .contestants import Contestant
 from .sampling import Draw, Sampling, SamplingError, as_record, seed_of

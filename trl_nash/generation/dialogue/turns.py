@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...compat import chat_template_utils
 from ...data.messages import Message
-from ...judges.text import PROBE
+from ...judges.questions.text import PROBE
 
 
 _ASKS: Message = {"role": "user", "content": "trlnashasks"}

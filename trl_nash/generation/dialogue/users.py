@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.messages import Message
 from ...judges.calls import accepted
-from ...judges.server import check_key, find_server, import_openai
+from ...judges.servers.server import check_key, find_server, import_openai
 from ...judges.transcript import Transcript
 from ..prompts import strip_thinking
 from .rollout import Rollout, RolloutFailed
@@ -238,7 +238,7 @@ def load_user(
     if kind == "local" and target:
         from transformers import AutoModelForCausalLM
 
-        from ...judges.loading import load_model, load_tokenizer
+        from ...judges.local.loading import load_model, load_tokenizer
 
         model = load_model(AutoModelForCausalLM, target, kind="a causal language model", device=device)
         return _model_user(user, model, load_tokenizer(target), args, device)

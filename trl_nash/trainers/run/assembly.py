@@ -10,7 +10,7 @@ import torch
 from ...compat import get_callable_name
 from ...generation.sampler import Sampler
 from ...generation.vllm import VLLMEngine
-from ...judges.reward_model import RewardModel
+from ...judges.rewards.model import RewardModel
 from ...policies import FrozenPolicies
 from ..checks.arguments import check_mixture
 from .collector import Collector

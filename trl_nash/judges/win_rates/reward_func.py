@@ -1,0 +1,76 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Judges for trainers that take rewards."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ...rounds.pairings import Pairing, pairing_of
+from .win_rate import WinRate, pairing_named
+
+
+def as_reward_func(
+    judge: Any,
+    *,
+    pairing: str | Pairing | None = None,
+    pairs_per_prompt: int | None = None,
+    anchor: str | Callable[..., list] | None = None,
+    **kwargs,
+) -> Callable[..., list[float | None]]:
+    """
+    Make a judge a reward function of TRL's trainers (OnlineDPOTrainer, GRPOTrainer, RLOOTrainer): the reward of a
+    completion is its win rate against the other completions of its prompt in the batch, or against an anchor's.
+
+    Where a run has several processes, they score the batch of all of them together: a group may lie on any of them,
+    and each of its pairs is judged once. So all must call the function equally often, as TRL's trainers do; it is not
+    asynchronous, as its exchanges would come in another order on each process.
+
+    Args:
+        judge ([`PairwiseJudge`], `Callable` or `str`):
+            Anything that [`load_judge`] takes.
+        pairing (`str` or [`Pairing`], *optional*):
+            Which pairs of a group are judged, a `pair_selection`; the reward is then [`win_rates`] of what it asked.
+            By default all are, and the reward is the mean of the verdicts that there are.
+        pairs_per_prompt (`int`, *optional*): of the pairings `"random"` and `"active"`.
+        anchor (`str` or `Callable`, *optional*):
+            Whom completions are compared with instead of one another: a column of the dataset, or a function
+            `(prompts, **columns) -> list` that is given each prompt of the batch once, and those columns that it
+            names. Either holds a completion for each prompt (text or messages), a list of them, or `None`. Judges get
+            no token ids then.
+        kwargs:
+            Arguments of a judge given by name.
+
+    Returns:
+        `Callable`: a function `(prompts, completions, **columns) -> list[float | None]` for `reward_funcs`. `None`
+        where there is no verdict on any of a completion's pairs. To trainers that pass `log_metric` and `log_extra` it
+        gives `judge/preference` (of the first of each pair), `judge/abstained` by reason, `judge/cycle_rate` (where
+        all pairs are asked), `judge/position_bias`, `judge/label_mass` and `judge/cached`, and a column with the
+        number of verdicts on each completion.
+
+    Raises:
+        `ValueError`: If arguments do not go together. The function raises it for a completion that is alone with its
+            prompt, and for an `anchor` that is no column. `JudgeError` on the other processes if the judge fails on
+            one.
+
+    Example:
+
+    ```python
+    >>> trainer = GRPOTrainer(model, reward_funcs=as_reward_func("openai:gpt-4.1-mini", pairing="swiss"), ...)
+    ```
+    """
+    from .. import load_judge
+
+    if anchor is not None and (pairing is not None or pairs_per_prompt is not None):
+        raise ValueError(
+            f"`pairing` says which completions of a group are compared with one another, and with `anchor={anchor!r}` "
+            "none are: leave one of the two out."
+        )
+    if pairs_per_prompt is not None and not isinstance(pairing, str):
+        raise ValueError(
+            f"`pairs_per_prompt={pairs_per_prompt}` belongs to `pairing='random'` and 'active', and it is {pairing!r}."
+        )
+    if isinstance(pairing, str):
+        with pairing_named():
+            pairing = pairing_of(pairing, pairs_per_prompt)
+    return WinRate(load_judge(judge, **kwargs), pairing, anchor)

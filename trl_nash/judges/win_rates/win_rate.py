@@ -1,0 +1,272 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Win rates of completions in their groups, or against an anchor's, wherever in a run's processes they are."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import combinations, product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...rounds.pairings import All, BestWorst, Compared, Groups, Pairing, win_rates, win_table
+from ..base import PairwiseJudge
+from ..calls import accepted
+from ..tally import Tally
+from ..transcript import Transcript
+from .processes import gathered, place, shared_out
+
+
+Anchor = str | Callable[..., list]  # a column of the dataset, or a function of prompts and columns
+
+
+class Batch(NamedTuple):
+    """The N completions that a trainer scores at a time."""
+
+    prompts: list
+    texts: list[str]
+    columns: dict[str, list]
+    completion_ids: list[list[int]] | None
+
+    def groups(self) -> dict[str, list[int]]:
+        """Prompt and columns as JSON, and its rows, wherever in the batch they are."""
+        groups = defaultdict(list)
+        for row, context in enumerate(zip(self.prompts, *self.columns.values(), strict=True)):
+            groups[json.dumps(context, default=_by_value)].append(row)
+        return groups
+
+
+def together(own: Batch) -> tuple[Batch, slice]:
+    """The completions of all processes, and where this one's are among them."""
+    parts = gathered(own)
+    start = sum(len(part.prompts) for part in parts[: place()[0]])
+    ids = [part.completion_ids for part in parts]
+    whole = Batch(
+        [prompt for part in parts for prompt in part.prompts],
+        [text for part in parts for text in part.texts],
+        {name: [value for part in parts for value in part.columns[name]] for name in own.columns},
+        None if None in ids else [row for part in ids for row in part],
+    )
+    return whole, slice(start, start + len(own.prompts))
+
+
+class Contest(NamedTuple):
+    """
+    Groups of one shape: K completions of each of B prompts, and A more that they are compared with, which come last.
+    """
+
+    rows: np.ndarray  # (B, K) of the batch
+    texts: list[list[str]]  # B x (K + A)
+
+
+class WinRate:
+    """
+    The reward function of [`as_reward_func`], called by all processes together. Every process knows all groups and
+    asks the judge about some of them, wave after wave, so that each pair is asked once.
+
+    Args:
+        judge ([`PairwiseJudge`]): who judges.
+        pairing ([`Pairing`], *optional*): which pairs of a group; by default all.
+        anchor (`str` or `Callable`, *optional*): whom completions are compared with, if not with one another.
+    """
+
+    def __init__(self, judge: PairwiseJudge, pairing: Pairing | None = None, anchor: Anchor | None = None):
+        self.judge, self.pairing, self.anchor = judge, pairing, anchor
+        how = "" if pairing is None else f"_{pairing.name}"
+        how += "" if anchor is None else f"_against_{getattr(anchor, '__name__', anchor)}"
+        self.__name__ = f"win_rate_{judge.name}{how}"  # what trainers log it by, so that no two are alike
+
+    def __call__(
+        self,
+        prompts: list,
+        completions: list,
+        completion_ids: list[list[int]] | None = None,
+        trainer_state: Any = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list], None] | None = None,
+        environments: Any = None,
+        **columns,
+    ) -> list[float | None]:
+        columns = {name: values for name, values in columns.items() if _one_each(values, prompts)}
+        batch, own = together(Batch(prompts, list(map(_text, completions)), columns, completion_ids))
+        if log_metric is not None:
+            self.judge.tally.take()
+        rewards: list[float | None] = [None] * len(batch.prompts)
+        verdicts = [0] * len(rewards)
+        heard = []
+        for contest in self._contests(batch):
+            compared = self._compare(batch, contest, trainer_state)
+            rates, counts = self._rates(compared, contest)
+            for row, rate, count in zip(contest.rows.ravel(), rates.ravel(), counts.ravel(), strict=True):
+                rewards[row], verdicts[row] = None if np.isnan(rate) else float(rate), int(count)
+            heard.append((compared, contest))
+        if log_metric is not None:
+            for name, value in self._metrics(heard):
+                log_metric(name, value)
+        if log_extra is not None:
+            log_extra(f"{self.__name__}/verdicts", verdicts[own])
+        return rewards[own]
+
+    def _contests(self, batch: Batch) -> Iterator[Contest]:
+        groups = list(batch.groups().values())
+        others = self._anchors(batch, [rows[0] for rows in groups])
+        shapes = defaultdict(list)
+        for rows, texts in zip(groups, others, strict=True):
+            shapes[len(rows), len(texts)].append((rows, [*(batch.texts[row] for row in rows), *texts]))
+        for (size, more), some in sorted(shapes.items()):
+            if size == 1 and self.anchor is None:
+                processes = place()[1]
+                raise ValueError(
+                    "The reward of a completion is its win rate against others of its prompt in the batch of "
+                    f"{'a process' if processes == 1 else f'all {processes} processes'}, and there is none: raise "
+                    "`num_generations`, or the batch size to a multiple of it."
+                )
+            if self.pairing is not None:
+                with pairing_named():
+                    self.pairing.check(size)
+            if self.anchor is None or more:  # else there is nobody to compare them with
+                rows, texts = zip(*some, strict=True)
+                yield Contest(np.array(rows), list(texts))
+
+    def _anchors(self, batch: Batch, rows: list[int]) -> list[list[str]]:
+        """The anchor's answers to the prompts of some rows."""
+        if self.anchor is None:
+            return [[] for _ in rows]
+        if isinstance(self.anchor, str):
+            if self.anchor not in batch.columns:
+                raise ValueError(
+                    f"`anchor={self.anchor!r}` is no column of the dataset, which has "
+                    f"{', '.join(batch.columns) or 'none beside the prompt'}: name one, or pass a function."
+                )
+            return [_answers(batch.columns[self.anchor][row]) for row in rows]
+        return shared_out(lambda places: self._ask_anchor(batch, [rows[index] for index in places]), len(rows))
+
+    def _ask_anchor(self, batch: Batch, rows: list[int]) -> list[list[str]]:
+        assert callable(self.anchor)
+        columns = {name: [values[row] for row in rows] for name, values in batch.columns.items()}
+        prompts = [batch.prompts[row] for row in rows]
+        answers = [_answers(value) for value in self.anchor(prompts, **accepted(self.anchor, columns, positional=1))]
+        if len(answers) != len(rows):
+            raise ValueError(
+                f"`anchor` returned {len(answers)} values for {len(rows)} prompts: return one for each, a completion "
+                "or a list of them."
+            )
+        return answers
+
+    def _compare(self, batch: Batch, contest: Contest, trainer_state: Any) -> Compared:
+        count, size = contest.rows.shape
+
+        def ask(pairs: np.ndarray) -> np.ndarray:
+            """P(first ≻ second) of shape (B, M), of which each process asks the judge some rows."""
+            verdicts = shared_out(lambda some: self._ask(batch, contest, pairs, some, trainer_state), count)
+            return np.array(verdicts, dtype=np.float64).reshape(pairs.shape[:2])
+
+        if self.anchor is not None:
+            pairs = np.array(list(product(range(size), range(size, len(contest.texts[0])))))
+            pairs = np.broadcast_to(pairs, (count, *pairs.shape))
+            return Compared.plain(pairs, ask(pairs))
+        known = json.dumps([contest.texts, getattr(trainer_state, "global_step", 0)])
+        seed = int.from_bytes(hashlib.sha256(known.encode()).digest()[:8])
+        keys = np.array([[texts.index(text) for text in texts] for texts in contest.texts])
+        return (self.pairing or All()).compare(ask, Groups(count, size, seed=seed, keys=keys))
+
+    def _ask(self, batch: Batch, contest: Contest, pairs: np.ndarray, some: list[int], trainer_state) -> np.ndarray:
+        rows, own = contest.rows[some], pairs[some]
+        ids = batch.completion_ids if self.anchor is None else None  # an anchor's are not known
+        return self.judge.compare(
+            [batch.prompts[row] for row in rows[:, 0]],
+            [contest.texts[index] for index in some],
+            # A judge with a `compare` of its own may know nothing of pairs that differ by prompt.
+            [tuple(pair) for pair in own[0].tolist()] if (own == own[0]).all() else own,
+            columns={name: [values[row] for row in rows[:, 0]] for name, values in batch.columns.items()},
+            completion_ids=ids and [[ids[row] for row in group] for group in rows],
+            trainer_state=trainer_state,
+        )
+
+    def _rates(self, compared: Compared, contest: Contest) -> tuple[np.ndarray, np.ndarray]:
+        """Win rates, `nan` without a verdict, and the verdicts that each is made of, both of shape (B, K)."""
+        size, players = contest.rows.shape[1], len(contest.texts[0])
+        table = win_table(compared, players)
+        table[:, range(players), range(players)] = np.nan
+        counts = (~np.isnan(table)).sum(axis=2)
+        if self.pairing is not None:
+            return win_rates(compared, players), counts
+        means = np.nansum(table, axis=2) / np.where(counts > 0, counts, np.nan)
+        return means[:, :size], counts[:, :size]
+
+    def _metrics(self, heard: list[tuple[Compared, Contest]]) -> Iterator[tuple[str, float]]:
+        """`judge/*` of this batch, the same on all processes."""
+        tally = Tally()
+        for part in gathered(self.judge.tally.take()):
+            tally.add(part)
+        preference = np.concatenate([compared.preference.ravel() for compared, _ in heard] or [np.zeros(0)])
+        abstained = int(np.isnan(preference).sum())
+        tally.abstained["no opinion"] += max(0, abstained - tally.abstained.total())  # of judges that keep no tally
+        ratios = {"judge/preference": (np.nansum(preference), len(preference) - abstained)}
+        ratios |= {name: (total, count) for name, total, count in tally.ratios(abstained, len(preference))}
+        if self.anchor is None and isinstance(self.pairing or All(), All | BestWorst):
+            ratios["judge/cycle_rate"] = np.sum([cycles(*entry) for entry in heard] or [(0, 0)], axis=0)
+        for name, (total, count) in ratios.items():
+            _, count = ratios.get(name.rpartition("/")[0], (0, count))
+            if count:
+                yield name, float(total / count)
+
+
+def cycles(compared: Compared, contest: Contest) -> tuple[float, int]:
+    """How many of the triples of completions that were judged in full are cycles, and how many there are."""
+    from torch import as_tensor
+
+    from ...objectives import cycle_rate
+
+    count = contest.rows.shape[1]
+    if count < 3:
+        return 0.0, 0
+    table = win_table(compared, count)
+    i, j, k = np.array(list(combinations(range(count), 3))).T
+    complete = int((~np.isnan(table[:, i, j] + table[:, j, k] + table[:, k, i])).sum())
+    rate = cycle_rate(as_tensor(compared.preference), as_tensor(compared.pairs[0].copy()), count)
+    return float(rate) * complete if complete else 0.0, complete
+
+
+@contextmanager
+def pairing_named() -> Iterator[None]:
+    """What is wrong with a pairing is said of the argument of [`as_reward_func`], not of a config's option."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("pair_selection", "pairing")) from None
+
+
+def _text(completion: str | list[dict[str, Any]]) -> str:
+    if isinstance(completion, str):
+        return completion
+    return Transcript(completion) if len(completion) > 1 else completion[0].get("content") or ""
+
+
+def _answers(value: Any) -> list[str]:
+    """An anchor's answers to a prompt: one or a list of them, as text or messages; none for `None`."""
+    one = isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], dict))
+    answers = [] if value is None else [value] if one else list(value)
+    try:
+        return [_text(answer) for answer in answers]
+    except (TypeError, KeyError, IndexError):
+        raise ValueError(
+            f"`anchor` has {value!r:.200} for a prompt: it takes a completion, as text or messages, or a list of them."
+        ) from None
+
+
+def _by_value(thing: Any) -> Any:
+    """
+    Of what JSON does not know: equal rows of a dataset are equal objects, not the same ones. An object without a
+    `repr` of its own only equals itself.
+    """
+    return thing.tolist() if hasattr(thing, "tolist") else repr(thing)
+
+
+def _one_each(values: Any, prompts: list) -> bool:
+    """Whether these are values of a dataset's column: trainers pass other things by keyword too."""
+    return isinstance(values, list) and len(values) == len(prompts)
