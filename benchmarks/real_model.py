@@ -29,7 +29,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "real_model.json"
 PROMPTS = HERE / "real" / "prompts.jsonl"
 JUDGES = ("cycle", "majority", "one-rater")
-METHODS = ("comal", "onpo", "inpo", "egpo", "nash-md", "iterative-ipo", "online-dpo", "grpo")
+METHODS = ("comal", "mpo", "onpo", "onpo-two-fits", "inpo", "egpo", "nash-mp", "mnpo", "nash-md", "nash-prox")
+METHODS += ("online-ipo", "iterative-ipo", "sppo", "online-dpo", "grpo")
 TRY_SEED = 1000  # of the runs that choose a learning rate
 
 
@@ -139,6 +140,8 @@ def main() -> None:
     options = parse()
     os.environ |= {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # glibc keeps what a step frees for the next
+        os.environ.setdefault(name, str(4 << 30))
     from real.measure import measured, read, write
     from real.model import CACHE, instruct_model
     from real.play import ROUNDS

@@ -3,7 +3,9 @@
 
 """The benchmark on a real model runs from end to end, here on a tiny one, and what it reads off models is exact."""
 
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -73,6 +75,35 @@ def test_a_second_call_plays_nothing_again(outcome, tiny):
     again, same, text = run(tiny, folder)
     assert "..." in first and "..." not in again  # a line with dots is a run that begins
     assert (same, text) == (record, page)
+
+
+METHODS = ["comal", "mpo", "onpo", "onpo-two-fits", "inpo", "egpo", "nash-mp", "mnpo", "nash-md", "nash-prox"]
+METHODS += ["online-ipo", "iterative-ipo", "sppo", "online-dpo", "grpo"]
+
+
+def test_all_methods_can_be_asked_for():
+    import real_model
+    from real.methods import METHODS as defined
+
+    assert METHODS == list(real_model.METHODS) == list(defined)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_plays_the_rounds_that_it_is_given(method, tiny, tmp_path):
+    from real.methods import METHODS, PROMPTS
+    from real.play import ANSWERS, play
+
+    prompts = [f"a b {letter}" for letter in "abcdefghijklmnopqr"]
+    run = {"judge": "majority", "method": method, "learning_rate": 1e-3, "passes": 2, "seed": 0, "rounds": 2}
+    found = play(tiny, prompts, prompts[:3], folder=tmp_path, **run)
+    rounds = 2 // METHODS[method].samplings
+    assert len(found["readings"]) == rounds + 1 and found["kl"] != 0
+    assert all(before["pairs"] < after["pairs"] for before, after in itertools.pairwise(found["readings"]))
+    if method not in ("online-dpo", "nash-md", "nash-prox", "online-ipo"):  # they compare with others, or two answers
+        # Equal answers to a prompt are not asked about.
+        most = 2 * PROMPTS * math.comb(ANSWERS["majority"], 2)
+        assert 0.9 * most <= found["readings"][-1]["pairs"] <= most
 
 
 def test_shares_are_the_models_own_probabilities(tiny):

@@ -4,7 +4,7 @@
 """The curves of win rates against what they cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,39 +15,54 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def win_rate_figure(
-    runs: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], title: str, smooth: int = 3
-) -> "Figure":
+# What a method costs until a reading, and what its axis is called.
+COSTS = {"pairs": "judged pairs", "tokens": "generated tokens", "seconds": "seconds"}
+
+
+def win_rate_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str, smooth: int = 3) -> "Figure":
     """
-    Win rate against the start over judged pairs: the median over seeds of means of `smooth` rounds.
+    Win rate against the start over what it cost, a panel for each of `COSTS`: medians over seeds, of costs and of
+    means of `smooth` rounds.
 
     Args:
-        runs (`Mapping`): for each method and seed the pairs judged until each reading, and the rates of all but the
-            first reading.
+        runs (`Mapping`): for each method and seed the `win_rate` of all readings but the first, and each cost until
+            each reading. A cost that a trainer does not report is left out.
         title (`str`): above the figure.
         smooth (`int`, *optional*, defaults to `3`): rounds of which a point is the mean, of those up to it.
     """
     with figure_settings() as matplotlib:
         figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.4))
-        axes = figure.add_axes((0.1, 0.15, 0.62, 0.8 - title_height(title, 3.4)))
         looks, ends = styles(list(runs)), {}
-        for name, seeds in runs.items():
-            pairs = np.asarray(seeds[0][0][1:], float)
-            rates = np.stack([[np.mean(r[max(0, k - smooth + 1) : k + 1]) for k in range(len(r))] for _, r in seeds])
-            middle = 100 * np.median(rates, 0)
-            axes.plot(pairs, middle, color=looks[name].color, linewidth=1.6)
-            ends[name] = pairs[-1], middle[-1]
-        axes.axhline(50, color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)))
-        axes.set_xlabel("judged pairs")
-        axes.set_xlim(left=0)
-        axes.grid(axis="y")
+        height = 0.8 - title_height(title, 3.4)
+        first = None
+        for place, (cost, label) in enumerate(COSTS.items()):
+            axes = figure.add_axes((0.08 + 0.245 * place, 0.15, 0.22, height), sharey=first)
+            first = first or axes
+            for name, seeds in runs.items():
+                if any(cost not in seed for seed in seeds):
+                    continue
+                spent = np.median([seed[cost][1:] for seed in seeds], 0)
+                middle = 100 * np.median([_smoothed(seed["win_rate"], smooth) for seed in seeds], 0)
+                axes.plot(spent, middle, color=looks[name].color, linewidth=1.6)
+                ends[name] = middle[-1]
+            axes.axhline(50, color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)))
+            axes.set_xlabel(label)
+            axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
+            axes.grid(axis="y")
+            axes.tick_params(labelleft=place == 0)
         low, high = axes.get_ylim()
         place = -np.inf
-        for name, (_, y) in sorted(ends.items(), key=lambda end: end[1][1]):
+        for name, y in sorted(ends.items(), key=lambda end: end[1]):
             place = max((y - low) / (high - low), place + 0.062)
             text = f"{looks[name].name}  {y:.0f} %"
             axes.text(
-                1.03, place, text, color=looks[name].color, fontweight="bold", va="center", transform=axes.transAxes
+                1.06, place, text, color=looks[name].color, fontweight="bold", va="center", transform=axes.transAxes
             )
         write_title(figure, title)
     return figure
+
+
+def _smoothed(values: Sequence[float], rounds: int) -> list[float]:
+    """Means of each value and those before it, `rounds` in all."""
+    return [float(np.mean(values[max(0, end - rounds) : end])) for end in range(1, len(values) + 1)]

@@ -11,6 +11,8 @@ import numpy as np
 from trl_nash.evaluation.matrix import WinRateMatrix
 
 from .judges import CYCLE, JUDGES
+from .methods import METHODS, PROMPTS
+from .play import ANSWERS
 
 
 def gaps(shares: np.ndarray) -> tuple[float, float]:
@@ -48,6 +50,9 @@ def measured(found: dict, starts: dict[str, list[str]]) -> dict:
     """The figures of a run that the record keeps."""
     readings, judge = found["readings"], found["judge"]
     curve = {name: [reading[name] for reading in readings] for name in ("pairs", "seconds")}
+    if lengths := [row["completions/mean_length"] for row in found["log"] if "completions/mean_length" in row]:
+        answers = PROMPTS * ANSWERS[judge] * METHODS[found["method"]].samplings
+        curve["tokens"] = [0, *np.cumsum(np.multiply(answers, lengths)).round().astype(int).tolist()]
     kept = {"kl": found["kl"], "log": found["log"], "wall_seconds": found["seconds"]}
     if judge == "cycle":
         shares = [np.array(reading["shares"]) for reading in readings]

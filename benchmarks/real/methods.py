@@ -16,12 +16,24 @@ from trl_nash import (
     EGPOTrainer,
     INPOConfig,
     INPOTrainer,
+    MNPOConfig,
+    MNPOTrainer,
+    MPOConfig,
+    MPOTrainer,
     NashMDConfig,
     NashMDTrainer,
+    NashMirrorProxConfig,
+    NashMirrorProxTrainer,
+    NashProxConfig,
+    NashProxTrainer,
     NashTrainer,
+    OnlineIPOConfig,
+    OnlineIPOTrainer,
     ONPOConfig,
     ONPOTrainer,
     PairConfig,
+    SPPOConfig,
+    SPPOTrainer,
     as_reward_func,
 )
 from trl_nash.compat import GRPOConfig, GRPOTrainer, OnlineDPOConfig, OnlineDPOTrainer
@@ -43,6 +55,7 @@ class Method:
     options: dict
     fits: int = 1  # passes over a round are counted for each
     samplings: int = 1
+    on_policy: bool = False  # a policy gradient: a step of its own for each sampling, and no second pass
 
     def build(self, judge, *, passes: int, tokens: int, answers: int, **arguments):
         """The trainer, and the optimizer steps of its round."""
@@ -61,7 +74,7 @@ class Method:
             **self.options,
             **arguments.pop("settings"),
         }
-        steps = self.fits * passes * STEPS
+        steps = STEPS if self.on_policy else self.fits * passes * STEPS
         if self.trainer is GRPOTrainer:  # counts completions
             settings |= {
                 "per_device_train_batch_size": PROMPTS * answers // STEPS,
@@ -82,8 +95,8 @@ class Method:
             settings |= {
                 "per_device_train_batch_size": PROMPTS // STEPS,
                 "num_generations": answers,
-                "steps_per_generation": STEPS,
-                "num_iterations": passes,
+                "steps_per_generation": 1 if self.on_policy else STEPS,
+                "num_iterations": 1 if self.on_policy else passes,
                 "per_device_generation_batch_size": PROMPTS,
                 "max_new_tokens": tokens,
                 "max_length": 128,
@@ -102,12 +115,21 @@ class Method:
 
 # Steps are in the regime in which fits can reach their target: a margin of at most step_size / 2 nats.
 METHODS = {
-    "comal": Method(COMALTrainer, COMALConfig, {"step_size": 3.0, "beta": 1 / 9, "reference_rounds": 6}),
-    "onpo": Method(ONPOTrainer, ONPOConfig, {"step_size": 1.5}),
-    "inpo": Method(INPOTrainer, INPOConfig, {"step_size": 3.0, "beta": 0.1}),
-    "egpo": Method(EGPOTrainer, EGPOConfig, {"step_size": 3.0, "beta": 0.1}, fits=2, samplings=2),
-    "nash-md": Method(NashMDTrainer, NashMDConfig, {"beta": 0.05, "mixture_coef": 0.125}),
-    "iterative-ipo": Method(NashTrainer, PairConfig, {"step_size": 3.0}),
+    "comal": Method(COMALTrainer, COMALConfig, {"step_size": 6.0, "beta": 1 / 8, "reference_rounds": 6}),
+    "mpo": Method(MPOTrainer, MPOConfig, {"step_size": 6.0, "beta": 1 / 8, "reference_rounds": 6}),
+    "onpo": Method(ONPOTrainer, ONPOConfig, {"step_size": 2.0}),
+    "onpo-two-fits": Method(ONPOTrainer, ONPOConfig, {"step_size": 2.0, "fits": "two"}, fits=2),
+    "inpo": Method(INPOTrainer, INPOConfig, {"step_size": 6.0, "beta": 0.05}),
+    "egpo": Method(EGPOTrainer, EGPOConfig, {"step_size": 6.0, "beta": 0.05}, fits=2, samplings=2),
+    "nash-mp": Method(NashMirrorProxTrainer, NashMirrorProxConfig, {"step_size": 6.0, "beta": 0.05}, 2, 2),
+    "mnpo": Method(MNPOTrainer, MNPOConfig, {"step_size": 6.0, "beta": 0.05}),
+    "nash-md": Method(NashMDTrainer, NashMDConfig, {"beta": 0.05, "mixture_coef": 0.125}, on_policy=True),
+    "nash-prox": Method(
+        NashProxTrainer, NashProxConfig, {"beta": 0.05, "reference_rounds": 6 * STEPS}, on_policy=True
+    ),
+    "online-ipo": Method(OnlineIPOTrainer, OnlineIPOConfig, {"step_size": 6.0}, on_policy=True),
+    "iterative-ipo": Method(NashTrainer, PairConfig, {"step_size": 6.0}),
+    "sppo": Method(SPPOTrainer, SPPOConfig, {"step_size": 6.0}),
     "online-dpo": Method(OnlineDPOTrainer, OnlineDPOConfig, {"beta": 0.1}),
     "grpo": Method(GRPOTrainer, GRPOConfig, {}),
 }

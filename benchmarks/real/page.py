@@ -93,13 +93,13 @@ def picture(name: str, alt: str) -> str:
 
 
 def contest(runs: list[dict], images: Path, judge: str) -> str:
-    """The table of a contest on held-out prompts; draws the win rate against judged pairs."""
+    """The table of a contest on held-out prompts; draws the win rate over what it cost."""
     methods = by_method(runs)
     save_schemes(
         images,
         f"real-{judge}-win-rate",
         win_rate_figure(
-            {name: [(run["pairs"], run["win_rate"]) for run in found] for name, found in methods.items()},
+            methods,
             title=f"Win rate against the start, judge: {judge}\n{_seeds(methods)}; on prompts of the round, mean of 3",
         ),
     )
@@ -135,7 +135,7 @@ def contest(runs: list[dict], images: Path, judge: str) -> str:
         if rate is not None
         else ""
     )
-    curve = picture(f"real-{judge}-win-rate", "Win rate against the start over judged pairs")
+    curve = picture(f"real-{judge}-win-rate", "Win rate against the start over judged pairs, tokens and seconds")
     return "\n".join([*rows, "", said + raters, "", curve])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
 from .judges import CLASSES, JUDGES, opening
@@ -83,8 +84,8 @@ class Reader:
 class Watch(TrainerCallback):
     """Takes a reading before training and after each round: seconds, judged pairs, what was sampled, exact shares."""
 
-    def __init__(self, judge, every: int, reader: Reader | None):
-        self.judge, self.every, self.reader = judge, every, reader
+    def __init__(self, judge, every: int, reader: Reader | None, bar: tqdm):
+        self.judge, self.every, self.reader, self.bar = judge, every, reader, bar
         self.asked: dict[str, dict[str, None]] = {}
         self.pairs, self.readings, self.began = 0, [], time.monotonic()
         self.reading = 0.0  # seconds that reading has taken
@@ -105,6 +106,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, model, **kwargs):
         if state.global_step % self.every == 0:
             self._read(model)
+            self.bar.update()
 
     def _read(self, model) -> None:
         began = time.monotonic()
@@ -138,7 +140,8 @@ def play(
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokens = TOKENS[judge]
     reader = Reader(tokenizer, held_out)
-    watch = Watch(JUDGES[judge], 1, Reader(tokenizer, train) if judge == "cycle" else None)
+    bar = tqdm(total=rounds, desc=f"{judge} {method}", unit="round", disable=None)  # only for somebody who looks
+    watch = Watch(JUDGES[judge], 1, Reader(tokenizer, train) if judge == "cycle" else None, bar)
     trainer, watch.every = METHODS[method].build(
         watch,
         passes=passes,
@@ -152,6 +155,7 @@ def play(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     trainer.train()
+    bar.close()
     network = trainer.model.eval()
     answers = reader.answers(network, 2, tokens, seed)
     kept = ("fit/r2", "fit/r2_end", "fit/margin", "fit/target", "judge/cycle_rate", "completions/mean_length", "kl")
