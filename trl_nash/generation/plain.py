@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 
 import torch
-from accelerate.utils import is_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from ..policies import is_peft_model
 from ..rounds.batch import chunks
 from .prefix import cache_name, shared_prefix
 

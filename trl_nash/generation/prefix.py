@@ -6,10 +6,10 @@
 import inspect
 
 import torch
-from accelerate.utils import is_peft_model
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from ..policies import is_peft_model
 from . import ROOM
 
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 
 from ..compat import VLLMGeneration
-from ..policies import adapts_tied_embeddings, fingerprint, has_adapters_off, merged_weights
+from ..policies import adapts_tied_embeddings, fingerprint, has_adapters_off, is_peft_model, merged_weights
 from ..rounds.log import random_state, set_random_state
 
 

@@ -7,6 +7,7 @@ from .files import load_frozen
 from .frozen import BESIDE_SHARDS, FrozenPolicies
 from .memory import fingerprint, is_sharded
 from .merged import adapts_tied_embeddings, has_adapters_off, merged_weights
+from .peft_model import is_peft_model
 
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "adapts_tied_embeddings",
     "fingerprint",
     "has_adapters_off",
+    "is_peft_model",
     "is_sharded",
     "load_frozen",
     "merged_weights",

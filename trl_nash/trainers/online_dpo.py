@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model, set_seed
+from accelerate.utils import set_seed
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import is_peft_available
 
 from ..compat import BaseConfig, BaseTrainer, disable_dropout_in_model, prepare_deepspeed, prepare_fsdp
 from ..extras import pip_install
+from ..policies import is_peft_model
 
 
 # Options that are attributes of the trainer, too.

@@ -11,14 +11,13 @@ import torch
 import transformers
 from accelerate import Accelerator, DistributedType
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from packaging.version import Version
 from transformers.trainer_utils import has_length
 
 from ...compat import OnlineDPOConfig
 from ...data.check import check_rows
 from ...generation.prompts import PromptRenderer
-from ...policies import BESIDE_SHARDS, FrozenPolicies
+from ...policies import BESIDE_SHARDS, FrozenPolicies, is_peft_model
 from ..config import NashConfig
 from ..pair_config import PairConfig
 from .options import check_metric, check_options, check_parallelism

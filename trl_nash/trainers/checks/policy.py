@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import broadcast_object_list, is_peft_model
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from ...kernels.fused_head import IGNORED, FusedHead, head_parts, logits_of
 from ...kernels.op import gathered
+from ...policies import is_peft_model
 from .noise import drawing, random_state, silence, stay_in_evaluation
 
 

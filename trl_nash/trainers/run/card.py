@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate.utils import is_peft_model
 from huggingface_hub import ModelCard
 
+from ...policies import is_peft_model
 from .completions import Verdict, printable
 from .result import result
 from .settings import settings_of

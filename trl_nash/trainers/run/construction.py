@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import is_peft_model, set_seed
+from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from ...generation.sampler import generation_config
 from ...judges import PairwiseJudge, RewardJudge, load_judge
 from ...kernels.fused_head import FusedHead, add_fused_head
+from ...policies import is_peft_model
 from ..checks import arguments
 from ..checks.ahead import check_columns, check_pairing, check_run
 from ..checks.policy import verify_policy, verify_reference

@@ -8,10 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import is_peft_model
 from transformers import TrainingArguments
 
 from ...compat import OnlineDPOConfig
+from ...policies import is_peft_model
 
 
 if TYPE_CHECKING:
