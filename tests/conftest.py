@@ -7,6 +7,8 @@ Keeps libraries offline and quiet, and offers the tiny models of `tiny.py` as fi
 Hypothesis takes the same examples in every run, as long as it may need; `FUZZ=slow` takes 20 times as many.
 """
 
+import atexit
+import gc
 import json
 import os
 import signal
@@ -42,6 +44,13 @@ settings.register_profile(
 )
 settings.register_profile("slow", settings.get_profile("quick"), max_examples=1200)
 settings.load_profile(os.environ.get("FUZZ", "quick"))
+
+
+def pytest_collection_finish():
+    """accelerate collects garbage whenever training starts: what is imported, and the tests, need not be looked at."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or Triton takes what is left at the end for a leak
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,6 @@
 
 """Trainers over the tiny model, and judges whose verdicts can be worked out by hand."""
 
-import atexit
-import gc
 import math
 
 import torch
@@ -23,11 +21,6 @@ from trl_nash import (
     PairConfig,
 )
 
-
-# accelerate collects garbage whenever training starts; what the imports have left takes half a second every time.
-gc.collect()
-gc.freeze()
-atexit.register(gc.unfreeze)  # or Triton takes what is left at the end for a leak
 
 # name -> (trainer, config, the options that make it this algorithm)
 ALGORITHMS = {
