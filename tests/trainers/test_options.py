@@ -71,12 +71,12 @@ WITHOUT_EFFECT = {
 HERE = "below"
 WORKS = {
     # Of the run
-    "output_dir": "test_checkpoints.py",
+    "output_dir": "checkpoints/test_contents.py",
     "per_device_train_batch_size": "test_rounds.py",
     "gradient_accumulation_steps": "test_rounds.py",
     "num_train_epochs": "test_rounds.py",
     "max_steps": "test_rounds.py",
-    "seed": "test_checkpoints.py",
+    "seed": "checkpoints/test_resuming.py",
     "data_seed": HERE,
     "full_determinism": HERE,
     "use_cpu": "all tests",
@@ -112,13 +112,14 @@ WORKS = {
     "per_device_eval_batch_size": HERE,
     **dict.fromkeys(["load_best_model_at_end", "metric_for_best_model", "greater_is_better"], "test_quality.py"),
     # Of checkpoints
-    **dict.fromkeys(["save_strategy", "save_steps", "save_total_limit", "ignore_data_skip"], "test_checkpoints.py"),
+    **dict.fromkeys(["save_strategy", "save_steps", "save_total_limit"], "checkpoints/test_contents.py"),
+    "ignore_data_skip": "checkpoints/test_resuming.py",
     "save_only_model": "test_save_only_model.py",
     "save_on_each_node": "transformers' `should_save`, which what is saved of rounds follows",
     "restore_callback_states_from_checkpoint": HERE,
     **dict.fromkeys(
         """push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision""".split(),
-        "transformers pushes the folders that it saves; the token stays out of them (test_checkpoints.py)",
+        "transformers pushes the folders that it saves; the token stays out of them (tests/fuzz/test_hygiene.py)",
     ),
     # Of rows
     **dict.fromkeys(

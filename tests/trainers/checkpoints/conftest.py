@@ -1,0 +1,23 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Runs that are not stopped, which those of the tests are compared with."""
+
+import pytest
+from checkpointed import build
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Runs without a stop, which keep a checkpoint of every step; each of them is made once."""
+    runs = {}
+
+    def run(algorithm, kind):
+        if (algorithm, kind) not in runs:
+            folder = tmp_path_factory.mktemp("run")
+            trainer = build(algorithm, folder, kind)
+            trainer.train()
+            runs[algorithm, kind] = trainer, folder
+        return runs[algorithm, kind]
+
+    return run
