@@ -7,17 +7,18 @@ import pytest
 from checkpointed import build
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole_run(tmp_path_factory):
-    """Runs without a stop, which keep a checkpoint of every step; each of them is made once."""
+    """Runs without a stop, which keep a checkpoint of every step; each of them is made once in a process."""
     runs = {}
 
-    def run(algorithm, kind):
-        if (algorithm, kind) not in runs:
+    def run(algorithm, kind="full", **options):
+        name = f"{algorithm} {kind} {options}"
+        if name not in runs:
             folder = tmp_path_factory.mktemp("run")
-            trainer = build(algorithm, folder, kind)
+            trainer = build(algorithm, folder, kind, **options)
             trainer.train()
-            runs[algorithm, kind] = trainer, folder
-        return runs[algorithm, kind]
+            runs[name] = trainer, folder
+        return runs[name]
 
     return run

@@ -14,15 +14,23 @@ from transformers import BitsAndBytesConfig, LlamaForCausalLM
 from trl_nash.rounds.batch import load_batches
 
 
+EVALUATED = prompt_dataset(["a", "b c", "h"])
+
+
 def resume_cases():
-    """Stops in the middle of a round, between two fits, at a round's end, at the epoch's end, and in the second."""
-    for algorithm in ALGORITHMS:
+    """
+    Stops in the middle of a round, between two fits, at a round's end, at the epoch's end, and in the second: every
+    algorithm at each of its stops, and by turns with and without adapters. `make slow` has the others.
+    """
+    for turn, algorithm in enumerate(ALGORITHMS):
         steps = STEPS_A_ROUND.get(algorithm, 2)
         stops = {steps, 2 * steps, 3 * steps}  # ends of rounds 1, 2 (and of the epoch) and 3
         stops |= {1, 2 * steps + 1} if steps > 1 else set()  # in the middle of rounds 1 and 3
         stops |= {2, 2 * steps + 2, 2 * steps + 3} if algorithm == "onpo-two" else set()  # at and in the second fit
-        for kind in ("full", "lora"):
-            yield from ((algorithm, kind, stop) for stop in sorted(stops))
+        for number, stop in enumerate(sorted(stops)):
+            now, later = ("full", "lora") if (turn + number) % 2 else ("lora", "full")
+            yield algorithm, now, stop
+            yield pytest.param(algorithm, later, stop, marks=pytest.mark.slow)
     for kind in ("trained lora", "pissa", "ref_model"):
         yield from (("comal", kind, 1), ("comal", kind, 5), ("nash-md", kind, 3))
 
@@ -62,27 +70,21 @@ def test_the_runs_compared_above_move(algorithm, whole_run):
     ],
     ids=str,
 )
-def test_resuming_under_other_options(options, stop, tmp_path):
+def test_resuming_under_other_options(options, stop, whole_run, tmp_path):
     """Sampled labels, restarts, pair selection, accumulation, passes, checkpointing and schedules go on as before."""
-    whole = build("comal", tmp_path / "whole", **options)
-    whole.train()
-    resumed = build("comal", tmp_path / "resumed", save_strategy="no", **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    whole, folder = whole_run("comal", **options)
+    resumed = build("comal", tmp_path, save_strategy="no", **options)
+    resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{stop}"))
     assert_same_run(resumed, whole, stop)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_resuming_a_run_that_evaluates(stop, tmp_path):
+def test_resuming_a_run_that_evaluates(stop, whole_run, tmp_path):
     """Evaluation in the middle of rounds samples too, and is repeated after a resume as it was."""
-
-    def run(folder, **kwargs):
-        extra = {"eval_dataset": prompt_dataset(["a", "b c", "h"])}
-        trainer = build("comal", folder, eval_strategy="steps", eval_steps=1, extra=extra)
-        trainer.train(**kwargs)
-        return trainer
-
-    whole = run(tmp_path / "whole")
-    resumed = run(tmp_path / "resumed", resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    evaluating = {"eval_strategy": "steps", "eval_steps": 1, "extra": {"eval_dataset": EVALUATED}}
+    whole, folder = whole_run("comal", **evaluating)
+    resumed = build("comal", tmp_path, save_strategy="no", **evaluating)
+    resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{stop}"))
     assert_same_run(resumed, whole, stop)
     assert history(resumed, "eval_loss") == history(whole, "eval_loss")
     assert history(resumed, "eval_policy/win_rate_reference") == history(whole, "eval_policy/win_rate_reference")
@@ -109,6 +111,8 @@ def test_resuming_from_a_stream(stop, shuffle, workers, tmp_path):
             sampled.extend(row["prompt"] for row in rows) or collect(rows, *args)
         )
         trainer.train(**kwargs)
+        if workers > 0:  # as garbage they would not be told to end, and waited for (5 seconds each)
+            trainer.callback_handler.train_dataloader.dataset.rows.loader._iterator = None
         return trainer, sampled
 
     whole, sampled = run(tmp_path / "whole")
