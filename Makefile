@@ -25,8 +25,14 @@ PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRL_EXPER
 OWN_BASE := PYTHONPATH="$(CURDIR)/tests/without_experimental$${PYTHONPATH:+:$$PYTHONPATH}"
 OWN_BASE_TESTS := tests/trainers tests/cli/test_train.py tests/cli/test_launch.py tests/demo/test_language.py \
 	tests/test_trl_contract.py
-# Several processes; a file's tests stay together.
-SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
+# But for what a round computes and how it goes on: nothing of the base but its constructor is used, and both give the
+# same run bit for bit, also a resumed one (tests/trainers/test_base_class.py).
+BESIDE_THE_BASE := $(addprefix --ignore=tests/trainers/,test_advice.py test_equality.py test_exactness.py \
+	test_gradients.py test_judging.py test_longest_first.py test_minimisers.py test_nash_md_exactness.py test_overlap.py \
+	test_quality.py test_schedules.py test_scoring.py checkpoints/test_cards.py checkpoints/test_damage.py \
+	checkpoints/test_resuming.py checkpoints/test_stops.py)
+# Several processes; a file's tests stay together, and files come in the order of tests/conftest.py.
+SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow coverage compat real gpu lint format types docs release clean
@@ -40,7 +46,7 @@ demo: $(VENV)/.installed ## Install, then train a small model on the CPU (trl-na
 test: $(VENV)/.installed-test ## Install, then run the tests, and those of trainers without trl.experimental
 	@$(PYTEST) $(SPREAD)
 	@echo "Once more, without trl.experimental ..."
-	@$(OWN_BASE) $(PYTEST) $(SPREAD) $(OWN_BASE_TESTS)
+	@$(OWN_BASE) $(PYTEST) $(SPREAD) $(OWN_BASE_TESTS) $(BESIDE_THE_BASE)
 
 slow: $(VENV)/.installed-test ## Run the slow tests
 	@$(PYTEST) -m "slow and not gpu and not network"
