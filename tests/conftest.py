@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import signal
+from pathlib import Path
 
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and all that they start: here it is tested.
@@ -44,6 +45,15 @@ settings.register_profile(
 )
 settings.register_profile("slow", settings.get_profile("quick"), max_examples=1200)
 settings.load_profile(os.environ.get("FUZZ", "quick"))
+
+
+# Where files of few tests that take long lie: one that began last would leave the other processes idle.
+FIRST = ("scale", "test_benchmarks_gpu.py", "trainers", "planning", "kernels", "judges", "generation")
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.relative_to(Path(__file__).parent).parts[0], len(places)))
 
 
 def pytest_collection_finish():
