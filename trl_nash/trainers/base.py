@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 
-from ..algorithms import AVERAGE, INITIAL, Fit, Past, Policy, named, needed
+from ..algorithms import AVERAGE, Fit, Past, Policy, named, needed
 from ..compat import OnlineDPOConfig, base_construction
 from ..judges import PairwiseJudge
 from ..objectives import pair_loss, pair_margin, pair_target
@@ -28,6 +28,7 @@ from .run.assembly import assemble
 from .run.construction import prepare, verify
 from .run.dialogues import Dialogues
 from .run.evaluation import EvaluationHooks
+from .run.scorer import measured_kls
 
 
 if TYPE_CHECKING:
@@ -209,11 +210,6 @@ class NashTrainer(EvaluationHooks):
         return self.args.beta_of(self.past)
 
     @property
-    def _whereabouts(self) -> str:
-        """Where an error has occurred, in words."""
-        return f"at step {self.state.global_step} (round {self.round + 1})"
-
-    @property
     def live(self) -> Policy:
         """What the live policy is where a fit begins."""
         return Policy(self.round, self.place.fit)
@@ -251,8 +247,8 @@ class NashTrainer(EvaluationHooks):
             # behind the round's number samples are known again after a kill.)
             self.batches = self.collector.round(rows, self.round, self.live, self._name, self.policies.fingerprint())
         # Score, once; the policy itself is scored by the fit's own forward.
-        before_a_step = self.args.schedule.first_steps
-        self.batches = self.scorer.centre(self.fit, self.batches, self.live, before_a_step, self.references)
+        measured = measured_kls(self.past, self.place, self.trains_on_policy)
+        self.batches = self.scorer.centre(self.fit, self.batches, self.live, self.args.schedule.first_steps, measured)
         # Freeze what later fits name, before the first step changes it.
         self.policies.keep(needed(self.fits, self.past, self.place.fit), self.live)
 
@@ -294,21 +290,9 @@ class NashTrainer(EvaluationHooks):
         if AVERAGE in named(self.fits(self.past)):
             self.policies.average(self.round, self.args.ema_decay)
 
-    @property
-    def references(self) -> dict[str, Policy]:
-        """Policies whose KL from the policy is a metric, where what is trained on was sampled from that."""
-        if self.place.fit > 0 or not self.trains_on_policy:
-            return {}
-        moved = self.past.reference != INITIAL
-        return {"policy/kl_reference": INITIAL} | ({"policy/kl_anchor": self.past.reference} if moved else {})
-
     def _completed(self, batch: PairBatch, logps: torch.Tensor) -> PairBatch:
         """The micro-batch with its whole centre, which later passes find in the round."""
         completed = self.scorer.complete(batch, logps)
         if completed is not batch and self.model.training and self.args.num_iterations > 1:
             self.batches[self.place.step] = completed.to(torch.device("cpu"))
         return completed
-
-    def _sample(self, prompts: list) -> Samples:
-        with self.stops.if_diverged(self._whereabouts):
-            return self.sample_pairs(prompts)

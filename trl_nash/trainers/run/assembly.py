@@ -64,9 +64,21 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool, dialogues: Dialogues) 
     )
     trainer.sampler.source = dialogues.source(trainer)
     trainer.judging = Judging(trainer.judge, args, tokenizer, state=lambda: trainer.state)
-    trainer.stops = Stops(accelerator, trainer.save_stopped, tokenizer, args.save_only_model)
+    trainer.stops = Stops(
+        accelerator,
+        trainer.save_stopped,
+        where=lambda: f"at step {trainer.state.global_step} (round {trainer.round + 1})",
+        tokenizer=tokenizer,
+        save_only_model=args.save_only_model,
+    )
     trainer.collector = Collector(
-        args, accelerator, trainer._sample, trainer.sampler, trainer.judging, trainer.reporter, trainer.stops
+        args,
+        accelerator,
+        lambda prompts: trainer.sample_pairs(prompts),
+        trainer.sampler,
+        trainer.judging,
+        trainer.reporter,
+        trainer.stops,
     )
     trainer.scorer = Scorer(
         lambda model, batch: trainer.score(model, batch),

@@ -57,7 +57,7 @@ class Collector:
         sampler ([`Sampler`]): which it samples with.
         judging ([`Judging`]): who judges them.
         reporter ([`Reporter`]): for metrics and progress.
-        stops ([`Stops`]): which may end the run between two chunks.
+        stops ([`Stops`]): which may end the run between two chunks, or where nothing can be sampled.
     """
 
     def __init__(
@@ -170,7 +170,8 @@ class Collector:
         bar.set_postfix_str("sampling")
         with self._reporter.phase("generate"):
             sample = partial(self._sample, [self._sampler.prompt_of(row) for row in rows])
-            samples = sample() if log is None else log.draw(sample)
+            with self._stops.if_diverged():
+                samples = sample() if log is None else log.draw(sample)
         bar.set_postfix_str("judging")
         with self._reporter.phase("judge"):
             wait = self._judging.ask(rows, samples)

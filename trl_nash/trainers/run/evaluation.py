@@ -18,7 +18,7 @@ from ..config import WIN_RATE
 from .hooks import TrainerHooks
 from .keeper import FOLDER
 from .pool import OpponentPoolCallback
-from .scorer import count_first
+from .scorer import count_first, measured_kls
 from .warned_once import warned_once
 
 
@@ -50,7 +50,8 @@ class EvaluationHooks(TrainerHooks):
                 for policy, weight in self.fit.centre.items():
                     kept[policy if policy in kept else self.live] += weight
                 fit, own_rows = self.fit._replace(centre=kept), count_of(judged.rows)
-                batches = self.scorer.centre(fit, batches, self.live, len(batches), self.references, own_rows)
+                measured = measured_kls(self.past, self.place, self.trains_on_policy)
+                batches = self.scorer.centre(fit, batches, self.live, len(batches), measured, own_rows)
                 for batch in count_first(batches, own_rows):
                     batch = batch.to(self.accelerator.device)
                     losses.append(self.compute_loss(model, batch, return_outputs=True)[1]["losses"])

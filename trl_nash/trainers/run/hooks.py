@@ -195,7 +195,7 @@ class TrainerHooks(OnlineDPOTrainer):
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # With fp16 an overflow of gradients is ordinary: the scaler skips the step.
         checked = grad_norm if self.accelerator.scaler is None else None
-        self.stops.if_not_finite(checked, self._whereabouts)
+        self.stops.if_not_finite(checked)
         return grad_norm
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):

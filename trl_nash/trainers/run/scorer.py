@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from ...algorithms import INITIAL, Fit, Policy
+from ...algorithms import INITIAL, Fit, Past, Policy
 from ...policies import FrozenPolicies
 from ...rounds.batch import PairBatch
+from ...rounds.schedule import Place
 from .reporter import Reporter
 
 
@@ -158,6 +159,14 @@ class Scorer:
             return scores(self._model())
         with self._policies.active(policy) as model:
             return scores(model)
+
+
+def measured_kls(past: Past, place: Place, trains_on_policy: bool) -> dict[str, Policy]:
+    """Policies whose KL from the policy is a metric, by its name, where what is trained on was sampled from that."""
+    if place.fit > 0 or not trains_on_policy:
+        return {}
+    moved = past.reference != INITIAL
+    return {"policy/kl_reference": INITIAL} | ({"policy/kl_anchor": past.reference} if moved else {})
 
 
 def count_first(batches: list[PairBatch], count: int) -> list[PairBatch]:

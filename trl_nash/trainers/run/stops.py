@@ -29,6 +29,7 @@ class Stops(TrainerCallback):
     Args:
         accelerator ([`~accelerate.Accelerator`]): for what ranks must agree on.
         save (`Callable[[], str | None]`): saves a checkpoint, and returns a sentence that says so.
+        where (`Callable[[], str]`): says in words how far the run is.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): to show prompts of a bad micro-batch.
         save_only_model (`bool`, *optional*): whether what is saved cannot be resumed from.
 
@@ -41,6 +42,7 @@ class Stops(TrainerCallback):
         self,
         accelerator: Accelerator,
         save: Callable[[], str | None],
+        where: Callable[[], str],
         tokenizer: PreTrainedTokenizerBase,
         save_only_model: bool = False,
     ):
@@ -48,6 +50,7 @@ class Stops(TrainerCallback):
         self.stopped = False
         self._accelerator = accelerator
         self._save = save
+        self._where = where
         self._tokenizer = tokenizer
         self._go_on = how_to_go_on("the last", save_only_model)
         self._go_back = how_to_go_on("an earlier", save_only_model)
@@ -94,7 +97,7 @@ class Stops(TrainerCallback):
             )
 
     @contextmanager
-    def if_diverged(self, where: str) -> Iterator[None]:
+    def if_diverged(self) -> Iterator[None]:
         """Translates what torch says of probabilities that are nan or infinite, on the CPU and on a GPU."""
         try:
             yield
@@ -102,7 +105,7 @@ class Stops(TrainerCallback):
             if "probability tensor" not in str(error) and "device-side assert" not in str(error):
                 raise
             raise RuntimeError(
-                f"The policy has diverged: nothing can be sampled from it {where}. Lower `learning_rate` or "
+                f"The policy has diverged: nothing can be sampled from it {self._where()}. Lower `learning_rate` or "
                 f"`step_size`, and {self._go_back}."
             ) from error
 
@@ -116,7 +119,7 @@ class Stops(TrainerCallback):
         """Remembers the loss of a micro-batch until [`if_not_finite`], so that no micro-step waits for the device."""
         self._losses.append((loss.detach(), batch))
 
-    def if_not_finite(self, grad_norm: torch.Tensor | float | None, where: str) -> None:
+    def if_not_finite(self, grad_norm: torch.Tensor | float | None) -> None:
         """
         Stops, before the optimizer's step, if a loss of the step or the norm of its gradients (if given) is not
         finite. Nothing is saved: the weights are those of the step before, and what resuming finds stays what it was.
@@ -138,6 +141,6 @@ class Stops(TrainerCallback):
                 prompts = f" Prompts of the batch: {texts[:: batch.num_completions]}."
                 break
         raise RuntimeError(
-            f"The {what} is {value} {where}.{prompts} Lower `learning_rate` or `step_size`, or look at these prompts, "
-            f"and {self._go_on}: none was saved of this step."
+            f"The {what} is {value} {self._where()}.{prompts} Lower `learning_rate` or `step_size`, or look at "
+            f"these prompts, and {self._go_on}: none was saved of this step."
         )
