@@ -14,7 +14,7 @@ from trl_nash.cli.command import COMMAND, shown_command
 from trl_nash.cli.training import train
 from trl_nash.cli.training.round_lines import round_line
 from trl_nash.evaluation.arena import read_contestants
-from trl_nash.trainers.run.result import result
+from trl_nash.trainers.run.reports.result import result
 
 
 @pytest.fixture(autouse=True)
@@ -273,7 +273,7 @@ def test_the_command_without_secrets():
 
 def test_answers_are_printed_and_not_obeyed():
     from trl_nash.cli.training.summary import result_text
-    from trl_nash.trainers.run.completions import Verdict
+    from trl_nash.trainers.run.reports.completions import Verdict
 
     state = SimpleNamespace(log_history=[], global_step=1)
     text = result_text(state, "out", 1.0, {}, [Verdict("p", "\x1b[2Jpolicy", "start", 1.0)])

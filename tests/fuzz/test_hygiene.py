@@ -21,7 +21,7 @@ from trl_nash.cli.main import main
 from trl_nash.cli.training import train
 from trl_nash.judges.local.pairwise_lm import TEMPLATES, Template
 from trl_nash.judges.questions.template import PROMPTS, QuestionTemplate
-from trl_nash.trainers.run.completions import Verdict, log_verdicts
+from trl_nash.trainers.run.reports.completions import Verdict, log_verdicts
 
 
 FILES = sorted(Path(trl_nash.__file__).parent.rglob("*.py"))

@@ -8,7 +8,7 @@ import torch
 from helpers import equal, history, weights
 from pushed import watch
 
-from trl_nash.trainers.run.advice import LOGP_GAP
+from trl_nash.trainers.run.reports.advice import LOGP_GAP
 
 
 def test_the_gap_is_measured_and_said_where_it_is_large(vllm, tmp_path, caplog):

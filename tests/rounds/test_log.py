@@ -171,7 +171,7 @@ def test_few_samples_are_lists_at_a_time(tmp_path, monkeypatch):
 
 def test_long_rounds_show_their_progress(tmp_path, capsys, monkeypatch):
     """Prompts that are sampled and judged, and micro-batches that are scored, each with rate and time left."""
-    monkeypatch.setattr("trl_nash.trainers.run.reporter.BAR_SECONDS", 0)
+    monkeypatch.setattr("trl_nash.trainers.run.reports.reporter.BAR_SECONDS", 0)
     build("ipo", tmp_path, disable_tqdm=False, max_steps=4).train()
     shown = capsys.readouterr().err
     assert "Round 1: sampling and judging:" in shown and "/8 [" in shown and "prompt/s, sampling]" in shown

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from trl_nash import COMALTrainer, PairwiseJudge
 from trl_nash.judges.store import JudgementStore
-from trl_nash.trainers.run.checkpoint_files import complete_checkpoints
+from trl_nash.trainers.run.checkpoints.files import complete_checkpoints
 
 
 # What a run announces, and the most times that a kill waits for it.

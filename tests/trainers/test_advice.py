@@ -8,7 +8,7 @@ import logging
 import pytest
 from helpers import answer_with, make_trainer
 
-from trl_nash.trainers.run.advice import ADVICE, Facts
+from trl_nash.trainers.run.reports.advice import ADVICE, Facts
 
 
 HEALTHY = {"num_iterations": 8, "max_steps": 48, "learning_rate": 3e-4, "per_device_train_batch_size": 8}

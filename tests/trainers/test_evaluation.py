@@ -37,7 +37,7 @@ from trl_nash import RandomJudge
 from trl_nash.rounds import metrics as metrics_module
 from trl_nash.rounds.batch import collate
 from trl_nash.rounds.metrics import Metrics
-from trl_nash.trainers.run.completions import Verdict, log_verdicts
+from trl_nash.trainers.run.reports.completions import Verdict, log_verdicts
 
 
 EVALUATED = {

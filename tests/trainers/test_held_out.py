@@ -18,9 +18,9 @@ from transformers import TrainerCallback
 
 from trl_nash.rounds.held_out import HeldOut
 from trl_nash.rounds.schedule import Schedule
-from trl_nash.trainers.run.advice import ADVICE, Facts
-from trl_nash.trainers.run.generalisation import Generalisation
 from trl_nash.trainers.run.held_out import HeldOutPrompts
+from trl_nash.trainers.run.reports.advice import ADVICE, Facts
+from trl_nash.trainers.run.reports.generalisation import Generalisation
 
 
 def fit(algorithm, folder, batch_size, accumulation=1, recorded=None, **options):

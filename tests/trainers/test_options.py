@@ -402,7 +402,7 @@ def test_the_cache_of_the_device_is_emptied(tmp_path, monkeypatch):
 @pytest.mark.parametrize("disable_tqdm", [False, True])
 def test_bars(disable_tqdm, tmp_path, capsys, monkeypatch):
     """A bar of the run, and one of each part of a round that takes a while."""
-    monkeypatch.setattr("trl_nash.trainers.run.reporter.BAR_SECONDS", 0)
+    monkeypatch.setattr("trl_nash.trainers.run.reports.reporter.BAR_SECONDS", 0)
     trainer = make_trainer("ipo", tmp_path, disable_tqdm=disable_tqdm, steps_per_generation=2, max_steps=2)
     trainer.train()
     assert ("Round 1: sampling and judging" in capsys.readouterr().err) == (not disable_tqdm)

@@ -8,13 +8,13 @@ import pytest
 from accelerate import Accelerator
 from helpers import make_trainer, prompt_dataset
 
-import trl_nash.trainers.run.reporter as reporter_module
+import trl_nash.trainers.run.reports.reporter as reporter_module
 from trl_nash import NashTrainer
 from trl_nash.judges.tally import Tally
 from trl_nash.rounds.pairings import All
 from trl_nash.rounds.rows import Filler
 from trl_nash.trainers.run.judging import Asked, Judged
-from trl_nash.trainers.run.reporter import Reporter
+from trl_nash.trainers.run.reports.reporter import Reporter
 
 
 def test_any_reason_to_abstain_is_counted():

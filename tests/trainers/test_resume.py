@@ -12,7 +12,7 @@ from datasets import IterableDataset
 from helpers import PROMPTS, equal, lora_config, make_trainer, prompt_dataset, weights
 from huggingface_hub import ModelCard
 
-from trl_nash.trainers.run.checkpoint_files import find_checkpoint
+from trl_nash.trainers.run.checkpoints.files import find_checkpoint
 
 
 OPTIONS = {"steps_per_generation": 2, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from datasets import IterableDataset
 from helpers import favours_a, make_trainer, prompt_dataset, weights
 
-import trl_nash.trainers.run.reporter as reporter
+import trl_nash.trainers.run.reports.reporter as reporter
 from trl_nash import OpponentPoolCallback
 from trl_nash.algorithms import INITIAL
 from trl_nash.rounds.rows import count_of

@@ -16,7 +16,7 @@ from checkpointed import assert_same_run, build, copy_of, cut, names
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from trl_nash.trainers.run.checkpoint_files import complete_checkpoints
+from trl_nash.trainers.run.checkpoints.files import complete_checkpoints
 
 
 DAMAGES = {

@@ -20,7 +20,7 @@ from ...usage import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ...trainers.run.checkpoint_files import Found
+    from ...trainers.run.checkpoints.files import Found
 
 
 def choose_sizes(
@@ -40,7 +40,7 @@ def choose_sizes(
             The model, or that beneath an adapter.
         adapter (`dict`, *optional*):
             The configuration of the adapter that is trained further.
-        resumed ([`~trl_nash.trainers.run.checkpoint_files.Found`], *optional*):
+        resumed ([`~trl_nash.trainers.run.checkpoints.files.Found`], *optional*):
             The checkpoint that the run goes on from, with the rounds that it has.
 
     Returns:
@@ -77,7 +77,7 @@ def choose_sizes(
 
 def _saved_round(run: Run, checkpoint: "Path", passes: int | None) -> tuple[int, int] | None:
     """`steps_per_generation` and `num_iterations` that make rounds like those of a checkpoint, if there are such."""
-    from ...trainers.run.checkpoint_files import round_of
+    from ...trainers.run.checkpoints.files import round_of
 
     if (saved := round_of(checkpoint)) is None:
         return None

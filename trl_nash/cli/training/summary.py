@@ -11,7 +11,7 @@ from ...planning.words import counted, remarks_on, run_words
 
 
 if TYPE_CHECKING:
-    from ...trainers.run.completions import Verdict
+    from ...trainers.run.reports.completions import Verdict
 
 _LONGEST_PROMPT = 400  # characters shown of the rendered prompt
 _RESULTS = {
@@ -51,7 +51,7 @@ def plan_text(
             The configuration of the adapter that the model is.
         costs (`dict[str, str]`, *optional*):
             What else there is to say, by headings.
-        resumed ([`~trl_nash.trainers.run.checkpoint_files.Found`], *optional*):
+        resumed ([`~trl_nash.trainers.run.checkpoints.files.Found`], *optional*):
             The checkpoint that the run goes on from.
 
     Returns:
@@ -120,7 +120,7 @@ def result_text(
     Returns:
         `str`
     """
-    from ...trainers.run.result import result
+    from ...trainers.run.reports.result import result
 
     steps = counted(state.global_step, "step")
     done = f"Finished before, after {steps}" if seconds is None else f"Trained {steps} in {seconds:.0f} s"
@@ -141,7 +141,7 @@ def _rows(dataset) -> str:
 
 
 def _shortened(text: str) -> str:
-    from ...trainers.run.completions import printable
+    from ...trainers.run.reports.completions import printable
 
     text = printable(text)
     if len(text) > _LONGEST_PROMPT:

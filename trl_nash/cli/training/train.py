@@ -129,7 +129,7 @@ def build_trainer(algorithm: str, arguments: "Arguments"):
     from ...trainers.checks.ahead import check_columns, check_pairing, check_run
     from ...trainers.checks.arguments import check_arguments
     from ...trainers.loading import adapter_config, check_adapter, load_tokenizer
-    from ...trainers.run.checkpoint_files import find_checkpoint
+    from ...trainers.run.checkpoints.files import find_checkpoint
     from ...trainers.run.dialogues import Dialogues
     from .data import load_prompts
     from .dry_run import check_model_without_weights, costs

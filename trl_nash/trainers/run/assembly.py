@@ -13,14 +13,14 @@ from ...generation.vllm import VLLMEngine
 from ...judges.rewards.model import RewardModel
 from ...policies import FrozenPolicies
 from ..checks.arguments import check_mixture
+from .checkpoints.keeper import Keeper
 from .collector import Collector
 from .dialogues import Dialogues
 from .held_out import HeldOutPrompts
 from .hooks import EpochCounter
 from .judging import Judging
-from .keeper import Keeper
 from .pool import OpponentPoolCallback
-from .reporter import Reporter
+from .reports.reporter import Reporter
 from .round_end import RoundEnd
 from .scorer import Scorer
 from .settings import settings_of

@@ -27,7 +27,7 @@ from ...rounds.log import RoundLog
 from ...rounds.pairings import Compared, Pairing
 from ...rounds.rows import Filler, count_of
 from .judging import Judged, Judging
-from .reporter import Reporter
+from .reports.reporter import Reporter
 from .stops import Stops
 
 

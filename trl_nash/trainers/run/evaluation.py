@@ -15,8 +15,8 @@ from ...rounds.batch import Samples
 from ...rounds.rows import count_of
 from ...rounds.schedule import Place
 from ..config import WIN_RATE
+from .checkpoints.keeper import FOLDER
 from .hooks import TrainerHooks
-from .keeper import FOLDER
 from .pool import OpponentPoolCallback
 from .scorer import count_first, measured_kls
 from .warned_once import warned_once

@@ -15,12 +15,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ...compat import OnlineDPOTrainer
 from ...rounds.rows import EvaluationLoader, Share, StreamedRounds, round_loader
-from .card import CARD, complete_card
-from .checkpoint_files import complete_checkpoints
+from .checkpoints.files import complete_checkpoints
+from .checkpoints.keeper import FOLDER, Keeper
 from .collector import ROUND_FOLDER
-from .keeper import FOLDER, Keeper
-from .opening import say_opening
-from .reporter import Reporter
+from .reports.card import CARD, complete_card
+from .reports.opening import say_opening
+from .reports.reporter import Reporter
 from .stops import Stops
 from .warned_once import warned_once
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from transformers import TrainerCallback
 
-from .advice import Adviser
-from .generalisation import Generalisation
-from .reporter import Reporter
+from .reports.advice import Adviser
+from .reports.generalisation import Generalisation
+from .reports.reporter import Reporter
 
 
 class RoundEnd(TrainerCallback):

@@ -13,7 +13,7 @@ from ...algorithms import INITIAL, Fit, Past, Policy
 from ...policies import FrozenPolicies
 from ...rounds.batch import PairBatch
 from ...rounds.schedule import Place
-from .reporter import Reporter
+from .reports.reporter import Reporter
 
 
 KL_SAMPLE = 64  # completions of a round on each rank that are scored for the sake of a metric

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from ...judges.base import JudgeError
 from ...rounds.batch import IGNORED, PairBatch
 from ...rounds.log import random_state, set_random_state
-from .checkpoint_files import how_to_go_on
+from .checkpoints.files import how_to_go_on
 
 
 class Stopped(RuntimeError):

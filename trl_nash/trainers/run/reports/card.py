@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard
 
-from ...policies import is_peft_model
+from ....policies import is_peft_model
+from ..settings import settings_of
 from .completions import Verdict, printable
 from .result import result
-from .settings import settings_of
 
 
 if TYPE_CHECKING:
-    from ..base import NashTrainer
+    from ...base import NashTrainer
 
 
 CARD = "README.md"
@@ -28,7 +28,7 @@ _VERSIONS = "### Framework versions\n\n"
 
 def complete_card(trainer: "NashTrainer") -> None:
     """Completes the card that TRL has written."""
-    from ... import __version__
+    from .... import __version__
 
     args, base, adapter = trainer.args, trainer.started_from, is_peft_model(trainer.model)
     file = Path(args.output_dir) / CARD

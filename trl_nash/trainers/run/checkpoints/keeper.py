@@ -13,12 +13,12 @@ from accelerate.utils import gather_object
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ...algorithms import Policy
-from ...policies import FrozenPolicies
-from ...rounds.batch import PairBatch, load_batches, save_batches
-from .checkpoint_files import find_checkpoint, step_of
-from .reporter import Reporter
-from .settings import LENGTHS, OF_OPTIMIZER, SHAPE_OF_ADAPTER, changes
+from ....algorithms import Policy
+from ....policies import FrozenPolicies
+from ....rounds.batch import PairBatch, load_batches, save_batches
+from ..reports.reporter import Reporter
+from ..settings import LENGTHS, OF_OPTIMIZER, SHAPE_OF_ADAPTER, changes
+from .files import find_checkpoint, step_of
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only

@@ -11,16 +11,16 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from tqdm.auto import tqdm
 
-from ...generation.prompts import text_of
-from ...objectives import cycle_rate
-from ...rounds.batch import ENDINGS, IGNORED, PairBatch, Samples
-from ...rounds.metrics import Metrics
-from ...rounds.pairings import All, BestWorst
-from ...rounds.rows import count_of
-from ..config import WIN_RATE
+from ....generation.prompts import text_of
+from ....objectives import cycle_rate
+from ....rounds.batch import ENDINGS, IGNORED, PairBatch, Samples
+from ....rounds.metrics import Metrics
+from ....rounds.pairings import All, BestWorst
+from ....rounds.rows import count_of
+from ...config import WIN_RATE
+from ..held_out import HeldOutPrompts
+from ..judging import Asked, Judged
 from .completions import Verdict, log_verdicts
-from .held_out import HeldOutPrompts
-from .judging import Asked, Judged
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only

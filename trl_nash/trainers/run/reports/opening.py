@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from accelerate.logging import get_logger
 
-from ..checks.precision import movable_share, precision_of
+from ...checks.precision import movable_share, precision_of
 
 
 if TYPE_CHECKING:
-    from ..base import NashTrainer
+    from ...base import NashTrainer
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only

@@ -3,8 +3,8 @@
 
 """What a run has come to, in sentences: for the terminal and for the model card."""
 
-from ...rounds.metrics import win_rate_interval
-from ..config import WIN_RATE
+from ....rounds.metrics import win_rate_interval
+from ...config import WIN_RATE
 
 
 def result(log_history: list[dict]) -> str | None:
