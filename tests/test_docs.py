@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 import trl_nash
-from trl_nash.cli.options import ALGORITHMS
+from trl_nash.cli.options.typed import ALGORITHMS
 
 
 ROOT = Path(__file__).parents[1]
@@ -233,7 +233,7 @@ def plan(monkeypatch):
 
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "vllm" else find_spec(name))
-    monkeypatch.setattr("trl_nash.cli.checks.os.path.isdir", lambda path: True)
+    monkeypatch.setattr("trl_nash.cli.options.checks.os.path.isdir", lambda path: True)
     for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):  # which the command line may set
         monkeypatch.setenv(name, "1")
     return plan_launch
@@ -313,7 +313,7 @@ def test_yaml_blocks_parse(page, plan, tmp_path):
 @pytest.mark.parametrize("page", PAGES)
 def test_options_and_commands_in_the_text_exist(page, capsys):
     from trl_nash.cli.main import main
-    from trl_nash.cli.parser import NashParser
+    from trl_nash.cli.options.parser import NashParser
     from trl_nash.cli.training.processes import launch_parser
 
     parsers = [launch_parser(), *map(NashParser, ALGORITHMS)]

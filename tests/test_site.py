@@ -19,7 +19,7 @@ import pytest
 import trl_nash
 import trl_nash.games
 import trl_nash.kernels
-from trl_nash.cli.options import ALGORITHMS
+from trl_nash.cli.options.typed import ALGORITHMS
 
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")

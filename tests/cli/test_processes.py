@@ -173,7 +173,7 @@ def test_a_wrong_value_for_the_launcher_is_a_sentence(machine):
     ],
 )
 def test_precision_follows_the_hardware_unless_set(machine, monkeypatch, devices, best, argv, expected):
-    from trl_nash.cli.parser import NashParser
+    from trl_nash.cli.options.parser import NashParser
 
     machine(devices)
     monkeypatch.setattr(precision, "best_precision", lambda use_cpu: "fp32" if use_cpu else best)

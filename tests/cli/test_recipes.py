@@ -13,7 +13,7 @@ from tiny import build_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trl_nash.cli.main import main
-from trl_nash.cli.options import ALGORITHMS
+from trl_nash.cli.options.typed import ALGORITHMS
 from trl_nash.cli.training import train
 from trl_nash.cli.training.launch import plan_launch
 from trl_nash.planning.models import known_config

@@ -10,9 +10,9 @@ from anything import VALUES, complaints
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trl_nash.cli.judge_arguments import JudgeArguments
-from trl_nash.cli.options import apply_config, read_config
-from trl_nash.cli.parser import NashParser
+from trl_nash.cli.options.judge import JudgeArguments
+from trl_nash.cli.options.parser import NashParser
+from trl_nash.cli.options.typed import apply_config, read_config
 from trl_nash.cli.training.processes import launch_parser
 from trl_nash.usage import UsageError
 

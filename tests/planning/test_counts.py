@@ -104,7 +104,7 @@ def test_adapters_are_those_of_peft(targets):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_defaults_are_the_training_commands(algorithm):
-    name = "PairConfig" if algorithm == "iterative-ipo" else trl_nash.cli.options.ALGORITHMS[algorithm].config
+    name = "PairConfig" if algorithm == "iterative-ipo" else trl_nash.cli.options.typed.ALGORITHMS[algorithm].config
     config = getattr(trl_nash, name)
     theirs = {}
     for field in [*dataclasses.fields(ModelConfig), *dataclasses.fields(config)]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import trl_nash
-from trl_nash.cli.options import ALGORITHMS
+from trl_nash.cli.options.typed import ALGORITHMS
 from trl_nash.planning.known import UNFITTED
 from trl_nash.planning.memory import memory
 from trl_nash.planning.model import sizes_by_hand

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, is_user_error, report
 from .judge import is_model, load, progress_bar, read_kwargs
-from .options import StrictParser
+from .options.typed import StrictParser
 
 
 if TYPE_CHECKING:

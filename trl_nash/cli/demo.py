@@ -13,7 +13,7 @@ from pathlib import Path
 from ..demo import game, language
 from ..demo.data import read_examples
 from ..usage import UsageError
-from .options import StrictParser
+from .options.typed import StrictParser
 
 
 _DEFAULTS = {"output_dir": "trl-nash-demo", "rounds": 18, "seed": 0}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..usage import UsageError
 from .errors import is_user_error, report
-from .options import StrictParser
+from .options.typed import StrictParser
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from trl_nash import __version__
 
 from ..usage import UsageError, did_you_mean
 from .errors import hide_noise, is_user_error, report
-from .options import ALGORITHMS
+from .options.typed import ALGORITHMS
 
 
 _OTHER_COMMANDS = {

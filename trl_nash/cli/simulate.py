@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..rounds.pairings import PAIR_SELECTIONS
 from ..usage import UsageError, did_you_mean
-from .options import StrictParser
+from .options.typed import StrictParser
 
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from ...usage import UsageError, did_you_mean
-from ..options import StrictParser, read_config, take_option
+from ..options.typed import StrictParser, read_config, take_option
 from .check import check
 from .options import ALGORITHMS, add_options
 
@@ -99,7 +99,7 @@ def apply_file(parser: argparse.ArgumentParser, file: str) -> None:
     config = read_config(file)
     unknown = [name for name in config if name not in spellings]
     if unknown:
-        from ..parser import NashParser
+        from ..options.parser import NashParser
         from ..training.processes import launch_parser
 
         trained = {

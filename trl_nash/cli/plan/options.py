@@ -9,7 +9,7 @@ from ...planning.known import STRATEGIES
 from ...planning.model import COUNTS
 from ...planning.words import number_of
 from ...rounds.pairings import PAIR_SELECTIONS
-from ..options import ALIASES
+from ..options.typed import ALIASES
 
 
 ALGORITHMS = (

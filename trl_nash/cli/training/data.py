@@ -42,7 +42,7 @@ def load_prompts(script_args, mixture_args, render, *, evaluate: bool, seed: int
     Loads what `--dataset_name` or the `datasets:` section names and finds the prompts in it.
 
     Args:
-        script_args ([`~trl_nash.cli.parser.NashScriptArguments`]):
+        script_args ([`~trl_nash.cli.options.parser.NashScriptArguments`]):
             Name, splits and prompt column.
         mixture_args ([`~trl.DatasetMixtureConfig`]):
             The mixture, if any, and `test_split_size`, which holds for a single dataset too.

@@ -47,7 +47,7 @@ def costs(run: "Run", path: str, arguments, render, prompts) -> dict[str, str]:
     Args:
         run ([`Run`]): what [`~trl_nash.cli.training.sizes.choose_sizes`] returned.
         path (`str`): of the model, without its adapter.
-        arguments ([`~trl_nash.cli.arguments.Arguments`]): what the options say.
+        arguments ([`~trl_nash.cli.options.arguments.Arguments`]): what the options say.
         render ([`PromptRenderer`]): of the run.
         prompts ([`~trl_nash.cli.training.data.Prompts`]): the data.
 

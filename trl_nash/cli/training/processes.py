@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...extras import pip_install
 from ...usage import UsageError
-from ..options import read_config
+from ..options.typed import read_config
 from .hardware import visible_devices
 from .threads import share_cores
 

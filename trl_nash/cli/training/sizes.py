@@ -32,7 +32,7 @@ def choose_sizes(
     Args:
         algorithm (`str`):
             A key of `ALGORITHMS`.
-        arguments ([`~trl_nash.cli.arguments.Arguments`]):
+        arguments ([`~trl_nash.cli.options.arguments.Arguments`]):
             What the options say. Its `training` is changed.
         prompts ([`~trl_nash.cli.training.data.Prompts`]):
             The data.

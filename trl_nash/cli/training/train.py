@@ -20,8 +20,8 @@ import trl_nash
 from ...usage import UsageError
 from ..command import COMMAND, shown_command
 from ..errors import hide_noise, is_first_process, is_user_error, report
-from ..options import ALGORITHMS, LORA_LEARNING_RATE
-from ..reading import read_options
+from ..options.reading import read_options
+from ..options.typed import ALGORITHMS, LORA_LEARNING_RATE
 from .ending import how_to_resume, leave_process_group, report_stop
 from .held_out import hold_out
 from .output_folder import give_up
@@ -32,7 +32,7 @@ from .threads import choose_threads
 
 
 if TYPE_CHECKING:
-    from ..arguments import Arguments
+    from ..options.arguments import Arguments
 
 _LIGHT = {"function", "group", "random", "openai", "openai-group", "hf"}  # judges that load no model here
 
@@ -93,7 +93,7 @@ def read_arguments(algorithm: str, argv: list[str]) -> "Arguments":
         UsageError: If an option is unknown or its value cannot be read.
         ValueError: If the algorithm's config refuses a value.
     """
-    from ..arguments import arguments_of
+    from ..options.arguments import arguments_of
     from .hardware import hardware_options
 
     read = read_options(algorithm, argv)

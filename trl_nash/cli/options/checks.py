@@ -9,13 +9,13 @@ import os
 import re
 from collections.abc import Iterable
 
-from ..extras import pip_install
-from ..trainers.checks.refused import check_refused
-from ..trainers.checks.values import check_values
-from ..usage import UsageError
-from .judge_arguments import JudgeArguments
-from .training.output_folder import check_output_folder
-from .training.trackers import check_trackers
+from ...extras import pip_install
+from ...trainers.checks.refused import check_refused
+from ...trainers.checks.values import check_values
+from ...usage import UsageError
+from ..training.output_folder import check_output_folder
+from ..training.trackers import check_trackers
+from .judge import JudgeArguments
 from .unused import check_unused
 
 
@@ -35,7 +35,7 @@ def check(arguments: argparse.Namespace, given: Iterable[str]) -> None:
 
     Args:
         arguments (`argparse.Namespace`):
-            What [`~trl_nash.cli.parser.NashParser`] parsed.
+            What [`~trl_nash.cli.options.parser.NashParser`] parsed.
         given (`Iterable[str]`):
             The options among them that were typed, or in the YAML file.
 
@@ -62,7 +62,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
     Args:
         arguments (`argparse.Namespace`):
-            What [`~trl_nash.cli.parser.NashParser`] parsed.
+            What [`~trl_nash.cli.options.parser.NashParser`] parsed.
 
     Raises:
         UsageError: If model, data or judge is missing, or a judge and a reward model are both given.

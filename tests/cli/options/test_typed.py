@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from trl_nash.cli.options import read_config, split_options, take_option
+from trl_nash.cli.options.typed import read_config, split_options, take_option
 from trl_nash.usage import UsageError, did_you_mean
 
 

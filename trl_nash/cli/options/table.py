@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from .options import ALGORITHMS, Algorithm
+from .typed import ALGORITHMS, Algorithm
 
 
 LAUNCHER = "accelerate launch"  # a key of the table, beside those of `ALGORITHMS`
@@ -138,7 +138,7 @@ def _build() -> tuple[dict[str, list[Option]], list[str]]:
     """All options, and the files that define them."""
     from accelerate.commands import launch
 
-    from ..compat import TrlParser
+    from ...compat import TrlParser
     from .arguments import dataclasses_of
 
     table, files = {}, {__file__, *map(inspect.getsourcefile, (launch, Algorithm, TrlParser))}
@@ -167,7 +167,7 @@ def _build() -> tuple[dict[str, list[Option]], list[str]]:
 
 def _owner(cls: type, name: str) -> str:
     """The class of ours that defines a field last, else the one that defines it first."""
-    from ..trainers.config import NashConfig
+    from ...trainers.config import NashConfig
 
     defining = [base for base in cls.__mro__ if name in vars(base).get("__annotations__", {})]
     return defining[0 if issubclass(defining[0], NashConfig) else -1].__name__

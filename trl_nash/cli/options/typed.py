@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ..usage import UsageError, did_you_mean
+from ...usage import UsageError, did_you_mean
 
 
 LORA_LEARNING_RATE = 1e-4  # where nobody has chosen one
@@ -193,7 +193,7 @@ def apply_config(
             The file, for messages.
         config (`dict[str, Any]`):
             What [`read_config`] found in it.
-        parser ([`~trl_nash.cli.parser.NashParser`]):
+        parser ([`~trl_nash.cli.options.parser.NashParser`]):
             The script's parser.
         launch_parser (`argparse.ArgumentParser`):
             The parser of `accelerate launch`.

@@ -9,10 +9,10 @@ import re
 import pytest
 from datasets import Dataset
 
-from trl_nash.cli.option_table import LAUNCHER, options_of
-from trl_nash.cli.options import ALGORITHMS
-from trl_nash.cli.reading import read_options
-from trl_nash.cli.unused import NEEDS, NEVER, NOTHING
+from trl_nash.cli.options.reading import read_options
+from trl_nash.cli.options.table import LAUNCHER, options_of
+from trl_nash.cli.options.typed import ALGORITHMS
+from trl_nash.cli.options.unused import NEEDS, NEVER, NOTHING
 from trl_nash.trainers.checks.refused import REFUSED
 from trl_nash.usage import UsageError
 

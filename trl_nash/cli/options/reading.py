@@ -7,9 +7,9 @@ import argparse
 from typing import NamedTuple
 
 from .checks import check
-from .option_table import LAUNCHER, options_of
-from .options import apply_config, read_config, split_options, take_option
 from .parser import NashParser
+from .table import LAUNCHER, options_of
+from .typed import apply_config, read_config, split_options, take_option
 
 
 class Options(NamedTuple):

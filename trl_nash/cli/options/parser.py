@@ -7,9 +7,9 @@ import argparse
 import re
 from typing import Any
 
-from ..usage import UsageError
-from .option_table import LAUNCHER, Option, options_of
-from .options import ALGORITHMS, ALIASES, LORA_LEARNING_RATE, shown
+from ...usage import UsageError
+from .table import LAUNCHER, Option, options_of
+from .typed import ALGORITHMS, ALIASES, LORA_LEARNING_RATE, shown
 from .unused import NEVER
 
 

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..usage import UsageError
-from .options import shown
+from ...usage import UsageError
+from .typed import shown
 
 
 @dataclass

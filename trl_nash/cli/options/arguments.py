@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import trl_nash
 
-from ..compat import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
-from .judge_arguments import JudgeArguments
-from .options import ALGORITHMS
+from ...compat import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+from .judge import JudgeArguments
+from .typed import ALGORITHMS
 
 
 @dataclass
@@ -86,7 +86,7 @@ def arguments_of(algorithm: str, options: argparse.Namespace, chosen: frozenset[
 
     Args:
         algorithm (`str`): a key of `ALGORITHMS`.
-        options (`argparse.Namespace`): what [`~trl_nash.cli.parser.NashParser`] parsed.
+        options (`argparse.Namespace`): what [`~trl_nash.cli.options.parser.NashParser`] parsed.
         chosen (`frozenset[str]`, *optional*): those of them that the user gave.
 
     Raises:

@@ -12,11 +12,11 @@ from dataclasses import fields
 
 import pytest
 
-from trl_nash.cli import option_table
-from trl_nash.cli.arguments import arguments_of, dataclasses_of
-from trl_nash.cli.option_table import options_of
-from trl_nash.cli.options import ALGORITHMS, Algorithm
-from trl_nash.cli.parser import NashParser
+from trl_nash.cli.options import table as option_table
+from trl_nash.cli.options.arguments import arguments_of, dataclasses_of
+from trl_nash.cli.options.parser import NashParser
+from trl_nash.cli.options.table import options_of
+from trl_nash.cli.options.typed import ALGORITHMS, Algorithm
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pytest
 from transformers import TrainingArguments
 
 import trl_nash
-from trl_nash.cli.checks import check_arguments
-from trl_nash.cli.judge_arguments import JudgeArguments
-from trl_nash.cli.options import ALGORITHMS
-from trl_nash.cli.parser import NashParser
-from trl_nash.cli.unused import NEVER
+from trl_nash.cli.options.checks import check_arguments
+from trl_nash.cli.options.judge import JudgeArguments
+from trl_nash.cli.options.parser import NashParser
+from trl_nash.cli.options.typed import ALGORITHMS
+from trl_nash.cli.options.unused import NEVER
 from trl_nash.judges import load_judge
 from trl_nash.usage import UsageError
 
