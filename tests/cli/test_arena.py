@@ -4,6 +4,8 @@
 """`trl-nash arena`: the table, the plan, and what ends it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from judge_files import Ends
@@ -115,3 +117,14 @@ def test_a_policy_that_is_not_there(prompts_file, tmp_path, capsys):
     assert main(["arena", *argv, *missing]) == 1
     text = capsys.readouterr().err.strip()
     assert "nothing" in text and "Traceback" not in text
+
+
+def test_help_is_quick_and_needs_neither_torch_nor_scipy():
+    code = (
+        "import sys; from trl_nash.cli.main import main\n"
+        "try: main(['arena', '--help'])\n"
+        "except SystemExit: pass\n"
+        "found = {'torch', 'transformers', 'trl', 'scipy'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600, capture_output=True)

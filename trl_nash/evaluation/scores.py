@@ -6,9 +6,6 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..games.equilibria import nash_equilibrium
-from ..games.matrix import MatrixGame
-
 
 ELO = 400 / np.log(10)  # points of a logit
 _DIGITS = 5  # of win rates whose equilibrium is asked for: ties beyond them hide which policies it consists of
@@ -20,6 +17,10 @@ def equilibrium(rates: np.ndarray) -> np.ndarray:
     beats_all = (rates.round(_DIGITS) > 0.5).sum(1) == len(rates) - 1
     if beats_all.any():  # then nothing else is an equilibrium, and no linear program is needed
         return beats_all.astype(np.float64)
+    # SciPy's solvers take half a second, which `trl-nash arena --help` must not.
+    from ..games.equilibria import nash_equilibrium
+    from ..games.matrix import MatrixGame
+
     return nash_equilibrium(MatrixGame(rates.round(_DIGITS)))
 
 
