@@ -76,6 +76,7 @@ def rehearsal(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_row_is_measured(rehearsal):
     rows = rows_of(rehearsal / "found.json")
     assert {row["status"] for row in rows.values()} == {"measured"}
@@ -100,6 +101,7 @@ def test_every_row_is_measured(rehearsal):
     assert "32 prompts a call" in rows["continuous batching"]["figures"][0]
 
 
+@pytest.mark.slow
 def test_reports_are_kept_and_the_table_says_that_it_is_a_rehearsal(rehearsal):
     report = json.loads((rehearsal / "found.json").read_text())
     assert report["rehearsal"] and report["machine"]["torch"] and "gpu" not in report["machine"]
