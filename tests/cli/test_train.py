@@ -216,7 +216,7 @@ def test_a_run_that_stops_itself_says_why(tmp_path, capsys, monkeypatch, options
         "def judge(prompts, first, second):\n    return [float('nan')] * len(first)\n"
     )
     assert train.main(["comal", *options, "--judge=silent_judge:judge"]) == 1
-    assert "The judge abstained on" in capsys.readouterr().err.splitlines()[-1]
+    assert "the judge abstained on" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_fault_in_the_users_judge_keeps_its_traceback(tmp_path, monkeypatch, options):
@@ -293,5 +293,5 @@ def test_result_text_without_evaluation():
     text = result_text(state, "out", 3.4, {"policy/kl_reference": 0.25, "judge/abstained": 0.0})
     assert (
         text == "Trained 2 steps in 3 s. The model is in out.\n"
-        "  In the last round: KL to the start 0.25, judge abstained 0."
+        "  In the last round: KL to the start 0.25, pairs without a verdict 0."
     )

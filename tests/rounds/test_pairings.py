@@ -370,18 +370,34 @@ def test_what_does_not_go_together_is_refused(selection, pairs, count, sentence)
 
 
 @pytest.mark.parametrize("selection", ["tournament", "elimination"])
-@pytest.mark.parametrize("failed", [1, 2])
-def test_who_has_no_verdicts_reaches_no_final(selection, failed):
-    """A dialogue that failed is no tie: it drops out, and the prompt still teaches something."""
-    out = np.random.default_rng(0).permuted(np.arange(8) < failed, axis=-1)
-    out = np.stack([np.random.default_rng(row).permuted(out) for row in range(50)])
-    judge = Judge(50, 8)
+@pytest.mark.parametrize(("failed", "count"), [(1, 5), (1, 8), (2, 8)])  # of 5, the two losers could be two of these
+@pytest.mark.parametrize("known", [True, False])
+def test_who_has_no_verdicts_reaches_no_final(selection, failed, known, count):
+    """
+    A dialogue that failed, or a completion of which the judge says nothing whoever it meets, is no tie: it drops out,
+    and the prompt still teaches something. Whether that is known before the first wave does not matter.
+    """
+    out = np.stack([np.random.default_rng(row).permuted(np.arange(count) < failed) for row in range(200)])
+    judge = Judge(200, count)
 
     def ask(pairs):
         lost = np.take_along_axis(out[:, None], pairs, axis=2).any(-1)
         return np.where(lost, np.nan, judge(pairs))
 
-    compared = pairing(selection).compare(ask, Groups(50, 8, out=out))
-    assert not np.isnan(pairing(selection).select(compared, 8).preference).all(1).any()
-    if selection == "tournament":
-        assert not np.isnan(compared.preference[:, -1]).any()
+    compared = pairing(selection).compare(ask, Groups(200, count, out=out if known else None))
+    assert not np.isnan(compared.preference[:, -1]).any()
+
+
+def test_a_swiss_puts_those_without_verdicts_together():
+    """Of 8, two on which the judge has nothing to say: once that is known they meet each other, and once only."""
+    out = np.stack([np.random.default_rng(row).permuted(np.arange(8) < 2) for row in range(50)])
+    judge = Judge(50, 8)
+
+    def ask(pairs):
+        return np.where(np.take_along_axis(out[:, None], pairs, axis=2).any(-1), np.nan, judge(pairs))
+
+    for known, lost in ((True, 5), (False, 5)):  # one pair of the two, two of one of them in each other wave
+        compared = pairing("swiss").compare(ask, Groups(50, 8, out=out if known else None))
+        assert (np.isnan(compared.preference).sum(axis=1) == lost).all()
+        both = out[np.arange(50)[:, None, None], compared.pairs].all(-1)
+        assert (both.sum(axis=1) == 1).all()

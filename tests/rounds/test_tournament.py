@@ -105,3 +105,47 @@ def test_what_a_pairing_draws_depends_on_the_run_and_not_on_when_it_is_drawn(tmp
 def test_two_completions_are_no_tournament(tmp_path):
     with pytest.raises(ValueError, match="'tournament'` needs `num_generations` of at least 3, got 2"):
         make_trainer("comal", tmp_path, pair_selection="tournament", num_generations=2)
+
+
+def test_what_fills_up_a_row_is_no_verdict(tmp_path):
+    """
+    Three of four completions are equal: 3 of 6 pairs are uncertain, and with M = 4 two of them are asked. A judge that
+    wins each with .75 has a mean of .75, and one that says nothing has abstained on all that it was asked.
+    """
+    found = {}
+    for verdict in (0.75, None):
+        trainer = make_trainer(
+            "ipo",
+            tmp_path,
+            judge=lambda prompts, first, second, p=verdict: [
+                p and (p if len(a) > len(b) else 1 - p) for a, b in zip(first, second, strict=True)
+            ],
+            dataset=prompt_dataset(["b"] * 2),
+            num_generations=4,
+            pair_selection="active",
+            pairs_per_prompt=4,
+            max_nan_rate=0.9,
+            max_steps=1,
+        )
+        answer_with(trainer, ["a a a a", "b", "b", "b"])
+        if verdict is None:
+            with pytest.raises(RuntimeError, match="^4 of the 4 pairs of round 1 have no verdict"):
+                trainer.train()
+            continue
+        trainer._prepare_inputs([{"prompt": "b"}] * 2)
+        found = trainer.reporter.metrics.flush()
+    assert found["judge/preference"] == 0.75 and found["judge/abstained"] == 0.0
+
+
+def test_a_fit_is_measured_with_the_weights_of_its_loss(tmp_path):
+    """R² = 1 - Σ w (h - t)² / Σ w t², and what a filled-up pair or one without a verdict would be does not matter."""
+    trainer = make_trainer("ipo", tmp_path, max_steps=1)
+    margin = torch.tensor([[1.0, 0.5, 7.0], [-2.0, 5.0, 0.0]])
+    target = torch.tensor([[2.0, -1.0, 0.0], [-2.0, math.nan, 4.0]])
+    weights = torch.tensor([[0.5, 2.0, 0.0], [1.0, 1.0, 3.0]])
+    trainer.reporter.record_fit(margin, target, weights)
+    found = trainer.reporter.metrics.flush()
+    lost, total = 0.5 * 1 + 2 * 2.25 + 0 + 3 * 16, 0.5 * 4 + 2 * 1 + 4 + 3 * 16
+    assert found["fit/r2"] == pytest.approx(1 - lost / total)
+    assert found["fit/margin"] == pytest.approx((0.5 * 1 - 2 * 0.5 + 2 + 0) / 6.5)
+    assert found["fit/target"] == pytest.approx((0.5 * 2 + 2 * 1 + 2 + 3 * 4) / 6.5)

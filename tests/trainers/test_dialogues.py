@@ -242,12 +242,21 @@ def test_a_failed_rollout_abstains_and_is_counted(tmp_path):
 
 
 def test_a_user_that_is_gone_ends_the_run_with_a_checkpoint(tmp_path):
-    def gone(messages):
-        raise ConnectionError
+    """And is named: the judge, which abstains on the pairs that it sees, is not to blame for the others."""
 
-    trainer = build("ipo", tmp_path, extra={"user": gone}, max_steps=2)
-    with pytest.raises(RuntimeError, match="abstained"):
+    def gone(messages):
+        if messages[0]["content"] != "a":
+            raise ConnectionError
+        return None
+
+    def silent(prompts, first, second):
+        return [None] * len(prompts)
+
+    trainer = build("ipo", tmp_path, judge=silent, extra={"user": gone}, max_steps=2)
+    with pytest.raises(RuntimeError) as error:
         trainer.train()
+    assert "2 of the 2 pairs of round 1 have no verdict, more than `max_nan_rate` (0.5) allows: " in str(error.value)
+    assert "the judge abstained on 1 and a dialogue of 1 failed (user 1). See why, then" in str(error.value)
 
 
 class Killed(BaseException):

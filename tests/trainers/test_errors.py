@@ -490,9 +490,8 @@ def test_more_than_half_of_a_round_stops(silent, goes_on, tmp_path):
     if goes_on:
         assert trainer.train().global_step == 1
         return
-    with pytest.raises(
-        RuntimeError, match=r"The judge abstained on 3 of the 4 pairs of round 1, more than .* \(0.5\)"
-    ):
+    said = r"^3 of the 4 pairs of round 1 have no verdict, more than .* \(0.5\) allows: the judge abstained on 3\. See"
+    with pytest.raises(RuntimeError, match=said):
         trainer.train()
 
 
@@ -530,7 +529,7 @@ def test_a_judge_that_falls_silent_stops_the_run_and_loses_nothing(algorithm, ro
     message = f"of round {rounds_before + 1}, .* A checkpoint of step {steps} is in "
     with pytest.raises(RuntimeError, match=message) as error:
         trainer.train()
-    assert "See why it gives no verdict, then resume" in str(error.value)
+    assert "See why, then resume" in str(error.value)
     checkpoint = tmp_path / f"checkpoint-{steps}"
     stopped_at = weights(trainer.model)
 

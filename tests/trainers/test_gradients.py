@@ -176,7 +176,9 @@ def test_step_size_is_indexed_by_round(algorithm, tmp_path):
     trainer.judge.function = lambda prompts, first, second: [0.75] * len(first)
     targets = []
     record_fit = trainer.reporter.record_fit
-    trainer.reporter.record_fit = lambda margin, target: targets.append(target.item()) or record_fit(margin, target)
+    trainer.reporter.record_fit = lambda margin, target, *rest: (
+        targets.append(target.item()) or record_fit(margin, target, *rest)
+    )
     trainer.train()
     eta = [2.0, 1.0, 0.5, 0.5, 0.5, 0.5]
     factor, micro_steps = (2 if algorithm == "onpo-one" else 1), (4 if algorithm == "onpo-two" else 2)

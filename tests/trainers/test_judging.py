@@ -200,7 +200,7 @@ def test_a_judge_that_abstains_too_often_loses_no_verdict_either(tmp_path):
 
     cache = tmp_path / "cache.sqlite"
     judge = Silent(cache)
-    with pytest.raises(RuntimeError, match=r"abstained on \d of the 8 pairs of round 1"):
+    with pytest.raises(RuntimeError, match=r"\d of the 8 pairs of round 1 have no verdict"):
         make_trainer("ipo", tmp_path, judge=judge, **OPTIONS | {"steps_per_generation": 4}).train()
     kept = [question for question in judge.asked if question[0] == "g"]
     resumed = RecordedJudge(cache)

@@ -118,7 +118,11 @@ class SampledPairs:
         compared = self.pairing.compare(ask, groups)
         trained = self.pairing.select(compared, self.shape[1])
         label = hard_label(torch.as_tensor(trained.preference), self.preference_label, self.label_generator)
-        return *(side.ravel() for side in of(trained.pairs)), label.numpy().ravel(), trained.weights.ravel()
+        return (
+            *(side[trained.asked] for side in of(trained.pairs)),
+            label.numpy()[trained.asked],
+            trained.weights[trained.asked],
+        )
 
     def __call__(self, log_opponent: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
         first, second, label, weight = self.sample(log_opponent)

@@ -189,7 +189,7 @@ class NashTrainer(EvaluationHooks):
         logratio = (logps - batch.centre_logps).sum(-1).view(len(batch), -1)
         margin = pair_margin(logratio, batch.pairs)
         target = pair_target(batch.preference, self.fit.step_size)
-        self.reporter.record_fit(margin, target)
+        self.reporter.record_fit(margin, target, batch.weights)
         return pair_loss(margin, target, batch.weights)
 
     # ---- Where the run is ----

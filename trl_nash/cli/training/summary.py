@@ -17,7 +17,7 @@ _LONGEST_PROMPT = 400  # characters shown of the rendered prompt
 _RESULTS = {
     "policy/kl_reference": "KL to the start",
     "completions/mean_length": "completion length",
-    "judge/abstained": "judge abstained",
+    "judge/abstained": "pairs without a verdict",
     "fit/r2_end": "R² of the fits",
     "fit/r2_held_out": "R² of held-out prompts",
 }

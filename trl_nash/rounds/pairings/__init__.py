@@ -13,7 +13,7 @@ the fit to all pairs. NumPy only.
 """
 
 from .active import Active
-from .base import Ask, Compared, Groups, Pairing
+from .base import Ask, Compared, Groups, Pairing, are_pairs
 from .fixed import All, Circular, Given, Iid, Random
 from .knockout import BestWorst, Elimination, Tournament
 from .scores import win_rates, win_table
@@ -36,6 +36,7 @@ __all__ = [
     "Random",
     "Swiss",
     "Tournament",
+    "are_pairs",
     "pairing_of",
     "win_rates",
     "win_table",

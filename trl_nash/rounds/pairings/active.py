@@ -69,7 +69,7 @@ class Active(Pairing):
             # What is not drawn is a completion with itself, which costs nothing and weighs nothing.
             pairs.append(np.where((chance > 0)[..., None], every[drawn], 0))
             chances.append(chance)
-            preference.append((yield pairs[-1]))
+            preference.append(np.where(chance > 0, (yield pairs[-1]), np.nan))
         weights = draw_weights(np.concatenate(chances, axis=1), population, len(every))
         return Compared(np.concatenate(pairs, axis=1), np.concatenate(preference, axis=1), weights)
 

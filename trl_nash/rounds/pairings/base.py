@@ -33,6 +33,16 @@ class Compared(NamedTuple):
         """Pairs that all count alike."""
         return cls(pairs, preference, np.ones(preference.shape))
 
+    @property
+    def asked(self) -> np.ndarray:
+        """Which of the pairs are some, of shape (B, M): see [`are_pairs`]."""
+        return are_pairs(self.pairs)
+
+
+def are_pairs(pairs: np.ndarray) -> np.ndarray:
+    """Which of the pairs are some, of shape (B, M): (0, 0) fills up rows with fewer pairs, and has no verdict."""
+    return pairs[..., 0] != pairs[..., 1]
+
 
 @dataclass
 class Groups:
@@ -45,7 +55,9 @@ class Groups:
         seed (`int` or sequence of them, *optional*, defaults to `0`): of what a pairing draws.
         keys (`np.ndarray` of shape `(B, K)`, *optional*):
             Integers that are equal where completions of a prompt are equal: such a pair is a tie that needs no judge.
-        out (`np.ndarray` of shape `(B, K)`, *optional*): of which completions no pair has a verdict.
+        out (`np.ndarray` of shape `(B, K)`, *optional*):
+            Completions of which no pair will have a verdict: where later pairs depend on verdicts, they count as ones
+            on which the judge has abstained already.
     """
 
     num_prompts: int
@@ -136,24 +148,48 @@ class Pairing(ABC):
 
 
 class InWaves(Pairing):
-    """A pairing whose later pairs depend on earlier verdicts."""
+    """
+    A pairing whose later pairs depend on earlier verdicts.
+
+    A judge may have nothing to say of a completion, whoever it meets. It is known by its *silence*: how many pairs it
+    has been in without ever a verdict, 0 once it has had one. Who is out begins with one, and is seated last.
+    """
 
     @abstractmethod
-    def stages(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, None]:
-        """Yields waves as [`Pairing.play`] does; what was asked is kept here."""
+    def stages(self, silence: np.ndarray) -> Generator[np.ndarray, np.ndarray, None]:
+        """
+        Yields waves of pairs of seats, of shape (B, m, 2), as [`Pairing.play`] does; what was asked is kept here.
+
+        Args:
+            silence (`np.ndarray` of shape `(B, K)`): of each seat. It is brought up to date behind each wave.
+        """
 
     def play(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, Compared]:
-        stages = self.stages(groups)
+        seated = np.argsort(groups.out, axis=1, kind="stable")
+        silence = take(groups.out, seated).astype(int)
+        unheard, rows = silence.copy(), np.arange(groups.num_prompts)[:, None]
+        heard = np.zeros(silence.shape, dtype=bool)
+        stages = self.stages(silence)
         asked, answers = [], []
         wave = next(stages)
         while True:
-            preference = yield wave
-            asked.append(wave)
+            asked.append(seated[rows[..., None], wave])
+            preference = yield asked[-1]
             answers.append(preference)
+            for side in np.moveaxis(wave, -1, 0):
+                np.add.at(unheard, (rows, side), np.isnan(preference))
+                np.logical_or.at(heard, (rows, side), ~np.isnan(preference))
+            silence[:] = np.where(heard, 0, unheard)
             try:
                 wave = stages.send(preference)
             except StopIteration:
                 return Compared.plain(np.concatenate(asked, axis=1), np.concatenate(answers, axis=1))
+
+
+def or_silent(preference: np.ndarray, first: np.ndarray, second: np.ndarray, silence: np.ndarray) -> np.ndarray:
+    """Verdicts, of shape (B, m); where there is none, who has been silent longer has lost, and else it is a tie."""
+    longer = np.sign(take(silence, second) - take(silence, first))
+    return np.where(np.isnan(preference), (1 + longer) / 2, preference)
 
 
 def all_pairs(count: int) -> np.ndarray:

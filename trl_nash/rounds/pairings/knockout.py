@@ -8,7 +8,7 @@ from math import ceil, comb, log2
 
 import numpy as np
 
-from .base import Compared, Groups, InWaves, Pairing, all_pairs, best_first, take
+from .base import Compared, Groups, InWaves, Pairing, all_pairs, best_first, or_silent, take
 from .scores import win_table
 
 
@@ -18,7 +18,7 @@ class Elimination(InWaves):
 
     The first completion plays against all others in one wave, which seeds them: how well each did against it. They
     then play a knock-out, the best seed against the worst, in which losers drop out; of an odd number the best seed
-    goes on without playing. An abstention is a tie, and in a tie the better seed goes on.
+    goes on without playing. In a pair without a verdict who has had one before goes on, and in a tie the better seed.
     """
 
     name = "elimination"
@@ -34,18 +34,19 @@ class Elimination(InWaves):
     def waves(self, count: int) -> int:
         return 1 + ceil(log2(count - 1))
 
-    def stages(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, None]:
-        order = np.argsort(groups.out, axis=1, kind="stable")  # who has no verdicts seeds nobody, and is seeded last
-        others = order[:, 1:]
-        lost = yield np.stack([np.broadcast_to(order[:, :1], others.shape), others], axis=2)
-        seeds = best_first(np.where(take(groups.out, others), -1.0, 1 - np.nan_to_num(lost, nan=0.5)))
+    def stages(self, silence: np.ndarray) -> Generator[np.ndarray, np.ndarray, None]:
+        num_prompts, count = silence.shape
+        others = np.tile(np.arange(1, count), (num_prompts, 1))
+        lost = yield np.stack([np.zeros_like(others), others], axis=2)
+        seeds = best_first(np.where(np.isnan(lost), -1.0, 1 - lost))
         alive = take(others, seeds)  # in the order of their seeds
         while (number := alive.shape[1]) > 1:
             resting, games = number % 2, number // 2
-            rank = np.tile(np.arange(number), (groups.num_prompts, 1))
+            rank = np.tile(np.arange(number), (num_prompts, 1))
             better, worse = rank[:, resting : resting + games], rank[:, ::-1][:, :games]
-            preference = yield np.stack([take(alive, better), take(alive, worse)], axis=2)
-            winners = np.where(preference < 0.5, worse, better)  # nan is no loss
+            first, second = take(alive, better), take(alive, worse)
+            preference = yield np.stack([first, second], axis=2)
+            winners = np.where(or_silent(preference, first, second, silence) < 0.5, worse, better)
             alive = take(alive, np.sort(np.concatenate([rank[:, :resting], winners], axis=1), axis=1))
 
 
@@ -54,8 +55,8 @@ class Tournament(InWaves):
     INPO's selection (2407.00617): the best against the worst by knock-out, K + ⌊K/2⌋ - 1 pairs, 11 for K = 8. All
     play once; the winners then play on for the best, the losers for the worst, and at last these two are compared.
 
-    An abstention is a tie, and in a tie the first goes on. Of an odd number the last one waits for the next stage, at
-    first among the winners.
+    In a pair without a verdict who has had none before drops out, and in a tie the first goes on. Of an odd number the
+    last one waits for the next stage, at first among the winners.
     """
 
     name = "tournament"
@@ -72,12 +73,12 @@ class Tournament(InWaves):
     def trained(self, count: int) -> int:
         return 1
 
-    def stages(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, None]:
-        everybody = np.argsort(groups.out, axis=1, kind="stable")  # who has no verdicts comes last
-        ((winners, losers),) = yield from _stage(groups.out, everybody)
-        losers = losers[:, : groups.count // 2]
+    def stages(self, silence: np.ndarray) -> Generator[np.ndarray, np.ndarray, None]:
+        num_prompts, count = silence.shape
+        ((winners, losers),) = yield from _stage(silence, np.tile(np.arange(count), (num_prompts, 1)))
+        losers = losers[:, : count // 2]
         while winners.shape[1] > 1 or losers.shape[1] > 1:
-            (winners, _), (_, losers) = yield from _stage(groups.out, winners, losers)
+            (winners, _), (_, losers) = yield from _stage(silence, winners, losers)
         yield np.stack([winners, losers], axis=2)
 
     def select(self, compared: Compared, count: int) -> Compared:
@@ -86,7 +87,7 @@ class Tournament(InWaves):
 
 
 def _stage(
-    out: np.ndarray, *groups: np.ndarray
+    silence: np.ndarray, *groups: np.ndarray
 ) -> Generator[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Winners and losers of each group, all of them in one wave; who has no opponent is among both."""
     games = [group.shape[1] // 2 for group in groups]
@@ -96,10 +97,9 @@ def _stage(
     results = []
     for side, (group, a, b) in enumerate(zip(groups, first, second, strict=True)):
         own, preference = preference[:, : a.shape[1]], preference[:, a.shape[1] :]
-        # Who has no verdicts drops out: he loses among the winners, and wins among the losers.
-        no_a, no_b = take(out, a), take(out, b)
-        own = np.where(no_a & ~no_b, float(side), np.where(no_b & ~no_a, 1.0 - side, own))
-        first_wins = ~(own < 0.5)
+        # Who has been silent drops out: he loses among the winners, and wins among the losers.
+        own = or_silent(own, a, b, silence if side == 0 else -silence)
+        first_wins = own >= 0.5
         waiting = group[:, 2 * a.shape[1] :]
         results.append(
             tuple(np.concatenate([np.where(up, a, b), waiting], axis=1) for up in (first_wins, ~first_wins))

@@ -8,15 +8,15 @@ from math import ceil, log2
 
 import numpy as np
 
-from .base import Groups, InWaves
+from .base import InWaves
 
 
 class Swiss(InWaves):
     """
     ⌈log₂ K⌉ waves of ⌊K/2⌋ pairs: completions with about the same score meet, and nobody meets the same one twice.
 
-    A score is the sum of the probabilities to win; an abstention is half a point. Of an odd number the one with the
-    lowest score that has not rested yet rests.
+    A score is the sum of the probabilities to win; an abstention is half a point, and who has had no verdict yet is
+    behind all others. Of an odd number the last one that has not rested yet rests.
     """
 
     name = "swiss"
@@ -32,21 +32,19 @@ class Swiss(InWaves):
     def waves(self, count: int) -> int:
         return ceil(log2(count))
 
-    def stages(self, groups: Groups) -> Generator[np.ndarray, np.ndarray, None]:
-        size = groups.num_prompts, groups.count
+    def stages(self, silence: np.ndarray) -> Generator[np.ndarray, np.ndarray, None]:
+        num_prompts, count = size = silence.shape
         points, rested = np.zeros(size), np.zeros(size, dtype=bool)
-        met = np.zeros((*size, groups.count), dtype=bool)
-        rows = np.arange(groups.num_prompts)[:, None]
-        for _ in range(self.waves(groups.count)):
+        met = np.zeros((*size, count), dtype=bool)
+        rows = np.arange(num_prompts)[:, None]
+        for _ in range(self.waves(count)):
+            standing = np.lexsort((-points, silence > 0))
             wave = np.array(
-                [
-                    _draw(np.argsort(-own, kind="stable").tolist(), played, out)
-                    for own, played, out in zip(points, met, rested, strict=True)
-                ]
-            ).reshape(groups.num_prompts, -1, 2)
+                [_draw(own.tolist(), *known) for own, *known in zip(standing, met, rested, strict=True)]
+            ).reshape(num_prompts, -1, 2)
             first, second = wave[..., 0], wave[..., 1]
             met[rows, first, second] = met[rows, second, first] = True
-            if groups.count % 2:
+            if count % 2:
                 resting = np.ones(size, dtype=bool)
                 resting[rows, first] = resting[rows, second] = False
                 rested |= resting

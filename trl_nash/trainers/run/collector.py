@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -109,12 +109,13 @@ class Collector:
         if self._args.preference_label == "sampled":
             # Of its own, so that it does not matter when a part of the round has its verdicts.
             labels = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        batches, preferences = [], []
+        batches, unjudged, asked = [], Counter(), 0
         with self._sampler.round():
             for judged in self.collect(rows, log, self._stops.if_requested):
                 batches += self.micro_batches(judged, labels)
-                preferences.append(judged.preference)
-        self._stops.if_abstained(torch.cat(preferences), self._args.max_nan_rate, number)
+                unjudged += judged.unjudged
+                asked += int(judged.compared.asked.sum())
+        self._stops.if_abstained(unjudged, asked, self._args.max_nan_rate, number)
         return batches
 
     def collect(

@@ -20,7 +20,7 @@ from ...generation.prompts import AnswerReader
 from ...judges.base import JudgeError, PairwiseJudge, Tally
 from ...judges.transcript import Transcript
 from ...rounds.batch import Samples
-from ...rounds.pairings import Compared, Given, Groups, Pairing
+from ...rounds.pairings import Compared, Given, Groups, Pairing, are_pairs
 from ...rounds.rows import count_of
 
 
@@ -54,6 +54,12 @@ class Judged(NamedTuple):
     def preference(self) -> torch.Tensor:
         """P(first beats second) of shape (B, M); nan abstains."""
         return torch.as_tensor(self.compared.preference, dtype=torch.float32)
+
+    @property
+    def unjudged(self) -> Counter:
+        """Pairs without a verdict, by the way in which one of their dialogues has failed; `None` if none has."""
+        places = np.argwhere(self.compared.asked & np.isnan(self.compared.preference))
+        return Counter(_failure(self.samples, row, self.compared.pairs[row, m]) for row, m in places)
 
 
 class Judging:
@@ -149,16 +155,16 @@ class Judging:
     def _compare(self, rows, samples: Samples, texts, pairs: np.ndarray, asked: list[Asked]) -> np.ndarray:
         """
         P(first ≻ second) of pairs of shape (B, M, 2). Rows that do not count have none, nor have pairs of which a
-        dialogue failed.
+        dialogue failed, nor what is no pair.
         """
         preference = np.full(pairs.shape[:2], math.nan)
         if not (count := count_of(rows)) or self.failure is not None:
             return preference
         failed = np.array(samples.failed[:count])[np.arange(count)[:, None, None], pairs[:count]]
         left = ~failed.any(-1)
-        if not left.all():
-            lost = np.argwhere(~left)
-            reasons = Counter(samples.endings[row][pairs[row, m, failed[row, m].argmax()]] for row, m in lost)
+        lost = np.argwhere(~left & are_pairs(pairs[:count]))
+        if len(lost):
+            reasons = Counter(_failure(samples, row, pairs[row, m]) for row, m in lost)
             asked.append(Asked(Tally(abstained=reasons), len(lost), len(lost)))
         # Rows in which the same pairs can be judged are asked together: all of them, unless dialogues have failed.
         for some in np.unique(left, axis=0):
@@ -195,7 +201,13 @@ class Judging:
             self.judge.tally.take()
             return None
         verdicts = np.asarray(verdicts, dtype=np.float64)
-        tally, abstained = self.judge.tally.take(), int(np.isnan(verdicts).sum())
+        counted = verdicts[are_pairs(pairs)]
+        tally, abstained = self.judge.tally.take(), int(np.isnan(counted).sum())
         tally.abstained["no opinion"] += max(0, abstained - tally.abstained.total())  # of judges that keep no tally
-        asked.append(Asked(tally, abstained, verdicts.size))
+        asked.append(Asked(tally, abstained, counted.size))
         return verdicts
+
+
+def _failure(samples: Samples, row: int, pair: np.ndarray) -> str | None:
+    """In which way a dialogue of a pair has failed, the first one's if both have; `None` if none has."""
+    return next((samples.endings[row][k] for k in pair if samples.failed[row][k]), None)

@@ -3,6 +3,7 @@
 
 """Ends of a run before its last step: on request, because the judge cannot go on, because of bad numbers."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -86,15 +87,29 @@ class Stops(TrainerCallback):
         if any(failures):
             self._stop(next(filter(None, failures)), JudgeError)
 
-    def if_abstained(self, preference: torch.Tensor, allowed: float, round: int) -> None:
-        """Stops if more than a share `allowed` of a round's verdicts, of shape (B, M) on this rank, abstain."""
-        counts = torch.tensor([preference.isnan().sum(), preference.numel()], device=self._accelerator.device)
-        abstained, total = self._accelerator.reduce(counts, "sum").tolist()
-        if abstained > allowed * total:
-            self._stop(
-                f"The judge abstained on {abstained} of the {total} pairs of round {round + 1}, more than "
-                f"`max_nan_rate` ({allowed:g}) allows. See why it gives no verdict, then {self._go_on}."
-            )
+    def if_abstained(self, unjudged: Counter, asked: int, allowed: float, round: int) -> None:
+        """
+        Stops if more than a share `allowed` of a round's pairs have no verdict.
+
+        Args:
+            unjudged (`Counter`): pairs of this rank without one, by the way in which a dialogue failed, or `None`.
+            asked (`int`): pairs of this rank.
+            allowed (`float`): of those of all ranks.
+            round (`int`): counted from 0.
+        """
+        found = gather_object([(unjudged, asked)])
+        total, lost = sum(asked for _, asked in found), sum((unjudged for unjudged, _ in found), Counter())
+        if lost.total() <= allowed * total:
+            return
+        failed = {reason: count for reason, count in sorted(lost.items(), key=str) if reason is not None}
+        why = [f"the judge abstained on {lost[None]}"] if lost[None] else []
+        if failed:
+            ways = ", ".join(f"{reason} {count}" for reason, count in failed.items())
+            why.append(f"a dialogue of {sum(failed.values())} failed ({ways})")
+        self._stop(
+            f"{lost.total()} of the {total} pairs of round {round + 1} have no verdict, more than `max_nan_rate` "
+            f"({allowed:g}) allows: {' and '.join(why)}. See why, then {self._go_on}."
+        )
 
     @contextmanager
     def if_diverged(self) -> Iterator[None]:

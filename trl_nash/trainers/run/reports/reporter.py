@@ -201,26 +201,29 @@ class Reporter:
         self.metrics.add("completions/equal_pairs", same, pairs[..., 0].numel())
         self.metrics.add("completions/empty_ratio", sum(map(_is_empty, own)), len(own))
 
-    def record_fit(self, margin: torch.Tensor, target: torch.Tensor) -> None:
-        """How far margins have come towards their targets, both of shape (B, M); `nan` targets abstain."""
+    def record_fit(self, margin: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """
+        How far margins have come towards their targets, both of shape (B, M); `nan` targets abstain. Pairs have the
+        weights that they have in the loss.
+        """
         judged = ~target.isnan()
-        target = target.nan_to_num()
-        margin = torch.where(judged, margin.detach(), 0.0)
+        weights = torch.where(judged, torch.ones_like(target) if weights is None else weights, 0.0)
+        target, margin = target.nan_to_num(), torch.where(judged, margin.detach(), 0.0)
         if self._held_out is not None and (held_out := self._held_out.mask(len(margin))) is not None:
             if self._held_out.are_measured:
-                self._add_r2("fit/r2_held_out", margin[held_out], target[held_out])
-            margin, target, judged = margin[~held_out], target[~held_out], judged[~held_out]
-        count = judged.sum()
-        self.metrics.add("fit/margin", (target.sign() * margin).sum(), count)
-        self.metrics.add("fit/target", target.abs().sum(), count)
-        self._add_r2("fit/r2", margin, target)
+                self._add_r2("fit/r2_held_out", margin[held_out], target[held_out], weights[held_out])
+            margin, target, weights = margin[~held_out], target[~held_out], weights[~held_out]
+        count = weights.sum()
+        self.metrics.add("fit/margin", (weights * target.sign() * margin).sum(), count)
+        self.metrics.add("fit/target", (weights * target.abs()).sum(), count)
+        self._add_r2("fit/r2", margin, target, weights)
         if self._ending():
-            self._add_r2("fit/r2_end", margin, target)
+            self._add_r2("fit/r2_end", margin, target, weights)
 
-    def _add_r2(self, name: str, margin: torch.Tensor, target: torch.Tensor) -> None:
+    def _add_r2(self, name: str, margin: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> None:
         # The targets' mean is 0 by antisymmetry, so R² is taken about 0.
-        explained = target.square().sum() - (margin - target).square().sum()
-        self.metrics.add(name, explained, target.square().sum())
+        total = (weights * target.square()).sum()
+        self.metrics.add(name, total - (weights * (margin - target).square()).sum(), total)
 
     def record_loss(self, loss: torch.Tensor) -> None:
         """Counts the loss of a micro-batch of training: to the round, whose steps are not those of a log."""
