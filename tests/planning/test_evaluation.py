@@ -57,10 +57,34 @@ def test_the_evaluation_at_the_end_is_counted(capsys):
     assert found["in_all"]["seconds"]["evaluation"] > 100 * 30 / 10
     (often,) = planned(*argv.split(), "--eval_strategy", "steps", "--eval_steps", "96", capsys=capsys)
     assert often["run"]["evaluations"] == 2  # of 192 steps
+    (pool,) = planned(*argv.split(), "--opponent_pool_rounds", "1", capsys=capsys)  # the start, 3 rounds, the last
+    assert pool["in_all"]["tokens_generated"] == found["in_all"]["tokens_generated"] + 100 * (1 + 3 + 1) * 50
+    calls = 100 * (6 + 4 + 3) * 2
+    assert pool["in_all"]["judge_calls"] == found["in_all"]["judge_calls"] + calls
+    evaluation = found["in_all"]["seconds"]["evaluation"]
+    took = pool["in_all"]["seconds"]["evaluation"] - evaluation
+    # Kernels that are started take the time of a call, not the number of its rows: 5 samplings instead of 2.
+    assert took - calls / 10 == pytest.approx(5 / 2 * (evaluation - 3000 / 10), rel=0.1)
+    assert pool["in_all"]["flop"]["evaluation"] > found["in_all"]["flop"]["evaluation"]
     (none,) = planned(*argv.split(), "--test_split_size", "0", capsys=capsys)
     assert "evaluation" not in none["in_all"]["seconds"] and none["in_all"]["judge_calls"] == 3 * 512 * 20
     (few,) = planned("comal", "--parameters", "1B", "--dataset_size", "40", capsys=capsys)
     assert few["run"]["evaluation_prompts"] == 0  # as 16 of 40 would be too many
+
+
+def test_epochs_end_where_the_steps_do(capsys):
+    """
+    Of 1900 prompts, 3 rounds of 512 of 64 optimizer steps each: `max_steps` goes before `num_train_epochs`, which is
+    3 if nobody says otherwise, and the epoch that it cuts short is evaluated too.
+    """
+    argv = "comal --parameters 1B --generation_batch_size 512 --dataset_size 2000 --eval_strategy epoch".split()
+    (whole,) = planned(*argv, capsys=capsys)
+    assert whole["run"]["evaluations"] == 3
+    for steps, evaluations in ((100, 1), (192, 1), (193, 2)):
+        (found,) = planned(*argv, "--max_steps", str(steps), capsys=capsys)
+        assert found["run"]["evaluations"] == evaluations
+    (stream,) = planned(*argv[:5], *argv[7:], "--test_split_size", "16", "--max_steps", "500", capsys=capsys)
+    assert stream["run"]["evaluations"] == 1
 
 
 @pytest.mark.parametrize(

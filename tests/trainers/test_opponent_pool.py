@@ -20,7 +20,7 @@ from trl_nash.evaluation.arena import Arena, Sampling, read_contestants
 from trl_nash.evaluation.arena.report import sentences
 from trl_nash.evaluation.pool import PoolGame
 from trl_nash.judges import JudgeError
-from trl_nash.planning.evaluation import pool_calls
+from trl_nash.planning.evaluation import pool_calls, pool_samplings
 from trl_nash.planning.run import Run
 from trl_nash.trainers.run.pool.play import Play
 from trl_nash.usage import UsageError
@@ -208,6 +208,21 @@ def test_no_pair_is_judged_twice(tmp_path):
     assert 3 <= planned  # "at most", for each prompt
     judge.calls = []
     assert pool.evaluate(trainer.get_eval_dataloader(), "eval") == first and not judge.calls
+
+
+def test_a_pool_samples_what_is_planned(tmp_path):
+    """An answer of the start, of the second round, which joins the pool, and of the third, which is evaluated."""
+    trainer = run_of([2, 3, 1], TRANSITIVE, tmp_path, opponent_pool_rounds=2, eval_steps=3)
+    sampled, generate = [], trainer.generate
+
+    def counting(prompts, count, policy=None):
+        sampled.extend(prompts * (count == 1))  # two of each to train on
+        return generate(prompts, count, policy)
+
+    trainer.generate = counting
+    trainer.train()
+    planned = pool_samplings(Run(rounds=3, opponent_pool_rounds=2, evaluations=1))
+    assert len(sampled) == planned * len(PROMPTS) == 3 * len(PROMPTS)
 
 
 # ---- The best model, and stopping ----

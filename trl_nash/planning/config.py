@@ -60,14 +60,19 @@ def length_of(sizes, training, prompts: int | None) -> tuple[int, int] | None:
     Returns:
         `tuple[int, int]`: `None` if nobody knows, as neither prompts nor steps are given.
     """
-    a_round = sizes.optimizer_steps_per_round
+    epoch = epoch_of(sizes, prompts)
     if training.max_steps is not None and training.max_steps > 0:
         steps = training.max_steps
-    elif prompts is not None:
-        steps = math.ceil(training.num_train_epochs * (prompts // sizes.prompts_per_round * a_round))
+    elif epoch is not None:
+        steps = math.ceil(training.num_train_epochs * epoch)
     else:
         return None
-    return math.ceil(steps / a_round), steps
+    return math.ceil(steps / sizes.optimizer_steps_per_round), steps
+
+
+def epoch_of(sizes, prompts: int | None) -> int | None:
+    """Optimizer steps of an epoch of so many prompts; `None` of a stream."""
+    return None if prompts is None else prompts // sizes.prompts_per_round * sizes.optimizer_steps_per_round
 
 
 def _listed(value) -> list:

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .evaluation import judge_calls, pool_calls, samplings
+from .evaluation import judge_calls, pool_calls, pool_samplings, samplings
 from .memory import GIB, Memory, device_memory, memory
 from .model import ModelSizes
 from .run import Run
@@ -17,6 +17,8 @@ from .time import (
     evaluation_flop,
     evaluation_seconds,
     evaluation_tokens,
+    pool_flop,
+    pool_seconds,
     round_flop,
     round_seconds,
     tokens,
@@ -97,7 +99,8 @@ class Plan:
         """Tokens of the run."""
         rounds = tokens(self.run, self.run.all_scorings / self.run.rounds)
         evaluation = evaluation_tokens(self.run)
-        counts = (self.run.rounds * a + self.run.evaluations * b for a, b in zip(rounds, evaluation, strict=True))
+        counts = [self.run.rounds * a + self.run.evaluations * b for a, b in zip(rounds, evaluation, strict=True)]
+        counts[0] += self.run.evaluation_prompts * pool_samplings(self.run) * self.run.mean_own
         return Tokens(*map(round, counts))
 
     @property
@@ -115,24 +118,25 @@ class Plan:
     def user_calls(self) -> int:
         """Questions to the user of the run, at most."""
         run = self.run
-        evaluated = run.evaluations * run.evaluation_prompts * samplings(run) * run.num_generations
-        return run.rounds * run.user_calls_a_round + evaluated * (run.turns - 1)
+        evaluated = run.evaluations * samplings(run) * run.num_generations + pool_samplings(run)
+        return run.rounds * run.user_calls_a_round + run.evaluation_prompts * evaluated * (run.turns - 1)
 
     @cached_property
     def flop(self) -> dict[str, float]:
         """FLOP of the run, by what they are for."""
         parts = round_flop(self.model, self.run, self.scorings)
-        return self._in_all(parts, evaluation_flop(self.model, self.run))
+        return self._in_all(parts, evaluation_flop(self.model, self.run), pool_flop(self.model, self.run))
 
     @cached_property
     def seconds(self) -> dict[str, float]:
         """Seconds of the run, by what they are for."""
         parts = round_seconds(self.model, self.run, self.device, self.speed, self.scorings)
-        return self._in_all(parts, evaluation_seconds(self.model, self.run, self.device, self.speed))
+        measured = self.model, self.run, self.device, self.speed
+        return self._in_all(parts, evaluation_seconds(*measured), pool_seconds(*measured))
 
-    def _in_all(self, a_round: dict[str, float], evaluation: float) -> dict[str, float]:
+    def _in_all(self, a_round: dict[str, float], evaluation: float, pool: float) -> dict[str, float]:
         run, costs = self.run, {name: self.run.rounds * cost for name, cost in a_round.items()}
-        return costs | ({"evaluation": run.evaluations * evaluation} if run.evaluation_prompts else {})
+        return costs | ({"evaluation": run.evaluations * evaluation + pool} if run.evaluation_prompts else {})
 
     def having(self, **changes) -> "Plan":
         """The plan of the run with these changes."""

@@ -20,17 +20,18 @@ def held_out_count(total: int, prompts_per_round: int) -> int:
     return 0 if count > LARGEST_SHARE * total or total - count < prompts_per_round else count
 
 
-def evaluations(training, steps: int) -> int:
+def evaluations(training, steps: int, epoch: int | None = None) -> int:
     """
     How often a run is evaluated: at its end, and when `eval_strategy` says.
 
     Args:
         training ([`~transformers.TrainingArguments`] or what has its names): when.
         steps (`int`): optimizer steps of the run.
+        epoch (`int`, *optional*): optimizer steps of an epoch; `None` of a stream, whose epochs end nobody knows when.
     """
     strategy = getattr(training.eval_strategy, "value", training.eval_strategy)
     if strategy == "epoch":
-        return max(1, math.ceil(training.num_train_epochs))
+        return math.ceil(steps / epoch) if epoch else 1
     if strategy == "no":
         return 1
     every = training.eval_steps or training.logging_steps
@@ -50,6 +51,14 @@ def pool_calls(run: Run) -> int:
         return run.evaluations * run.judge_orders
     pairs = run.pool * (run.pool + 1) // 2 + run.evaluations * (run.pool + 1) + run.pool
     return pairs * run.judge_orders
+
+
+def pool_samplings(run: Run) -> int:
+    """
+    Completions of one prompt, over a run, at most, of an opponent pool: one of the start, of each policy that joins it
+    and of each that is evaluated.
+    """
+    return 1 + run.pool + run.evaluations if run.opponent_pool_rounds else 0
 
 
 def samplings(run: Run) -> int:

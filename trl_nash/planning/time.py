@@ -4,10 +4,10 @@
 """Tokens, floating-point operations (FLOP) and time of a run, on devices whose peak rates are known."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from .evaluation import judge_calls, samplings, scorings
+from .evaluation import judge_calls, pool_calls, pool_samplings, samplings, scorings
 from .known import REMOTE_JUDGES, SCORERS
 from .lengths import longest
 from .memory import (
@@ -183,6 +183,13 @@ def evaluation_flop(model: ModelSizes, run: Run) -> float:
     return flop + scorings(run) * scoring_flop(model, run, rows)
 
 
+def pool_flop(model: ModelSizes, run: Run) -> float:
+    """FLOP of an opponent pool on all devices, over a run: its answers, one to a prompt, and their comparisons."""
+    alone, prompts = replace(run, num_generations=1), run.evaluation_prompts
+    answers = generation_flop(model, alone, prompts * pool_samplings(run)) if run.opponent_pool_rounds else 0.0
+    return answers + judge_call_flop(run) * prompts * pool_calls(run)
+
+
 def round_flop(model: ModelSizes, run: Run, scorings: float) -> dict[str, float]:
     """FLOP of a round on all devices, by what they are for."""
     rows = run.prompts_per_round * run.num_generations
@@ -220,16 +227,35 @@ def asked(run: Run, calls: int, speed: Speed) -> float:
 
 def evaluation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed) -> float:
     """Seconds of an evaluation."""
+    passes = scorings(run) * scoring_flop(model, run, run.evaluation_prompts * run.num_generations)
+    return _evaluated(model, run, device, speed, samplings(run), judge_calls(run), passes)
+
+
+def pool_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed) -> float:
+    """Seconds of an opponent pool, over a run."""
+    alone = replace(run, num_generations=1)
+    return (
+        _evaluated(model, alone, device, speed, pool_samplings(run), pool_calls(run))
+        if run.opponent_pool_rounds
+        else 0.0
+    )
+
+
+def _evaluated(
+    model: ModelSizes, run: Run, device: Device, speed: Speed, samplings: int, calls: int, passes: float = 0.0
+) -> float:
+    """
+    Seconds in which the prompts of an evaluation have K completions sampled, `samplings` times, `calls` questions each
+    answered by the judge, and rows scored in `passes` FLOP.
+    """
     if not run.evaluation_prompts:
         return 0.0
     prompts = math.ceil(run.evaluation_prompts / run.num_processes)
     chunk = prompts if run.use_vllm else min(prompts, run.per_device_eval_batch_size)
-    calls = run.evaluation_prompts * judge_calls(run)
-    passes = scorings(run) * scoring_flop(model, run, run.evaluation_prompts * run.num_generations)
+    calls *= run.evaluation_prompts
     peak = 1e12 * (device.tflops if compute_bytes(run) == 2 else device.fp32_tflops) * run.num_processes
     forward = (judge_call_flop(run) * calls + passes) / (peak * speed.scoring_mfu)
-    sampling = sampling_seconds(model, run, device, speed, prompts, samplings(run), chunk)
-    return sampling + forward + asked(run, calls, speed)
+    return sampling_seconds(model, run, device, speed, prompts, samplings, chunk) + forward + asked(run, calls, speed)
 
 
 def generation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed) -> float:

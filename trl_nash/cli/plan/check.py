@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import replace
 
-from ...planning.config import length_of, run_of
+from ...planning.config import epoch_of, length_of, run_of
 from ...planning.evaluation import evaluations, held_out_count
 from ...planning.judge import judge_of
 from ...planning.known import PLAYED, SHARDED, STRATEGIES, UNFITTED
@@ -29,7 +29,8 @@ def check(options: argparse.Namespace) -> list[Run]:
     for name, algorithms in OWN.items():
         if getattr(options, name) is not None and options.algorithm not in algorithms:
             raise UsageError(f"--{name} means nothing to {options.algorithm}: it is an option of {algorithms[0]}.")
-    for name in ("rounds", "num_iterations", "num_generations", "per_device_train_batch_size", "num_processes"):
+    least_one = ("rounds", "num_iterations", "num_generations", "per_device_train_batch_size", "num_processes")
+    for name in (*least_one, "opponent_pool_rounds"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UsageError(f"--{name} must be at least 1, got {getattr(options, name)}.")
     if options.max_turns is not None and not options.user:
@@ -132,7 +133,8 @@ def _length(options: argparse.Namespace, run: Run) -> dict[str, int | None]:
         steps, passes = fitted_round(run, prompts, options.num_iterations, options.max_steps)
         found = {"steps_per_generation": steps, "num_iterations": passes}
         run = replace(run, **found)
-    length = length_of(run, options, None if total is None else total - held_out)
+    left = None if total is None else total - held_out
+    length = length_of(run, options, left)
     if options.rounds is not None:
         length = options.rounds, options.rounds * run.optimizer_steps_per_round
     if length is None:
@@ -145,7 +147,7 @@ def _length(options: argparse.Namespace, run: Run) -> dict[str, int | None]:
         held_out = _held_out(options, rounds * run.prompts_per_round, run)
         if held_out and options.test_split_size is None:
             options.notes.append(f"{held_out} prompts held out, of as many as the rounds take (--dataset_size)")
-    counts = {"evaluation_prompts": held_out, "evaluations": evaluations(options, steps)}
+    counts = {"evaluation_prompts": held_out, "evaluations": evaluations(options, steps, epoch_of(run, left))}
     return found | counts | {"rounds": rounds, "max_steps": steps}
 
 

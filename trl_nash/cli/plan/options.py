@@ -120,6 +120,7 @@ def _add_training(group) -> None:
         "--logging_steps", type=float, default=10, help=argparse.SUPPRESS
     )  # where there are no eval_steps
     whole("per_device_eval_batch_size", 8, "prompts that are evaluated at a time")
+    whole("opponent_pool_rounds", None, "rounds after which a policy joins the pool that evaluations play against")
     whole("max_length", 512, "longest prompt with its completion; memory is planned for it")
     whole("max_new_tokens", 64, "longest completion")
     group.add_argument("--user", metavar="SPEC", help="as in training: dialogues with this user")

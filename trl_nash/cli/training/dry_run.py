@@ -54,14 +54,15 @@ def costs(run: "Run", path: str, arguments, render, prompts) -> dict[str, str]:
     Returns:
         `dict[str, str]`: lines by their headings.
     """
-    from ...planning.config import length_of
+    from ...planning.config import epoch_of, length_of
     from ...planning.costs import Plan
     from ...planning.evaluation import evaluations
     from ...planning.machine import device_here
     from ...planning.words import duration, gib
 
     training = arguments.training
-    length = length_of(training, training, count(prompts.train))
+    total = count(prompts.train)
+    length = length_of(training, training, total)
     if length is None:
         return {"costs": "not known: nobody knows how many prompts a stream has (--max_steps N)"}
     lengths = [len(render.ids(prompt_of(row))[0]) for row in itertools.islice(iter(prompts.train), _LOOKED_AT)]
@@ -69,7 +70,7 @@ def costs(run: "Run", path: str, arguments, render, prompts) -> dict[str, str]:
         run,
         rounds=length[0],
         max_steps=length[1],
-        evaluations=evaluations(training, length[1]),
+        evaluations=evaluations(training, length[1], epoch_of(training, total)),
         prompt_length=max(1, round(sum(lengths) / len(lengths))),
     )
     try:
