@@ -73,6 +73,37 @@ def test_table_and_files(write_rows, model_dir, prompts_file, tmp_path, capsys, 
     assert "17 prompts, 16 pairs" in text and " 1  0" in " ".join(text.split()).replace("1 0", " 1  0")
 
 
+def test_a_dry_run_counts_what_a_judge_is_asked(write_rows, tmp_path, capsys, monkeypatch):
+    """
+    Of three answers to 12 prompts, of which one policy has no answer to the last: a group judge is asked once a prompt
+    in each order, and is then asked no more than was said; a scorer is shown each answer; others each pair.
+    """
+    asked = []
+
+    def scores(prompts, groups):
+        asked.extend(groups)
+        return [[len(text) for text in group] for group in groups]
+
+    monkeypatch.setattr("judge_files.scores", scores, raising=False)
+    files = [_file(write_rows, name, count) for name, count in (("short", 2), ("long", 9))]
+    rows = [{"prompt": prompt, "completion": "x"} for prompt in PROMPTS[:-1]]
+    argv = ["arena", *files, write_rows(rows, "some.jsonl"), "--output_dir", str(tmp_path / "out"), "--prompts"]
+    argv += [write_rows([{"prompt": prompt} for prompt in PROMPTS]), "--judge"]
+    for judge, kwargs, said in (
+        ("group:judge_files:scores", {}, "34 pairs, which are 24 requests, all answers to a prompt in both orders;"),
+        ("openai-group:m@http://x/v1", {"order": "random"}, "which are 12 requests, all answers to a prompt in one o"),
+        ("reward:org/model", {}, "34 pairs, which are 35 answers to score;"),
+        ("openai:m@http://x/v1", {"order": "random"}, "34 pairs, which are 34 questions in one order;"),
+        ("judge_files:biased", {}, "34 pairs, which are 68 questions in both orders;"),
+    ):
+        assert main([*argv, judge, "--judge_kwargs", json.dumps(kwargs), "--dry_run"]) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+    assert main([*argv, "group:judge_files:scores"]) == 0 and len(asked) == 24
+    capsys.readouterr()
+    assert main([*argv, "group:judge_files:scores", "--dry_run"]) == 0
+    assert "has judged 34. To judge: 0 pairs, which are 0 requests" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("error, code", [(JudgeError, 1), (KeyboardInterrupt, 130)])
 def test_goes_on_where_the_judge_stopped(arena, capsys, monkeypatch, error, code):
     monkeypatch.setattr(Ends, "stop", PROMPTS[7])

@@ -17,6 +17,7 @@ from .options.typed import StrictParser
 if TYPE_CHECKING:
     from ..evaluation.arena import Arena
     from ..judges.base import PairwiseJudge
+    from ..planning.judge import Judge
 
 _EXAMPLES = """\
 examples:
@@ -149,6 +150,7 @@ def _print_plan(arena: "Arena", options: argparse.Namespace, kwargs: dict[str, A
     from rich.markup import escape
 
     from ..evaluation.report import text_table
+    from ..planning.judge import judge_of
 
     console, seconds, unknown = Console(highlight=False), 0.0, []
     table = text_table("policy", "from", "answers to get", "seconds")
@@ -160,11 +162,13 @@ def _print_plan(arena: "Arena", options: argparse.Namespace, kwargs: dict[str, A
         unknown += [contestant.name] if sampled and each is None else []
         table.add_row(*map(escape, (contestant.name, f"{contestant.kind} {contestant.spec}", f"{missing:,}", time)))
     console.print(table)
-    pairs, (done, each) = arena.pairs(), arena.judged(options.judge, kwargs)
-    todo = max(pairs - done, 0)
+    left, each = arena.to_judge(options.judge, kwargs)
+    pairs, todo = (sum(map(len, found.values())) for found in (arena.pairs(), left))
+    judge = judge_of([options.judge], kwargs)
     console.print(
-        f"\n{len(arena.rows):,} prompts, {pairs:,} pairs of answers, of which {options.judge} has judged {done:,}. "
-        f"To judge: {todo:,} pairs, which are {2 * todo:,} questions in both orders; what its cache has is not asked.",
+        f"\n{len(arena.rows):,} prompts, {pairs:,} pairs of answers, of which {options.judge} has judged "
+        f"{pairs - todo:,}. To judge: {todo:,} pairs, which are {questions(left, judge)}; what its cache has is not "
+        "asked.",
         soft_wrap=True,
         markup=False,
     )
@@ -173,6 +177,18 @@ def _print_plan(arena: "Arena", options: argparse.Namespace, kwargs: dict[str, A
         console.print(f"Time not measured yet: {', '.join(unknown)}.", soft_wrap=True, markup=False)
     else:
         console.print(f"About {seconds + todo * (each or 0):,.0f} seconds in all.", soft_wrap=True, markup=False)
+
+
+def questions(left: dict[int, list[tuple[int, int]]], judge: "Judge") -> str:
+    """What a judge is asked about pairs, by prompt: pairs, or all answers to a prompt, or each by itself."""
+    from ..planning.known import GROUP_JUDGES, SCORERS
+
+    orders = ("one order", "both orders")[judge.orders - 1]
+    if judge.kind in SCORERS:
+        return f"{sum(len({place for pair in own for place in pair}) for own in left.values()):,} answers to score"
+    if judge.kind in GROUP_JUDGES:
+        return f"{judge.orders * sum(map(bool, left.values())):,} requests, all answers to a prompt in {orders}"
+    return f"{judge.orders * sum(map(len, left.values())):,} questions in {orders}"
 
 
 def check(options: argparse.Namespace) -> dict[str, Any]:

@@ -56,14 +56,13 @@ class PairwiseJudge(ABC):
         waits (`bool`, defaults to `False`):
             Whether it waits for something else than this process and its device, such as a server. A trainer then asks
             it in a thread of its own, and samples meanwhile. (The current CUDA device is each thread's own.)
+        sees_groups (`bool`, defaults to `False`): Whether it sees all completions of a prompt in one call.
         order (`str`, defaults to `"both"`):
-            `"both"` asks every pair in both orders. `"random"` asks one order, which depends on prompt and pair alone,
-            for half the cost: position bias then cancels on average only. `"fixed"` asks as given. Without a meaning
-            for symmetric judges.
+            `"both"` asks every pair in both orders. `"random"` asks one order, of prompt and pair alone, for half the
+            cost: position bias cancels on average only. `"fixed"` asks as given. Of no meaning to symmetric judges.
         cache ([`JudgementStore`], *optional*):
             Where answers are kept, and looked up before the judge is asked. Abstentions are not kept.
-        tally ([`Tally`]):
-            Counts of questions, abstentions by reason, and disagreement of the two orders.
+        tally ([`Tally`]): Counts of questions, abstentions by reason, and disagreement of the two orders.
 
     Example:
 
@@ -80,6 +79,7 @@ class PairwiseJudge(ABC):
 
     symmetric: bool = False
     waits: bool = False
+    sees_groups: bool = False
     order: str = "both"
     cache: JudgementStore | None = None
 

@@ -75,6 +75,10 @@ class EnsembleJudge(PairwiseJudge):
         return all(judge.waits for judge in self.judges)
 
     @property
+    def sees_groups(self) -> bool:  # type: ignore[override]  # as above
+        return any(judge.sees_groups for judge in self.judges)
+
+    @property
     def name(self) -> str:
         return f"{type(self).__name__}({', '.join(judge.name for judge in self.judges)})"
 

@@ -54,7 +54,7 @@ class LengthDebiasedJudge(PairwiseJudge):
         if not np.isfinite(coefficient):
             raise ValueError(f"`coefficient` must be a finite number, got {coefficient}.")
         self.inner = load_judge(judge, device=device, **kwargs)
-        self.waits = self.inner.waits
+        self.waits, self.sees_groups = self.inner.waits, self.inner.sees_groups
         self.coefficient = float(coefficient)
 
     @property

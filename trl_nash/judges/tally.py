@@ -82,15 +82,15 @@ class Tally:
         if math.isnan(there) or math.isnan(back):
             return
         self.both_orders += 1
-        self.disagreement += abs(there + back - 1.0)
-        self.flips += (there - 0.5) * (back - 0.5) > 0
+        self.disagreement += float(abs(there + back - 1.0))  # of NumPy's numbers too: counts are written as JSON
+        self.flips += int((there - 0.5) * (back - 0.5) > 0)
 
     def add_verdicts(self, verdicts: Iterable[float]) -> None:
         """Counts the final preferences of pairs of different completions."""
         for verdict in verdicts:
             if math.isnan(verdict):
                 self.abstained[getattr(verdict, "reason", "no opinion")] += 1
-            self.ties += verdict == 0.5
+            self.ties += int(verdict == 0.5)
 
     def ratios(self, abstained: int, pairs: int) -> Iterator[tuple[str, float, float]]:
         """

@@ -14,11 +14,13 @@ from helpers import answer_with, make_trainer, prompt_dataset
 from loopback import Loopback, reply, status
 from waiting import PATIENCE
 
-from trl_nash.judges import CallableGroupJudge, EnsembleJudge, JudgementStore, load_judge
+from trl_nash.judges import CallableGroupJudge, EnsembleJudge, JudgementStore, LengthDebiasedJudge, load_judge
 from trl_nash.judges.groups.openai_api import OpenAIGroupJudge
 from trl_nash.judges.groups.question import GroupQuestion, last_object
 from trl_nash.judges.servers import pace
 from trl_nash.judges.transcript import Transcript
+from trl_nash.trainers.checks.ahead import check_pairing
+from trl_nash.trainers.online_ipo import OnlineIPOConfig
 
 
 ALL_OF_3 = [(0, 1), (0, 2), (1, 2)]
@@ -204,6 +206,21 @@ def test_a_trainer_trains_and_evaluates_with_it(tmp_path):
 def test_pairings_that_ask_again_are_refused(tmp_path):
     with pytest.raises(ValueError, match="sees all completions of a prompt at once.*leave `pair_selection` at 'all'"):
         make_trainer("ipo", tmp_path, judge=CallableGroupJudge(lengths), num_generations=4, pair_selection="swiss")
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        EnsembleJudge(["random", CallableGroupJudge(lengths)]),
+        LengthDebiasedJudge(EnsembleJudge([CallableGroupJudge(lengths)]), coefficient=0.1),
+    ],
+)
+def test_within_another_judge_it_is_a_group_judge(judge):
+    args = OnlineIPOConfig("unused", num_generations=4, pair_selection="swiss", use_cpu=True, bf16=False)
+    with pytest.raises(ValueError, match="sees all completions of a prompt at once.*would ask it 2 times"):
+        check_pairing(judge, args)
+    pairs_only = EnsembleJudge(["random", lambda prompts, first, second: [0.5] * len(first)])
+    check_pairing(LengthDebiasedJudge(pairs_only, coefficient=0.1), args)
 
 
 # ---- Behind a server ----

@@ -161,8 +161,8 @@ class Arena:
         every = [names.index(track.name) for track in self._tracks]
         return tuple(sorted({(min(i, j), max(i, j)) for i in every for j in playing if i != j}))
 
-    def pairs(self) -> int:
-        """Pairs of answers that a judge compares when all answers are there."""
+    def pairs(self) -> dict[int, list[tuple[int, int]]]:
+        """The pairs of answers to each prompt that a judge compares when all answers are there."""
         names = self._roster.names
         there = {
             names.index(track.name): {record["row"] for record in self._files[track.contestant.name]}
@@ -170,7 +170,10 @@ class Arena:
             else {row.index for row in self.rows}
             for track in self._tracks
         }
-        return sum(len(there[i] & there[j]) for i, j in self._asked)
+        return {
+            row.index: [(i, j) for i, j in self._asked if row.index in there[i] and row.index in there[j]]
+            for row in self.rows
+        }
 
     def output(self, spec: str, judge: PairwiseJudge, kwargs: dict[str, Any] | None = None) -> Output:
         """The judgements of a judge that are in the directory."""
@@ -183,13 +186,14 @@ class Arena:
         known = hashlib.sha256(json.dumps([spec, kwargs or {}], sort_keys=True, default=repr).encode()).hexdigest()
         return self.directory / "judgements" / f"{name}-{known[:8]}.parquet"
 
-    def judged(self, spec: str, kwargs: dict[str, Any] | None = None) -> tuple[int, float | None]:
-        """How many pairs of these policies a judge has compared, and the seconds that one took, if that is known."""
-        asked = set(self._asked)
+    def to_judge(
+        self, spec: str, kwargs: dict[str, Any] | None = None
+    ) -> tuple[dict[int, list[tuple[int, int]]], float | None]:
+        """Those of the pairs that a judge has not compared, and the seconds that one took, if that is known."""
         records, counts = stored(self.judgements(spec, kwargs))
-        count = sum((i, j) in asked and row < len(self.rows) for row, i, j in records)
+        left = {row: [pair for pair in own if (row, *pair) not in records] for row, own in self.pairs().items()}
         known = counts.get("judge", {})
-        return count, known["seconds"] / known["pairs"] if known.get("pairs") else None
+        return left, known["seconds"] / known["pairs"] if known.get("pairs") else None
 
     def judge(
         self,

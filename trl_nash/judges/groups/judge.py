@@ -44,6 +44,8 @@ class GroupJudge(PairwiseJudge):
         `ValueError`: If an argument cannot be.
     """
 
+    sees_groups = True
+
     def __init__(self, returns: str = "scores", temperature: float = 1.0):
         if returns not in KINDS:
             raise ValueError(f"`returns` is one of {', '.join(map(repr, KINDS))}; got {returns!r}.")
