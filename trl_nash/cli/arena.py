@@ -163,7 +163,7 @@ def _print_plan(arena: "Arena", options: argparse.Namespace, kwargs: dict[str, A
         table.add_row(*map(escape, (contestant.name, f"{contestant.kind} {contestant.spec}", f"{missing:,}", time)))
     console.print(table)
     left, each = arena.to_judge(options.judge, kwargs)
-    pairs, todo = (sum(map(len, found.values())) for found in (arena.pairs(), left))
+    pairs, todo = arena.pairs(), sum(map(len, left.values()))
     judge = judge_of([options.judge], kwargs)
     console.print(
         f"\n{len(arena.rows):,} prompts, {pairs:,} pairs of answers, of which {options.judge} has judged "

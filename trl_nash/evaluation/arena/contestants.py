@@ -51,7 +51,7 @@ def read_contestants(specs: Sequence[str]) -> list[Contestant]:
     Raises:
         UsageError: If there are fewer than two, or two of one name.
     """
-    found = [contestant for spec in specs for contestant in _contestants(spec)]
+    found = [contestant for spec in specs for contestant in contestants_of(spec)]
     if len(found) < 2:
         raise UsageError(f"an arena needs two policies or more, got {len(found)}: name another one to compare with.")
     by_file = defaultdict(list)
@@ -66,7 +66,8 @@ def read_contestants(specs: Sequence[str]) -> list[Contestant]:
     return found
 
 
-def _contestants(text: str) -> list[Contestant]:
+def contestants_of(text: str) -> list[Contestant]:
+    """The policies that one text names: see [`read_contestants`]."""
     name, equals, spec = text.partition("=")
     if not equals or not re.fullmatch(r"[^/\\:]+", name) or Path(text).exists():  # a folder may have = in its name
         name, spec = "", text

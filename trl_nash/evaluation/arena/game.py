@@ -161,8 +161,12 @@ class Arena:
         every = [names.index(track.name) for track in self._tracks]
         return tuple(sorted({(min(i, j), max(i, j)) for i in every for j in playing if i != j}))
 
-    def pairs(self) -> dict[int, list[tuple[int, int]]]:
-        """The pairs of answers to each prompt that a judge compares when all answers are there."""
+    def pairs(self) -> int:
+        """Pairs of answers that a judge compares when all answers are there."""
+        return sum(map(len, self._pairs().values()))
+
+    def _pairs(self) -> dict[int, list[tuple[int, int]]]:
+        """These pairs, of each prompt."""
         names = self._roster.names
         there = {
             names.index(track.name): {record["row"] for record in self._files[track.contestant.name]}
@@ -191,7 +195,7 @@ class Arena:
     ) -> tuple[dict[int, list[tuple[int, int]]], float | None]:
         """Those of the pairs that a judge has not compared, and the seconds that one took, if that is known."""
         records, counts = stored(self.judgements(spec, kwargs))
-        left = {row: [pair for pair in own if (row, *pair) not in records] for row, own in self.pairs().items()}
+        left = {row: [pair for pair in own if (row, *pair) not in records] for row, own in self._pairs().items()}
         known = counts.get("judge", {})
         return left, known["seconds"] / known["pairs"] if known.get("pairs") else None
 

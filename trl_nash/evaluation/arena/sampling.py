@@ -91,57 +91,81 @@ def sampler(contestant: Contestant, sampling: Sampling) -> AbstractContextManage
 def _loaded(contestant: Contestant, sampling: Sampling) -> Iterator[Draw]:
     import torch
 
-    from ...generation.plain import generate_plainly
-    from ...generation.prompts import AnswerReader, PromptRenderer
+    from ...judges.local.loading import whole_weights
     from ...policies import load_frozen
-    from ...rounds.batch import chunks, until_eos
-    from ...trainers.loading import load_policy, load_tokenizer
-    from ...trainers.online_dpo import agree_on_tokens
+    from ...trainers.loading import load_policy
 
     frozen = Path(contestant.spec) if contestant.kind == "frozen" else None
     spec = contestant.spec if frozen is None else str(model_beneath(frozen))
-    tokenizer = load_tokenizer(spec, trust_remote_code=sampling.trust_remote_code)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model = load_policy(spec, _Loading(sampling.dtype, sampling.trust_remote_code)).eval()
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    processes = torch.distributed.get_world_size() if distributed else 1
+    with whole_weights():  # of a policy that stands beside one in training
+        model = load_policy(spec, _Loading(sampling.dtype, sampling.trust_remote_code, world_size=processes)).eval()
+    if processes > 1 and torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
     if frozen is not None:
         load_frozen(model, frozen)
+    held = [drawing(model, contestant.name, sampling, spec)]
+    model = None
     try:
-        ends = agree_on_tokens(model, tokenizer)
-        if None in ends:
-            raise ValueError(f"{contestant.name}: no token ends a completion: its tokenizer has no `eos_token`.")
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
-        if context <= sampling.max_new_tokens:
-            raise UsageError(
-                f"max_new_tokens ({sampling.max_new_tokens}) must be less than the {context} tokens that "
-                f"{contestant.name} can read."
-            )
-        render = PromptRenderer(tokenizer, context - sampling.max_new_tokens, sampling.chat_template_kwargs)
-        read = AnswerReader(tokenizer, sampling.strip_thinking)
-        config = _generation_config(sampling, tokenizer, ends)
-        devices = [model.device] if model.device.type == "cuda" else []
-
-        def draw(name: str, rows: list[Row]) -> Iterator[list[dict[str, Any]]]:
-            prompts = {row.index: _rendered(render, row, contestant) for row in rows}
-            for batch in chunks(rows, sampling.batch_size):
-                start = time.perf_counter()
-                ids = [prompts[row.index] for row in batch]
-                with torch.random.fork_rng(devices=devices):
-                    torch.manual_seed(seed_of(name, batch[0], sampling))
-                    completions = generate_plainly(model, config, model.device, ids, 1)
-                completions = [until_eos(row[0], set(ends)) for row in completions]
-                seconds = (time.perf_counter() - start) / len(batch)
-                yield [
-                    as_record(row, read(tokens, prompt), len(tokens), bool(tokens) and tokens[-1] in ends, seconds)
-                    for row, prompt, tokens in zip(batch, ids, completions, strict=True)
-                ]
-
-        yield draw
+        yield lambda name, rows: held[0](name, rows)
     finally:
-        model = None  # which `draw` has too
+        held.clear()  # whoever keeps what was yielded does not keep the model
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def drawing(model, name: str, sampling: Sampling, path: str | None = None) -> Draw:
+    """
+    What samples the answers of a model in memory.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): in eval mode, on its device.
+        name (`str`): what messages call it.
+        sampling ([`Sampling`]): how.
+        path (`str`, *optional*): where its tokenizer is; by default where the model is from.
+    """
+    import torch
+
+    from ...generation.plain import generate_plainly
+    from ...generation.prompts import AnswerReader, PromptRenderer
+    from ...rounds.batch import chunks, until_eos
+    from ...trainers.loading import load_tokenizer
+    from ...trainers.online_dpo import agree_on_tokens
+
+    tokenizer = load_tokenizer(path or model.name_or_path, trust_remote_code=sampling.trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    ends = agree_on_tokens(model, tokenizer)
+    if None in ends:
+        raise ValueError(f"{name}: no token ends a completion: its tokenizer has no `eos_token`.")
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
+    if context <= sampling.max_new_tokens:
+        raise UsageError(
+            f"max_new_tokens ({sampling.max_new_tokens}) must be less than the {context} tokens that {name} can read."
+        )
+    render = PromptRenderer(tokenizer, context - sampling.max_new_tokens, sampling.chat_template_kwargs)
+    read = AnswerReader(tokenizer, sampling.strip_thinking)
+    config = _generation_config(sampling, tokenizer, ends)
+    devices = [model.device] if model.device.type == "cuda" else []
+
+    def draw(seed: str, rows: list[Row]) -> Iterator[list[dict[str, Any]]]:
+        prompts = {row.index: _rendered(render, row, name) for row in rows}
+        for batch in chunks(rows, sampling.batch_size):
+            start = time.perf_counter()
+            ids = [prompts[row.index] for row in batch]
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(seed_of(seed, batch[0], sampling))
+                completions = generate_plainly(model, config, model.device, ids, 1)
+            completions = [until_eos(row[0], set(ends)) for row in completions]
+            seconds = (time.perf_counter() - start) / len(batch)
+            yield [
+                as_record(row, read(tokens, prompt), len(tokens), bool(tokens) and tokens[-1] in ends, seconds)
+                for row, prompt, tokens in zip(batch, ids, completions, strict=True)
+            ]
+
+    return draw
 
 
 @dataclass(frozen=True)
@@ -158,11 +182,11 @@ class _Loading:
         return {"dtype": self.dtype}
 
 
-def _rendered(render, row: Row, contestant: Contestant) -> list[int]:
+def _rendered(render, row: Row, name: str) -> list[int]:
     try:
         return render.ids(row.prompt)[0]
     except ValueError as error:
-        raise ValueError(f"{contestant.name} cannot be asked prompt {row.index} (from 0): {error}.") from None
+        raise ValueError(f"{name} cannot be asked prompt {row.index} (from 0): {error}.") from None
 
 
 def _generation_config(sampling: Sampling, tokenizer, ends: list[int]):

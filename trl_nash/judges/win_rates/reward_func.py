@@ -3,11 +3,11 @@
 
 """Judges for trainers that take rewards."""
 
-from collections.abc import Callable
 from typing import Any
 
 from ...rounds.pairings import Pairing, pairing_of
-from .win_rate import WinRate, pairing_named
+from .anchors import load_anchor
+from .win_rate import AsyncWinRate, WinRate, pairing_named
 
 
 def as_reward_func(
@@ -15,16 +15,18 @@ def as_reward_func(
     *,
     pairing: str | Pairing | None = None,
     pairs_per_prompt: int | None = None,
-    anchor: str | Callable[..., list] | None = None,
+    anchor: Any = None,
+    anchor_kwargs: dict[str, Any] | None = None,
+    asynchronous: bool | None = None,
     **kwargs,
-) -> Callable[..., list[float | None]]:
+) -> WinRate:
     """
     Make a judge a reward function of TRL's trainers (OnlineDPOTrainer, GRPOTrainer, RLOOTrainer): the reward of a
     completion is its win rate against the other completions of its prompt in the batch, or against an anchor's.
 
     Where a run has several processes, they score the batch of all of them together: a group may lie on any of them,
-    and each of its pairs is judged once. So all must call the function equally often, as TRL's trainers do; it is not
-    asynchronous, as its exchanges would come in another order on each process.
+    and each of its pairs is judged once. So all must call the function equally often, as TRL's trainers do. Functions
+    have exchanges of their own, and so can run side by side.
 
     Args:
         judge ([`PairwiseJudge`], `Callable` or `str`):
@@ -33,11 +35,22 @@ def as_reward_func(
             Which pairs of a group are judged, a `pair_selection`; the reward is then [`win_rates`] of what it asked.
             By default all are, and the reward is the mean of the verdicts that there are.
         pairs_per_prompt (`int`, *optional*): of the pairings `"random"` and `"active"`.
-        anchor (`str` or `Callable`, *optional*):
-            Whom completions are compared with instead of one another: a column of the dataset, or a function
+        anchor (`str`, `Callable` or [`~transformers.PreTrainedModel`], *optional*):
+            Whom completions are compared with instead of one another. A column of the dataset, or a function
             `(prompts, **columns) -> list` that is given each prompt of the batch once, and those columns that it
-            names. Either holds a completion for each prompt (text or messages), a list of them, or `None`. Judges get
-            no token ids then.
+            names: either holds a completion for each prompt (text or messages), a list of them, or `None`. Or a policy
+            that does not change, which answers each prompt of a batch once, and anew when it comes again:
+            `"model:PATH"`, a path or hub id of a model or adapter, or the file of a frozen policy of a run, which each
+            process loads and keeps on its device; a model, which must not be the one that is trained; or
+            `"openai:MODEL@URL"`, a server. Judges get no token ids then.
+        anchor_kwargs (`dict[str, Any]`, *optional*):
+            How a policy is sampled: `temperature` (1.0), `top_p` (1.0), `max_new_tokens` (512), `seed`, `batch_size`
+            (16: prompts in a call, or requests at a time), `dtype`, `trust_remote_code`, `chat_template_kwargs`,
+            `strip_thinking`.
+        asynchronous (`bool`, *optional*):
+            Whether the function is a coroutine function, which GRPOTrainer and RLOOTrainer run beside others of its
+            kind. By default where the judge waits for a server, and nothing else is done but wait. Trainers that await
+            nothing, such as OnlineDPOTrainer, need `False`.
         kwargs:
             Arguments of a judge given by name.
 
@@ -73,4 +86,7 @@ def as_reward_func(
     if isinstance(pairing, str):
         with pairing_named():
             pairing = pairing_of(pairing, pairs_per_prompt)
-    return WinRate(load_judge(judge, **kwargs), pairing, anchor)
+    judge, opponent = load_judge(judge, **kwargs), load_anchor(anchor, anchor_kwargs)
+    if asynchronous is None:
+        asynchronous = judge.waits and (opponent is None or opponent.waits)
+    return (AsyncWinRate if asynchronous else WinRate)(judge, pairing, opponent)

@@ -3,6 +3,7 @@
 
 """Win rates of completions in their groups, or against an anchor's, wherever in a run's processes they are."""
 
+import asyncio
 import hashlib
 import json
 from collections import defaultdict
@@ -15,13 +16,9 @@ import numpy as np
 
 from ...rounds.pairings import All, BestWorst, Compared, Groups, Pairing, win_rates, win_table
 from ..base import PairwiseJudge
-from ..calls import accepted
 from ..tally import Tally
-from ..transcript import Transcript
-from .processes import gathered, place, shared_out
-
-
-Anchor = str | Callable[..., list]  # a column of the dataset, or a function of prompts and columns
+from .anchors import Anchor, text_of
+from .processes import Exchange
 
 
 class Batch(NamedTuple):
@@ -40,10 +37,10 @@ class Batch(NamedTuple):
         return groups
 
 
-def together(own: Batch) -> tuple[Batch, slice]:
+def together(own: Batch, exchange: Exchange) -> tuple[Batch, slice]:
     """The completions of all processes, and where this one's are among them."""
-    parts = gathered(own)
-    start = sum(len(part.prompts) for part in parts[: place()[0]])
+    parts = exchange.gathered(own)
+    start = sum(len(part.prompts) for part in parts[: exchange.place[0]])
     ids = [part.completion_ids for part in parts]
     whole = Batch(
         [prompt for part in parts for prompt in part.prompts],
@@ -63,6 +60,14 @@ class Contest(NamedTuple):
     texts: list[list[str]]  # B x (K + A)
 
 
+class Scored(NamedTuple):
+    """What there is to say of the completions of this process."""
+
+    rewards: list[float | None]
+    verdicts: list[int]  # on each
+    metrics: list[tuple[str, float]]  # the same on all processes
+
+
 class WinRate:
     """
     The reward function of [`as_reward_func`], called by all processes together. Every process knows all groups and
@@ -71,13 +76,14 @@ class WinRate:
     Args:
         judge ([`PairwiseJudge`]): who judges.
         pairing ([`Pairing`], *optional*): which pairs of a group; by default all.
-        anchor (`str` or `Callable`, *optional*): whom completions are compared with, if not with one another.
+        anchor ([`Anchor`], *optional*): whom completions are compared with, if not with one another.
     """
 
     def __init__(self, judge: PairwiseJudge, pairing: Pairing | None = None, anchor: Anchor | None = None):
         self.judge, self.pairing, self.anchor = judge, pairing, anchor
+        self._exchange = Exchange()
         how = "" if pairing is None else f"_{pairing.name}"
-        how += "" if anchor is None else f"_against_{getattr(anchor, '__name__', anchor)}"
+        how += "" if anchor is None else f"_against_{anchor.name}"
         self.__name__ = f"win_rate_{judge.name}{how}"  # what trainers log it by, so that no two are alike
 
     def __call__(
@@ -91,35 +97,48 @@ class WinRate:
         environments: Any = None,
         **columns,
     ) -> list[float | None]:
+        self._exchange.open()
+        scored = self.score(prompts, completions, completion_ids, trainer_state, columns)
+        return self._logged(scored, log_metric, log_extra)
+
+    def score(self, prompts: list, completions: list, completion_ids, trainer_state, columns: dict) -> Scored:
+        """The rewards, by all processes together, which have opened their exchange."""
         columns = {name: values for name, values in columns.items() if _one_each(values, prompts)}
-        batch, own = together(Batch(prompts, list(map(_text, completions)), columns, completion_ids))
-        if log_metric is not None:
-            self.judge.tally.take()
+        batch = Batch(prompts, list(map(text_of, completions)), columns, completion_ids)
+        batch, own = together(batch, self._exchange)
+        self.judge.tally.take()
         rewards: list[float | None] = [None] * len(batch.prompts)
         verdicts = [0] * len(rewards)
         heard = []
-        for contest in self._contests(batch):
+        for contest in self._contests(batch, getattr(trainer_state, "global_step", 0)):
             compared = self._compare(batch, contest, trainer_state)
             rates, counts = self._rates(compared, contest)
             for row, rate, count in zip(contest.rows.ravel(), rates.ravel(), counts.ravel(), strict=True):
                 rewards[row], verdicts[row] = None if np.isnan(rate) else float(rate), int(count)
             heard.append((compared, contest))
+        return Scored(rewards[own], verdicts[own], list(self._metrics(heard)))
+
+    def _logged(self, scored: Scored, log_metric, log_extra) -> list[float | None]:
         if log_metric is not None:
-            for name, value in self._metrics(heard):
+            for name, value in scored.metrics:
                 log_metric(name, value)
         if log_extra is not None:
-            log_extra(f"{self.__name__}/verdicts", verdicts[own])
-        return rewards[own]
+            log_extra(f"{self.__name__}/verdicts", scored.verdicts)
+        return scored.rewards
 
-    def _contests(self, batch: Batch) -> Iterator[Contest]:
+    def _contests(self, batch: Batch, step: int) -> Iterator[Contest]:
         groups = list(batch.groups().values())
-        others = self._anchors(batch, [rows[0] for rows in groups])
+        others: list[list[str]] = [[] for _ in groups]
+        if self.anchor is not None:
+            first = [rows[0] for rows in groups]
+            columns = {name: [values[row] for row in first] for name, values in batch.columns.items()}
+            others = self.anchor.answers(self._exchange, [batch.prompts[row] for row in first], columns, step)
         shapes = defaultdict(list)
         for rows, texts in zip(groups, others, strict=True):
             shapes[len(rows), len(texts)].append((rows, [*(batch.texts[row] for row in rows), *texts]))
         for (size, more), some in sorted(shapes.items()):
             if size == 1 and self.anchor is None:
-                processes = place()[1]
+                processes = self._exchange.place[1]
                 raise ValueError(
                     "The reward of a completion is its win rate against others of its prompt in the batch of "
                     f"{'a process' if processes == 1 else f'all {processes} processes'}, and there is none: raise "
@@ -132,37 +151,14 @@ class WinRate:
                 rows, texts = zip(*some, strict=True)
                 yield Contest(np.array(rows), list(texts))
 
-    def _anchors(self, batch: Batch, rows: list[int]) -> list[list[str]]:
-        """The anchor's answers to the prompts of some rows."""
-        if self.anchor is None:
-            return [[] for _ in rows]
-        if isinstance(self.anchor, str):
-            if self.anchor not in batch.columns:
-                raise ValueError(
-                    f"`anchor={self.anchor!r}` is no column of the dataset, which has "
-                    f"{', '.join(batch.columns) or 'none beside the prompt'}: name one, or pass a function."
-                )
-            return [_answers(batch.columns[self.anchor][row]) for row in rows]
-        return shared_out(lambda places: self._ask_anchor(batch, [rows[index] for index in places]), len(rows))
-
-    def _ask_anchor(self, batch: Batch, rows: list[int]) -> list[list[str]]:
-        assert callable(self.anchor)
-        columns = {name: [values[row] for row in rows] for name, values in batch.columns.items()}
-        prompts = [batch.prompts[row] for row in rows]
-        answers = [_answers(value) for value in self.anchor(prompts, **accepted(self.anchor, columns, positional=1))]
-        if len(answers) != len(rows):
-            raise ValueError(
-                f"`anchor` returned {len(answers)} values for {len(rows)} prompts: return one for each, a completion "
-                "or a list of them."
-            )
-        return answers
-
     def _compare(self, batch: Batch, contest: Contest, trainer_state: Any) -> Compared:
         count, size = contest.rows.shape
 
         def ask(pairs: np.ndarray) -> np.ndarray:
             """P(first ≻ second) of shape (B, M), of which each process asks the judge some rows."""
-            verdicts = shared_out(lambda some: self._ask(batch, contest, pairs, some, trainer_state), count)
+            verdicts = self._exchange.shared_out(
+                lambda some: self._ask(batch, contest, pairs, some, trainer_state), count
+            )
             return np.array(verdicts, dtype=np.float64).reshape(pairs.shape[:2])
 
         if self.anchor is not None:
@@ -201,9 +197,9 @@ class WinRate:
     def _metrics(self, heard: list[tuple[Compared, Contest]]) -> Iterator[tuple[str, float]]:
         """`judge/*` of this batch, the same on all processes."""
         tally = Tally()
-        for part in gathered(self.judge.tally.take()):
+        for part in self._exchange.gathered(self.judge.tally.take()):
             tally.add(part)
-        preference = np.concatenate([compared.preference.ravel() for compared, _ in heard] or [np.zeros(0)])
+        preference = np.concatenate([compared.preference[compared.asked] for compared, _ in heard] or [np.zeros(0)])
         abstained = int(np.isnan(preference).sum())
         tally.abstained["no opinion"] += max(0, abstained - tally.abstained.total())  # of judges that keep no tally
         ratios = {"judge/preference": (np.nansum(preference), len(preference) - abstained)}
@@ -214,6 +210,28 @@ class WinRate:
             _, count = ratios.get(name.rpartition("/")[0], (0, count))
             if count:
                 yield name, float(total / count)
+
+
+class AsyncWinRate(WinRate):
+    """
+    The same as a coroutine function, for trainers that run several at a time: while the judge waits for its server,
+    in a thread, others go on.
+    """
+
+    async def __call__(  # type: ignore[override]
+        self,
+        prompts,
+        completions,
+        completion_ids=None,
+        trainer_state=None,
+        log_metric=None,
+        log_extra=None,
+        environments=None,
+        **columns,
+    ):
+        self._exchange.open()  # before anything is waited for: in the order of the functions, on all processes
+        scored = await asyncio.to_thread(self.score, prompts, completions, completion_ids, trainer_state, columns)
+        return self._logged(scored, log_metric, log_extra)
 
 
 def cycles(compared: Compared, contest: Contest) -> tuple[float, int]:
@@ -239,24 +257,6 @@ def pairing_named() -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(str(error).replace("pair_selection", "pairing")) from None
-
-
-def _text(completion: str | list[dict[str, Any]]) -> str:
-    if isinstance(completion, str):
-        return completion
-    return Transcript(completion) if len(completion) > 1 else completion[0].get("content") or ""
-
-
-def _answers(value: Any) -> list[str]:
-    """An anchor's answers to a prompt: one or a list of them, as text or messages; none for `None`."""
-    one = isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], dict))
-    answers = [] if value is None else [value] if one else list(value)
-    try:
-        return [_text(answer) for answer in answers]
-    except (TypeError, KeyError, IndexError):
-        raise ValueError(
-            f"`anchor` has {value!r:.200} for a prompt: it takes a completion, as text or messages, or a list of them."
-        ) from None
 
 
 def _by_value(thing: Any) -> Any:

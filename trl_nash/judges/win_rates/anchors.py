@@ -1,0 +1,191 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whom completions are compared with, if not with one another: a column, a function, or a policy that is sampled."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from ...usage import UsageError
+from ..calls import accepted
+from ..transcript import Transcript
+from .processes import Exchange
+
+
+MODEL, SERVER = "model:", "openai:"
+
+
+class Anchor(ABC):
+    """
+    Somebody whose answers to prompts there are.
+
+    Attributes:
+        name (`str`): what metrics call it.
+        waits (`bool`): whether it does nothing in this process and on its devices but wait.
+    """
+
+    name: str
+    waits: bool = False
+
+    @abstractmethod
+    def answers(self, exchange: Exchange, prompts: list, columns: dict[str, list], step: int) -> list[list[str]]:
+        """
+        The answers to the prompts of all processes, none or several to each, the same on all of them.
+
+        Args:
+            exchange ([`Exchange`]): of the processes, which call this together.
+            prompts (`list`): one of each group.
+            columns (`dict[str, list]`): the groups' values.
+            step (`int`): optimizer steps so far.
+        """
+
+
+class ColumnAnchor(Anchor):
+    """What is in a column of the dataset."""
+
+    waits = True
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def answers(self, exchange, prompts, columns, step):
+        if self.name not in columns:
+            raise ValueError(
+                f"`anchor={self.name!r}` is no column of the dataset, which has "
+                f"{', '.join(columns) or 'none beside the prompt'}: name one, or pass a function, '{MODEL}PATH' or "
+                f"'{SERVER}MODEL@URL'."
+            )
+        return list(map(_answers, columns[self.name]))
+
+
+class FunctionAnchor(Anchor):
+    """A function `(prompts, **columns) -> list`, each group asked about by one process."""
+
+    def __init__(self, function: Callable[..., list]):
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def answers(self, exchange, prompts, columns, step):
+        def ask(places: list[int]) -> list[list[str]]:
+            taken = {name: [values[place] for place in places] for name, values in columns.items()}
+            taken = accepted(self.function, taken, positional=1)
+            found = list(map(_answers, self.function([prompts[place] for place in places], **taken)))
+            if len(found) != len(places):
+                raise ValueError(
+                    f"`anchor` returned {len(found)} values for {len(places)} prompts: return one for each, a "
+                    "completion or a list of them."
+                )
+            return found
+
+        return exchange.shared_out(ask, len(prompts))
+
+
+class PolicyAnchor(Anchor):
+    """
+    A policy that does not change: a model here, or one behind a server. Each prompt of a call is answered once, by one
+    process, and anew whenever it comes again: an answer that was kept would be an opponent that always says the same.
+
+    Args:
+        policy (`str` or [`~transformers.PreTrainedModel`]): `model:PATH`, `openai:MODEL@URL`, or a model.
+        sampling (`dict[str, Any]`): arguments of [`~evaluation.arena.Sampling`].
+    """
+
+    def __init__(self, policy: Any, sampling: dict[str, Any]):
+        from ...evaluation.arena.contestants import Contestant, contestants_of
+        from ...evaluation.arena.sampling import Sampling
+
+        try:
+            self._sampling = Sampling(**sampling)
+        except (TypeError, UsageError) as error:
+            raise ValueError(f"`anchor_kwargs` say how a policy is sampled: {error}") from None
+        self._model = None if isinstance(policy, str) else policy.eval()
+        if isinstance(policy, str):
+            found = contestants_of(policy.removeprefix(MODEL))
+            if len(found) != 1 or found[0].kind == "file":
+                raise ValueError(f"`anchor={policy!r}` is {len(found)} policies or a file: name one policy.")
+            self._contestant = found[0]
+        else:
+            self._contestant = Contestant(policy.name_or_path.rpartition("/")[2] or "model", "model", "")
+        self.name, self.waits = self._contestant.name, self._contestant.kind == "server"
+        self._draw: Callable | None = None
+        self._loaded = ExitStack()  # it stays in memory
+        if self.waits:
+            self._open()  # which says what is missing
+
+    def _open(self) -> None:
+        from ...evaluation.arena.sampling import drawing, sampler
+
+        if self._model is not None:
+            self._draw = drawing(self._model, self._contestant.name, self._sampling)
+        else:
+            self._draw = self._loaded.enter_context(sampler(self._contestant, self._sampling))
+
+    def answers(self, exchange, prompts, columns, step):
+        from ...evaluation.rows import Row
+
+        keys = [json.dumps(prompt, default=repr) for prompt in prompts]
+        rows = {key: Row(place, prompt, [], {}) for place, (key, prompt) in enumerate(zip(keys, prompts, strict=True))}
+        seed = hashlib.sha256(json.dumps([step, *rows]).encode()).hexdigest()  # another one at every step
+
+        def ask(places: list[int]) -> list[str]:
+            if self._draw is None:
+                self._open()
+            some = [list(rows.values())[place] for place in places]
+            found = {record["row"]: record["completion"] for part in self._draw(seed, some) for record in part}
+            return [found[row.index] for row in some]
+
+        said = dict(zip(rows, exchange.shared_out(ask, len(rows)), strict=True))
+        return [[said[key]] for key in keys]
+
+
+def load_anchor(anchor: Any, kwargs: dict[str, Any] | None = None) -> Anchor | None:
+    """
+    The `anchor` of [`as_reward_func`].
+
+    Args:
+        anchor (`str`, `Callable` or [`~transformers.PreTrainedModel`], *optional*): who it is.
+        kwargs (`dict[str, Any]`, *optional*): how a policy is sampled.
+
+    Raises:
+        `ValueError`: If `kwargs` belong to no policy, or are none of its sampling.
+        `TypeError`: If it is something else.
+    """
+    if hasattr(anchor, "generate") or isinstance(anchor, str) and anchor.startswith((MODEL, SERVER)):
+        return PolicyAnchor(anchor, kwargs or {})
+    if kwargs:
+        raise ValueError(
+            f"`anchor_kwargs={kwargs}` say how a policy is sampled, and `anchor={anchor!r}` is none: leave them out, "
+            f"or name '{MODEL}PATH' or '{SERVER}MODEL@URL'."
+        )
+    if anchor is None:
+        return None
+    if isinstance(anchor, str):
+        return ColumnAnchor(anchor)
+    if callable(anchor):
+        return FunctionAnchor(anchor)
+    raise TypeError(
+        f"`anchor` is a column, a function, a model, '{MODEL}PATH' or '{SERVER}MODEL@URL'; got {anchor!r:.80}."
+    )
+
+
+def text_of(completion: str | list[dict[str, Any]]) -> str:
+    """What a judge sees of a completion: a text, or messages."""
+    if isinstance(completion, str):
+        return completion
+    return Transcript(completion) if len(completion) > 1 else completion[0].get("content") or ""
+
+
+def _answers(value: Any) -> list[str]:
+    """An anchor's answers to a prompt: one or a list of them, as text or messages; none for `None`."""
+    one = isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], dict))
+    answers = [] if value is None else [value] if one else list(value)
+    try:
+        return [text_of(answer) for answer in answers]
+    except (TypeError, KeyError, IndexError):
+        raise ValueError(
+            f"`anchor` has {value!r:.200} for a prompt: it takes a completion, as text or messages, or a list of them."
+        ) from None
