@@ -9,6 +9,7 @@ both. Writes what each rank gave the reward functions, what they returned, and w
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -16,22 +17,27 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from tiny import build_model, build_tokenizer
 from trl import GRPOConfig, GRPOTrainer
+from waiting import PATIENCE
 
-from trl_nash.judges.base import Abstained, JudgeError
+from trl_nash.judges.base import Abstained, JudgeError, PairwiseJudge
 from trl_nash.judges.win_rates.reward_func import as_reward_func
 
 
 ASKED: list[tuple[str, str, str]] = []  # on this rank
 
 
-def by_letters(prompts, first, second):
+def letters(first, second):
     """No opinion where both begin alike."""
-    ASKED.extend(zip(prompts, first, second, strict=True))
     weight = [[sum(map(ord, text)) % 7 for text in texts] for texts in (first, second)]
     return [
         Abstained("alike") if a[:1] == b[:1] else 0.5 + (x - y) / 14
         for a, b, x, y in zip(first, second, *weight, strict=True)
     ]
+
+
+def by_letters(prompts, first, second):
+    ASKED.extend(zip(prompts, first, second, strict=True))
+    return letters(first, second)
 
 
 by_letters.symmetric = True
@@ -49,11 +55,48 @@ FUNCTIONS = {
     "random": {"pairing": "random", "pairs_per_prompt": 3},
     "column": {"anchor": "answer"},
     "function": {"anchor": reference},
+    "model": {"anchor": "model:{folder}/start", "anchor_kwargs": {"temperature": 0, "max_new_tokens": 3}},
 }
 
 
-def reward_function(name: str):
-    return as_reward_func(by_letters, **FUNCTIONS[name])
+def reward_function(name: str, folder: Path):
+    arguments = dict(FUNCTIONS[name])
+    if name == "model":
+        arguments["anchor"] = arguments["anchor"].format(folder=folder)
+    return as_reward_func(by_letters, **arguments)
+
+
+class Crossing(PairwiseJudge):
+    """
+    One of two judges that wait, as for a server: of `"early"` the second answer of a rank comes behind the other's
+    on rank 0, and of `"late"` on rank 1, so that their exchanges come in another order on each rank.
+    """
+
+    symmetric = waits = True
+    done = {"early": threading.Event(), "late": threading.Event()}
+
+    def __init__(self, name: str, asked: list):
+        self.key, self.asked = name, asked
+
+    @property
+    def name(self) -> str:
+        return self.key
+
+    def judge(self, prompts, first, second):
+        other = {"early": "late", "late": "early"}[self.key]
+        if os.environ.get("RANK") == {"early": "0", "late": "1"}[self.key]:
+            assert self.done[other].wait(PATIENCE)
+        self.done[self.key].set()
+        self.asked += zip(prompts, first, second, strict=True)
+        return letters(first, second)
+
+
+# Name -> arguments of `as_reward_func`, of functions that run side by side.
+WAITING = {"early": {"pairing": "swiss"}, "late": {"anchor": "answer"}}
+
+
+def waiting_function(name: str, asked: list):
+    return as_reward_func(Crossing(name, asked), **WAITING[name])
 
 
 def failing(prompts, first, second):
@@ -63,34 +106,43 @@ def failing(prompts, first, second):
 
 
 def main(folder: Path) -> None:
-    seen = {name: [] for name in FUNCTIONS}
+    seen = {name: [] for name in (*FUNCTIONS, *WAITING)}
+
+    def keep(name: str, batch: dict, rewards: list, asked: list) -> list:
+        kept = {key: batch[key] for key in ("prompts", "completions", "answer")}
+        kept |= {"step": batch["trainer_state"].global_step, "rewards": rewards, "asked": list(asked)}
+        seen[name].append(kept)
+        return rewards
 
     def recorded(name: str):
-        function = reward_function(name)
+        function = reward_function(name, folder)
 
-        def reward(prompts, completions, trainer_state, **others):
+        def reward(**batch):
             ASKED.clear()
-            rewards = function(prompts, completions, trainer_state=trainer_state, **others)
-            seen[name].append(
-                {
-                    "prompts": prompts,
-                    "completions": completions,
-                    "answer": others["answer"],
-                    "step": trainer_state.global_step,
-                    "rewards": rewards,
-                    "asked": list(ASKED),
-                }
-            )
-            return rewards
+            return keep(name, batch, function(**batch), ASKED)
+
+        reward.__name__ = name
+        return reward
+
+    def recorded_waiting(name: str):
+        asked: list = []
+        function = waiting_function(name, asked)
+
+        async def reward(**batch):
+            asked.clear()
+            return keep(name, batch, await function(**batch), asked)
 
         reward.__name__ = name
         return reward
 
     tokenizer = build_tokenizer(chat=False)
+    if os.environ["RANK"] == "0":
+        build_model(tokenizer).save_pretrained(folder / "start")
+        tokenizer.save_pretrained(folder / "start")
     # A rank scores six completions of groups of four: the second of three groups lies on both.
     trainer = GRPOTrainer(
         model=build_model(tokenizer),
-        reward_funcs=[recorded(name) for name in FUNCTIONS],
+        reward_funcs=[*map(recorded, FUNCTIONS), *map(recorded_waiting, WAITING)],
         args=GRPOConfig(
             output_dir=str(folder / "out"),
             use_cpu=True,

@@ -3,6 +3,7 @@
 
 """`as_reward_func` where a group's completions lie on two processes."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -14,13 +15,17 @@ import pytest
 
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reward_of_two import FUNCTIONS, reward_function  # noqa: E402
+from reward_of_two import FUNCTIONS, WAITING, reward_function, waiting_function  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("reward_of_two")
+
+
+@pytest.fixture(scope="module")
+def two_processes(folder):
     """What `reward_of_two.py` wrote, run as two gloo processes."""
-    folder = tmp_path_factory.mktemp("reward_of_two")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     script = Path(__file__).with_name("reward_of_two.py")
@@ -44,18 +49,25 @@ def test_groups_lie_on_both(two_processes):
     assert first & second
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_rewards_are_those_of_one_process(two_processes, name):
-    """Of the batch of both ranks, in one process, to the last bit; nothing is judged twice."""
+@pytest.mark.parametrize("name", [*FUNCTIONS, *WAITING])
+def test_rewards_are_those_of_one_process(two_processes, folder, name):
+    """
+    Of the batch of both ranks, in one process, to the last bit; nothing is judged twice. Of functions that run side by
+    side, too, whose verdicts came in another order on each rank.
+    """
     steps = list(zip(*(rank["seen"][name] for rank in two_processes["ranks"]), strict=True))
     assert len(steps) == 2
     for parts in steps:
         batch = {key: parts[0][key] + parts[1][key] for key in ("prompts", "completions", "answer")}
-        rewards = reward_function(name)(**batch, trainer_state=SimpleNamespace(global_step=parts[0]["step"]))
+        batch["trainer_state"] = SimpleNamespace(global_step=parts[0]["step"])
+        if name in WAITING:
+            rewards = asyncio.run(waiting_function(name, [])(**batch))
+        else:
+            rewards = reward_function(name, folder)(**batch)
         assert parts[0]["rewards"] + parts[1]["rewards"] == rewards
         assert len({reward for reward in rewards if reward is not None}) > 1
         first, second = ({(prompt, frozenset(pair)) for prompt, *pair in part["asked"]} for part in parts)
-        assert first and second and not first & second
+        assert first and (second or name == "late") and not first & second  # whose answers one prompt lacks
 
 
 def test_metrics_are_in_the_log(two_processes):
@@ -69,8 +81,9 @@ def test_metrics_are_in_the_log(two_processes):
         "judge/cached",
     } <= names
     columns = {name for name in two_processes["extra"] if name.endswith("/verdicts")}
-    ways = ("", "_swiss", "_random", "_against_answer", "_against_reference")
-    assert columns == {f"win_rate_by_letters{way}/verdicts" for way in ways}
+    ways = ("", "_swiss", "_random", "_against_answer", "_against_reference", "_against_start")
+    expected = {f"win_rate_by_letters{way}/verdicts" for way in ways}
+    assert columns == expected | {"win_rate_early_swiss/verdicts", "win_rate_late_against_answer/verdicts"}
 
 
 def test_a_failure_of_one_is_one_of_all(two_processes):

@@ -105,8 +105,11 @@ class PolicyAnchor(Anchor):
         self._model = None if isinstance(policy, str) else policy.eval()
         if isinstance(policy, str):
             found = contestants_of(policy.removeprefix(MODEL))
-            if len(found) != 1 or found[0].kind == "file":
-                raise ValueError(f"`anchor={policy!r}` is {len(found)} policies or a file: name one policy.")
+            if len(found) > 1:
+                names = ", ".join(one.name for one in found)
+                raise ValueError(f"`anchor={policy!r}` is {len(found)} policies, {names}: name the file of one.")
+            if found[0].kind == "file":
+                raise ValueError(f"`anchor={policy!r}` is a file and no policy: have its answers in a column.")
             self._contestant = found[0]
         else:
             self._contestant = Contestant(policy.name_or_path.rpartition("/")[2] or "model", "model", "")
