@@ -23,6 +23,7 @@ examples:
   trl-nash judge pairs.jsonl --judge reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B
   trl-nash judge pairs.jsonl --judge my_judges:longer_wins --output judged.parquet
   trl-nash judge answers.jsonl --judge openai:Qwen/Qwen3-8B@http://localhost:8000/v1 --output_dir judged
+  trl-nash judge answers.jsonl --judge pairrm --compare_pairing swiss
   trl-nash judge pairs.jsonl --judge pairrm --second_judge reward:org/model --second_judge_kwargs '{"temperature": 2}'
 """
 _FORMATS = """\
@@ -68,45 +69,65 @@ def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, Pa
 
     from ..evaluation.asking import judge_rows, judge_settings
     from ..evaluation.judgements import Output
+    from ..evaluation.pairings import choose, missing_of, play, print_summary, summary
     from ..evaluation.report import evaluate, print_results, write_files
     from ..judges.base import JudgeError
 
     specs = {name: getattr(options, name) for name in judges}
+    selections = {name: getattr(options, name) for name in ("pair_selection", "compare_pairing")}
+    pairings = choose(selections, options.pairs_per_prompt, rows, judges.values())
     output = Output(
         options.output and Path(options.output),
         {name: judge_settings(specs[name], judge, kwargs[name]) for name, judge in judges.items()},
     )
-    pairs = sum(len(row.pairs) for row in rows)
+    total = sum(pairing.calls(len(row.completions)) for pairing in pairings for row in rows)
+    whole = any(judge.sees_groups for judge in judges.values())
 
-    def to_judge() -> "list[Row]":
-        return [row for row in rows if any(output.missing(row, name) for name in judges)]
+    def to_judge(some: "list[Row]") -> "list[Row]":
+        """Rows with the pairs on which a verdict is missing; all of a row's for judges that see them together."""
+        return [row for row in (missing_of(row, output, judges, whole) for row in some) if row.pairs]
 
     def how_to_go_on() -> str:
         again = "the same command goes on where it stopped."
         if output.path is None:
             return f"With --output FILE.jsonl {again}"
-        done = pairs - sum(len(row.pairs) for row in to_judge())
-        return f"{done:,} of {pairs:,} pairs are in {output.lines}: {again}"
+        if len(pairings) > 1 or options.pair_selection != "all":
+            return f"What was judged is in {output.lines}: {again}"
+        done = total - sum(len(row.pairs) for row in to_judge(rows))
+        return f"{done:,} of {total:,} pairs are in {output.lines}: {again}"
 
-    todo = to_judge()
+    to_judge(rows)  # or says what is wrong with the file that goes on, before a bar is there
+    played = []
     try:
         with progress_bar() as progress:
-            task = progress.add_task("pairs", total=pairs, completed=pairs - sum(len(row.pairs) for row in todo))
-            judge_rows(judges, todo, output, options.batch_size, lambda judged: progress.advance(task, judged))
+            task = progress.add_task("pairs", total=total)
+
+            def ask(some: "list[Row]") -> None:
+                todo = to_judge(some)
+                progress.advance(task, sum(len(row.pairs) for row in some) - sum(len(row.pairs) for row in todo))
+                judge_rows(judges, todo, output, options.batch_size, lambda judged: progress.advance(task, judged))
+
+            for pairing in pairings:
+                played.append(play(pairing, rows, output, ask))
     except KeyboardInterrupt:
         print(f"trl-nash: interrupted. {how_to_go_on()}", file=sys.stderr)
         return 130
     except JudgeError as error:
         raise JudgeError(f"{error} {how_to_go_on()}") from error
-    output.finish(rows)
-    records = [output.records[row.index, i, j] for row in rows for i, j in row.pairs]
+    output.finish([row for one in played for row in one.rows])
+    records = [output.records[row.index, i, j] for row in played[0].rows for i, j in row.pairs]
     console = Console(highlight=False)
     results = evaluate(records, output.counts, specs, options.price)
     print_results(console, results)
+    if len(played) > 1:
+        found = summary(*played, output.counts["judge"], results["judge"]["cost"].get("price"))
+        results["judge"]["pairings"] = found
+        print_summary(console, found)
     if options.price and "price" not in results["judge"]["cost"]:
         console.print("\nNo price: the judge was not asked, or states no tokens.")
     if output.path is not None:
-        console.print(f"\nSaved {output.path}: a row for each of {pairs:,} pairs.", soft_wrap=True, markup=False)
+        count = len(output.records)
+        console.print(f"\nSaved {output.path}: a row for each of {count:,} pairs.", soft_wrap=True, markup=False)
     if options.output_dir:
         write_files(console, results, records, options.file, Path(options.output_dir))
     return 0
@@ -217,6 +238,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--judge_kwargs", metavar="JSON", help="its arguments, '{\"temperature\": 0.5}'")
     parser.add_argument("--second_judge", metavar="SPEC", help="another one, to compare with")
     parser.add_argument("--second_judge_kwargs", metavar="JSON", help="its arguments")
+    parser.add_argument(
+        "--pair_selection",
+        default="all",
+        metavar="NAME",
+        help="which pairs of several completions are judged, as in training (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compare_pairing",
+        metavar="NAME",
+        help="another choice, whose calls and win rates are compared with those of --pair_selection: pairs that both "
+        "ask are judged once",
+    )
+    parser.add_argument("--pairs_per_prompt", type=int, metavar="M", help="of random and active")
     parser.add_argument(
         "--output",
         metavar="FILE",

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from ..judges.base import Abstained, PairwiseJudge, accepted
 from .judgements import Output
 from .rows import Row
@@ -55,10 +57,10 @@ def judge_rows(
 
 
 def batches(rows: list[Row], size: int) -> Iterator[list[Row]]:
-    """Rows of the same pairs each, with about `size` of them together."""
+    """Rows of as many pairs each, with about `size` of them together."""
     batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: row.pairs):
-        if batch and (row.pairs != batch[0].pairs or (len(batch) + 1) * len(row.pairs) > size):
+    for row in sorted(rows, key=lambda row: (len(row.pairs), row.pairs)):
+        if batch and (len(row.pairs) != len(batch[0].pairs) or (len(batch) + 1) * len(row.pairs) > size):
             yield batch
             batch = []
         batch.append(row)
@@ -67,7 +69,7 @@ def batches(rows: list[Row], size: int) -> Iterator[list[Row]]:
 
 
 def ask(judge: PairwiseJudge, batch: list[Row], output: Output, name: str) -> list[float]:
-    """The verdicts on all pairs of rows of the same pairs each. What they cost is counted in `output`."""
+    """The verdicts on all pairs of rows of as many pairs each. What they cost is counted in `output`."""
     used, start = dict(getattr(judge, "usage", {})), time.perf_counter()
     judge.tally.take()
     verdicts = None
@@ -90,17 +92,23 @@ def ask(judge: PairwiseJudge, batch: list[Row], output: Output, name: str) -> li
 
 
 def _verdicts(judge: PairwiseJudge, batch: list[Row]) -> list[float]:
-    pairs, prompts = batch[0].pairs, [row.prompt for row in batch]
+    prompts = [row.prompt for row in batch]
     columns = {name: [row.columns[name] for row in batch] for name in batch[0].columns}
     if (
         type(judge).compare is not PairwiseJudge.compare
     ):  # it looks at completions, of which there are fewer than pairs
         columns = {name: values for name, values in columns.items() if name not in ("prompts", "completions")}
-        there = sorted({index for pair in pairs for index in pair})
-        texts = [[row.completions[index] for index in there] for row in batch]
-        compared = judge.compare(prompts, texts, [(there.index(i), there.index(j)) for i, j in pairs], columns=columns)
-        return compared.ravel().tolist()
-    places = [(index, i, j) for index in range(len(batch)) for i, j in pairs]
+        there = [sorted({index for pair in row.pairs for index in pair}) for row in batch]
+        most = max(map(len, there))
+        texts = [
+            [row.completions[index] for index in own + own[:1] * (most - len(own))]  # of each as many
+            for row, own in zip(batch, there, strict=True)
+        ]
+        pairs = [[(own.index(i), own.index(j)) for i, j in row.pairs] for row, own in zip(batch, there, strict=True)]
+        # A judge with a `compare` of its own may know nothing of pairs that differ by prompt.
+        same = all(own == pairs[0] for own in pairs)
+        return judge.compare(prompts, texts, pairs[0] if same else np.array(pairs), columns=columns).ravel().tolist()
+    places = [(index, i, j) for index, row in enumerate(batch) for i, j in row.pairs]
     columns = accepted(judge.__call__, columns, positional=3)
     return judge(
         [prompts[index] for index, _, _ in places],
