@@ -269,7 +269,9 @@ def test_the_gradient_of_active_pairs_as_they_are_drawn_is_that_of_all():
     groups = Groups(20_000, 4, keys=np.tile(answers, (20_000, 1)))
     compared = Active(3).compare(lambda pairs: table[pairs[..., 0], pairs[..., 1]], groups)
     first, second = np.moveaxis(compared.pairs, -1, 0)
-    residual = 2 * compared.weights * (margins[first] - margins[second] - 2.0 * (compared.preference - 0.5)) / 3
+    assert np.isnan(compared.preference[~compared.asked]).all()  # what fills up a row has no verdict
+    target = 2.0 * (np.where(compared.asked, compared.preference, 0.5) - 0.5)
+    residual = 2 * compared.weights * (margins[first] - margins[second] - target) / 3
     found = (
         np.bincount(first.ravel(), residual.ravel(), 4) - np.bincount(second.ravel(), residual.ravel(), 4)
     ) / 20_000

@@ -49,10 +49,18 @@ FAMILIES = {
     "selene": Family(("selene",), "prompt-templates/pairwise.yaml of Selene Mini's repository"),
     "prometheus": Family(("prometheus",), "prompts.py and parser.py of prometheus-eval"),
     "compass-judger": Family(("compassjudger",), "the README of CompassJudger's repository", max_tokens=16),
-    "skywork-critic": Family(("skywork-critic",), "its model card, in part", max_tokens=2048),
+    "skywork-critic": Family(
+        ("skywork-critic",),
+        "its model card's prompt, as ReasonGenRM quotes it",
+        max_tokens=2048,
+    ),
     "con-j": Family(("con-j",), "its model card, and the parser in RM-R1's repository"),
     "judgelrm": Family(("judgelrm",), "judgelrm.py and its parser in JudgeLRM's repository"),
-    "deepseek-grm": Family(("deepseek-grm",), "the paper, whose prompt others reproduce", temperature=0.5),
+    "deepseek-grm": Family(
+        ("deepseek-grm",),
+        "its model card's prompt, as others quote it",
+        temperature=0.5,
+    ),
 }
 
 
