@@ -115,3 +115,17 @@ def test_rows_of_several_sizes_and_equal_texts(write_rows, tmp_path):
 def test_what_does_not_go_together(write_rows, capsys, options, message):
     argv = [write_rows(ROWS, "answers.jsonl"), *options]
     assert message in complaint(capsys, *argv, *([] if "--judge" in options else ["--judge", "judge_files:sharp"]))
+
+
+def test_judges_that_compare_for_themselves_get_the_same_pairs(write_rows, tmp_path):
+    """Of five completions another one rests in each row and wave: an ensemble, which is given all pairs of a batch."""
+    rows = [{"prompt": text, "completions": ["x" * ord(c) for c in text]} for text in ("bdaec", "abcde", "edcba")]
+    options = ("--pair_selection", "swiss", "--compare_pairing", "all")
+    plain = run(write_rows, tmp_path / "plain", *options, rows=rows)["pairings"]
+    asked = len(ASKED)
+    argv = ["judge", write_rows(rows, "answers.jsonl"), "--judge", "ensemble", "--output_dir", str(tmp_path / "out")]
+    assert main([*argv, "--judge_kwargs", json.dumps({"judges": ["judge_files:sharp"]}), *options]) == 0
+    found = json.loads((tmp_path / "out" / "judge.json").read_text())["judge"]["pairings"]
+    assert len(ASKED) == 2 * asked == 2 * 3 * 10
+    for key in ("rank_correlation", "same_best", "prompts"):
+        assert found[key] == plain[key]
