@@ -218,5 +218,6 @@ def _mean(values: list[float], lowest: float) -> dict[str, Any]:
     if count > 1:
         width = 1 - lowest
         share, error = (mean - lowest) / width, float(np.std(values, ddof=1)) / math.sqrt(count) / width
-        interval = tuple(lowest + width * end for end in win_rate_interval(share, error, count))
+        low, high = win_rate_interval(share, error, count)
+        interval = lowest + width * low, lowest + width * high
     return {"mean": mean, "interval": interval, "prompts": count}
