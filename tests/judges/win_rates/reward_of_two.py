@@ -96,7 +96,7 @@ WAITING = {"early": {"pairing": "swiss"}, "late": {"anchor": "answer"}}
 
 
 def waiting_function(name: str, asked: list):
-    return as_reward_func(Crossing(name, asked), **WAITING[name])
+    return as_reward_func(Crossing(name, asked), asynchronous=True, **WAITING[name])
 
 
 def failing(prompts, first, second):

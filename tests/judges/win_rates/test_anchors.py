@@ -142,10 +142,11 @@ class Meeting(PairwiseJudge):
 
 
 def test_grpo_runs_judges_that_wait_side_by_side(policy, tmp_path):
-    """One after the other they would wait for ever. A third function, against a model, is an ordinary one."""
+    """One after the other they would wait for ever. A third function is an ordinary one."""
     tokenizer, barrier = build_tokenizer(chat=False), threading.Barrier(2, timeout=PATIENCE)
     judges = [Meeting(name, barrier) for name in ("one", "two")]
-    functions = [as_reward_func(judges[0]), as_reward_func(judges[1], anchor="answer")]
+    functions = [as_reward_func(judges[0], asynchronous=True)]
+    functions.append(as_reward_func(judges[1], anchor="answer", asynchronous=True))
     functions.append(as_reward_func(Seen(), anchor=f"model:{policy}", anchor_kwargs=SHORT))
     assert list(map(is_async_callable, functions)) == [True, True, False]
     trainer = GRPOTrainer(
@@ -175,11 +176,9 @@ def test_grpo_runs_judges_that_wait_side_by_side(policy, tmp_path):
     assert set(trainer._logs["extra"]) == {f"{function.__name__}/verdicts" for function in functions}
 
 
-def test_it_can_be_an_ordinary_function(policy):
+def test_it_is_an_ordinary_function_unless_asked_to_be_another():
     barrier = threading.Barrier(1)
-    plain = as_reward_func(Meeting("x", barrier), asynchronous=False)
-    assert plain(["x"] * 2, ["a", "bb"]) == [0.0, 1.0]
-    waiting = as_reward_func(Meeting("x", barrier))
+    plain = as_reward_func(Meeting("x", barrier))
+    assert plain(["x"] * 2, ["a", "bb"]) == [0.0, 1.0] and not is_async_callable(plain)
+    waiting = as_reward_func(Meeting("x", barrier), asynchronous=True)
     assert asyncio.run(waiting(["x"] * 2, ["a", "bb"])) == [0.0, 1.0]
-    for anchor in (f"model:{policy}", lambda prompts: prompts):
-        assert not is_async_callable(as_reward_func(Meeting("x", barrier), anchor=anchor))

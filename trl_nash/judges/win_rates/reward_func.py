@@ -17,7 +17,7 @@ def as_reward_func(
     pairs_per_prompt: int | None = None,
     anchor: Any = None,
     anchor_kwargs: dict[str, Any] | None = None,
-    asynchronous: bool | None = None,
+    asynchronous: bool = False,
     **kwargs,
 ) -> WinRate:
     """
@@ -47,10 +47,9 @@ def as_reward_func(
             How a policy is sampled: `temperature` (1.0), `top_p` (1.0), `max_new_tokens` (512), `seed`, `batch_size`
             (16: prompts in a call, or requests at a time), `dtype`, `trust_remote_code`, `chat_template_kwargs`,
             `strip_thinking`.
-        asynchronous (`bool`, *optional*):
+        asynchronous (`bool`, *optional*, defaults to `False`):
             Whether the function is a coroutine function, which GRPOTrainer and RLOOTrainer run beside others of its
-            kind. By default where the judge waits for a server, and nothing else is done but wait. Trainers that await
-            nothing, such as OnlineDPOTrainer, need `False`.
+            kind: for several judges that wait for servers. OnlineDPOTrainer awaits nothing, and cannot call it.
         kwargs:
             Arguments of a judge given by name.
 
@@ -87,6 +86,4 @@ def as_reward_func(
         with pairing_named():
             pairing = pairing_of(pairing, pairs_per_prompt)
     judge, opponent = load_judge(judge, **kwargs), load_anchor(anchor, anchor_kwargs)
-    if asynchronous is None:
-        asynchronous = judge.waits and (opponent is None or opponent.waits)
     return (AsyncWinRate if asynchronous else WinRate)(judge, pairing, opponent)
