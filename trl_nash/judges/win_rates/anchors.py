@@ -25,11 +25,9 @@ class Anchor(ABC):
 
     Attributes:
         name (`str`): what metrics call it.
-        waits (`bool`): whether it does nothing in this process and on its devices but wait.
     """
 
     name: str
-    waits: bool = False
 
     @abstractmethod
     def answers(self, exchange: Exchange, prompts: list, columns: dict[str, list], step: int) -> list[list[str]]:
@@ -46,8 +44,6 @@ class Anchor(ABC):
 
 class ColumnAnchor(Anchor):
     """What is in a column of the dataset."""
-
-    waits = True
 
     def __init__(self, name: str):
         self.name = name
@@ -113,10 +109,10 @@ class PolicyAnchor(Anchor):
             self._contestant = found[0]
         else:
             self._contestant = Contestant(policy.name_or_path.rpartition("/")[2] or "model", "model", "")
-        self.name, self.waits = self._contestant.name, self._contestant.kind == "server"
+        self.name = self._contestant.name
         self._draw: Callable | None = None
         self._loaded = ExitStack()  # it stays in memory
-        if self.waits:
+        if self._contestant.kind == "server":
             self._open()  # which says what is missing
 
     def _open(self) -> None:
