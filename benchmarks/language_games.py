@@ -14,8 +14,9 @@ The command writes benchmarks/results/language_games.json and the tables in docs
     python benchmarks/language_games.py --cases "two turns" "two turns, LoRA" --docs docs/background/dialogues.md \
         --output benchmarks/results/dialogue_games.json
 
-does so for dialogues. `--algorithms` and `--cases` run a part of the grid; what the file has of other runs stays in
-it. benchmarks/figures.py draws what it recorded.
+does so for dialogues. `--algorithms` and `--cases` run a part of the grid. What the file has is not run again, so that
+the same command goes on where it was stopped: remove the file, or lines of it, to measure anew. benchmarks/figures.py
+draws what it recorded.
 """
 
 import argparse
@@ -55,6 +56,8 @@ ROWS = {
     **{f"{GRPO}{rate}": _SHORT for rate in ("1e-4", "3e-4", "1e-3", "3e-3")},
     **{f"{PAIRED}{pairing}": ("one token",) for pairing in PAIRINGS},
 }
+# On dialogues exact fits with ONPO's step for games of one turn are at .057 after 80 rounds, and with these at .029.
+ON_DIALOGUES = {"onpo": {"step_size": 2.0, "anchor_history": 16}}
 START = (0.2, 0.5, 0.3)
 RESULTS = Path(__file__).parent / "results" / "language_games.json"
 
@@ -99,6 +102,8 @@ def run(job: tuple[str, str, int, int]) -> dict:
         algorithm, options["learning_rate"] = "grpo", float(row.removeprefix(GRPO))
     elif row.startswith(PAIRED):
         algorithm, options = "comal", options | paired(row.removeprefix(PAIRED))
+    if name in _DIALOGUES:
+        options = options | ON_DIALOGUES.get(algorithm, {})
     began = time.monotonic()
     rounds = samplings // PLAYERS[algorithm].samplings
     watch = play(game, algorithm, start=start, seed=seed, rounds=rounds, **options)
@@ -243,6 +248,8 @@ def main() -> None:
     cells = product(options.cases, options.algorithms, range(options.seeds))
     jobs = [(*cell, options.rounds) for cell in cells if cell[0] in ROWS[cell[1]]]
     results = merge([], options.output, options.rounds)
+    known = {cell_of(result) for result in results}
+    jobs = [job for job in jobs if job[:3] not in known]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for number, result in enumerate(pool.imap_unordered(run, jobs), start=1):
             results = merge([result], options.output, options.rounds)
