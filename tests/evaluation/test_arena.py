@@ -18,7 +18,7 @@ from tiny import build_model, build_tokenizer
 
 from trl_nash.evaluation import WinRateMatrix
 from trl_nash.evaluation.arena import Arena, Sampling, Standings, read_contestants
-from trl_nash.evaluation.arena import sampling as sampling_module
+from trl_nash.evaluation.arena import loaded as loaded_module
 from trl_nash.evaluation.arena.report import sentences, write_files
 from trl_nash.evaluation.scores import exploitability
 from trl_nash.judges import Abstained, PairwiseJudge, as_judge
@@ -177,7 +177,7 @@ def test_one_model_is_in_memory_at_a_time(models, prompts, tmp_path, monkeypatch
         loaded.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(loading, "load_policy", watched)
+    monkeypatch.setattr(loaded_module, "load_policy", watched)
     specs = [str(models / name) for name in ("one", "adapter", "two")]
     Arena(specs, prompts, tmp_path / "out", GREEDY, best_of=2).sample()
     assert alive == [0, 0, 0] and not any(model() for model in loaded)
@@ -217,7 +217,7 @@ def test_goes_on_after_any_kill(models, prompts, tmp_path):
     specs, log, out = [str(models / "one"), str(models / "two")], tmp_path / "log", tmp_path / "out"
 
     def killed_while_sampling():
-        calls, real = [], sampling_module.as_record
+        calls, real = [], loaded_module.answer_record
 
         def record(*arguments):
             calls.append(arguments)
@@ -227,7 +227,7 @@ def test_goes_on_after_any_kill(models, prompts, tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments)
 
-        sampling_module.as_record = record
+        loaded_module.answer_record = record
         Arena(specs, prompts, out, SHORT).sample()
 
     def killed_while_judging():
@@ -312,7 +312,9 @@ def test_files_that_cannot_be_used(write_rows, prompts, tmp_path):
         Arena([*good, other], prompts, out)
     with pytest.raises(UsageError, match="has no completions: a column completion, output or response"):
         Arena([*good, write_rows([{"prompt": "a b", "answer": "x"}], "none.jsonl")], prompts, out)
-    with pytest.raises(ValueError, match=r"row 0 \(from 0\) cannot be used: `output` is no text but None"):
+    with pytest.raises(
+        ValueError, match=r"row 0 \(from 0\) cannot be used: `output` is neither text nor a list of messages but None"
+    ):
         Arena([*good, write_rows([{"prompt": "a b", "output": None}], "null.jsonl")], prompts, out)
     assert not out.exists()
 

@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
     from ..evaluation.arena import Arena, Sampling
 
     names = ("temperature", "top_p", "max_new_tokens", "seed", "batch_size", "dtype")
-    names += ("trust_remote_code", "chat_template_kwargs", "strip_thinking")
+    names += ("trust_remote_code", "chat_template_kwargs", "strip_thinking", "user", "max_turns")
     sampling = Sampling(**{name: getattr(options, name) for name in names})
     arena = Arena(
         options.policies, options.prompts, options.output_dir, sampling, options.prompt_column, options.best_of
@@ -135,7 +135,8 @@ def _going_on(arena: "Arena"):
 
 
 def _how_to_go_on(arena: "Arena") -> str:
-    answers = sum(len(answers.records) for answers in arena.answers.values())
+    records = [record for answers in arena.answers.values() for record in answers.records.values()]
+    answers = sum(record["completion"] is not None for record in records)
     return f"{answers:,} answers are in {arena.directory}, and what was judged: the same command goes on from there."
 
 
@@ -162,6 +163,8 @@ def _print_plan(arena: "Arena", options: argparse.Namespace, kwargs: dict[str, A
         unknown += [contestant.name] if sampled and each is None else []
         table.add_row(*map(escape, (contestant.name, f"{contestant.kind} {contestant.spec}", f"{missing:,}", time)))
     console.print(table)
+    if options.user is not None:
+        console.print(_dialogues_text(arena), soft_wrap=True, markup=False)
     left, each = arena.to_judge(options.judge, kwargs)
     pairs, todo = arena.pairs(), sum(map(len, left.values()))
     judge = judge_of([options.judge], kwargs)
@@ -191,6 +194,16 @@ def questions(left: dict[int, list[tuple[int, int]]], judge: "Judge") -> str:
     return f"{judge.orders * sum(map(len, left.values())):,} questions in {orders}"
 
 
+def _dialogues_text(arena: "Arena") -> str:
+    sampling, count = arena.sampling, sum(arena.missing(one) for one in arena.contestants if one.kind != "file")
+    turns = count * sampling.turns
+    return (
+        f"\nAn answer is a dialogue with {sampling.user}, of {sampling.turns} turns of the policy at most. To play: "
+        f"{count:,} dialogues, at most {turns:,} turns and {turns * sampling.max_new_tokens:,} tokens of theirs, and "
+        f"{turns - count:,} calls of the user."
+    )
+
+
 def check(options: argparse.Namespace) -> dict[str, Any]:
     """
     Refuses options that cannot be used.
@@ -210,7 +223,8 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--judge_batch_size must be at least 1, got {options.judge_batch_size}.")
     if options.chat_template_kwargs is not None:
         options.chat_template_kwargs = read_kwargs("chat_template_kwargs", options.chat_template_kwargs)
-    Sampling(options.temperature, options.top_p, options.max_new_tokens, batch_size=options.batch_size)
+    names = ("temperature", "top_p", "max_new_tokens", "batch_size", "user", "max_turns")
+    Sampling(**{name: getattr(options, name) for name in names})
     if Path(options.output_dir).is_file():
         raise UsageError(f"--output_dir {options.output_dir} is a file: name a folder.")
     return read_kwargs("judge_kwargs", options.judge_kwargs)
@@ -251,6 +265,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         ("dtype", str, "of the weights of models: auto, bfloat16, float16 or float32"),
     ):
         add(f"--{name}", type=kind, default=getattr(default, name), metavar="X", help=f"{text} (default: %(default)s)")
+    add("--user", metavar="SPEC", help="as in training: who answers the policies, so that an answer is a dialogue")
+    add("--max_turns", type=int, metavar="N", help="as in training: of the policy in a dialogue (default: 4)")
     add("--trust_remote_code", action="store_true", help="run code that comes with a model")
     add("--chat_template_kwargs", metavar="JSON", help="as in training: '{\"enable_thinking\": false}'")
     add("--strip_thinking", action="store_true", help="judge what stands behind </think>")

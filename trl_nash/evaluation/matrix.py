@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..judges.transcript import own_words
 from .measures import preferences
 from .scores import at_equal_lengths, bradley_terry, equilibrium, exploitability, sigmoid
 
@@ -129,7 +130,7 @@ class WinRateMatrix:
         for record, preference in zip(records, preferences(records), strict=True):
             row, first, second = rows[record["row"]], record["first_index"], record["second_index"]
             p[row, first, second], p[row, second, first] = preference, 1 - preference
-            lengths[row, first], lengths[row, second] = len(record["first"]), len(record["second"])
+            lengths[row, first], lengths[row, second] = (len(own_words(record[side])) for side in ("first", "second"))
         return cls(names, p, lengths, **kwargs)
 
     def __len__(self) -> int:

@@ -168,14 +168,14 @@ def _read_texts(row: dict[str, Any], shape: tuple[str, ...]) -> tuple[str | list
     names = (
         [f"`completions[{i}]`" for i in range(len(values))] if shape == ("completions",) else map("`{}`".format, shape)
     )
-    texts = [_text(value, prompt, name) for value, name in zip(values, names, strict=True)]
+    texts = [read_text(value, prompt, name) for value, name in zip(values, names, strict=True)]
     if column == "chosen" and isinstance(values[0], str):
         shared = len(shared_start(*values))
         texts = [text[shared:].strip() for text in texts]
     return prompt, texts
 
 
-def _text(value: Any, prompt: str | list[dict], name: str) -> str:
+def read_text(value: Any, prompt: str | list[dict], name: str) -> str:
     """A completion: a text, or the messages of an answer or a dialogue, perhaps with the prompt before them."""
     if isinstance(value, str):
         return value

@@ -104,7 +104,7 @@ class Sampler:
         if self.source is not None:
             draw, engine = partial(self.draw, policy=policy), partial(self._engine, policy)
             samples = self.source.play(prompts, count, draw, engine, self.marches(policy))
-            self.beside = {name: getattr(samples, name) for name in ("logps", "masks", "turns", "endings")}
+            self.beside = samples.beside
             return samples.prompt_ids, samples.completion_ids
         prompt_ids, cut = map(list, zip(*map(self.render.ids, prompts), strict=True))
         if any(cut):

@@ -18,6 +18,7 @@ import numpy as np
 from .base import PairwiseJudge
 from .calls import pairs_of_each
 from .preference import margin, probability
+from .transcript import own_words
 
 
 class LengthDebiasedJudge(PairwiseJudge):
@@ -96,9 +97,7 @@ class LengthDebiasedJudge(PairwiseJudge):
 
 def length_difference(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
     """(|a| - |b|) / (|a| + |b|) of each pair, in [-1, 1]; 0 if both are empty."""
-    a, b = (
-        np.array([len(getattr(text, "own", text)) for text in texts], dtype=np.float64) for texts in (first, second)
-    )
+    a, b = (np.array([len(own_words(text)) for text in texts], dtype=np.float64) for texts in (first, second))
     return (a - b) / np.maximum(a + b, 1.0)
 
 

@@ -43,6 +43,11 @@ class Transcript(str):
         return "\n\n".join(m["content"] or "" for m in self.messages if m["role"] == "assistant")
 
 
+def own_words(completion: str) -> str:
+    """What the policy says in a completion: in a dialogue others speak, too."""
+    return getattr(completion, "own", completion)
+
+
 def messages_of(completion: str) -> list[dict[str, Any]]:
     """A completion as messages: a text is one turn of the assistant."""
     return getattr(completion, "messages", None) or [{"role": "assistant", "content": completion}]
@@ -56,9 +61,7 @@ def plain_messages(completion: str) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     for message in messages_of(completion):
         if message["role"] == "assistant":
-            found.append(
-                {"role": "assistant", "content": "\n".join([message["content"] or "", *_calls(message)]).strip()}
-            )
+            found.append({"role": "assistant", "content": words(message)})
         elif message["role"] == "tool":
             found.append({"role": "user", "content": f"Tool: {message['content']}"})
         else:
@@ -69,11 +72,19 @@ def plain_messages(completion: str) -> list[dict[str, str]]:
     return found
 
 
+def speaker(message: dict[str, Any]) -> str:
+    """What the one who says it is called."""
+    name = f" {json.dumps(message['name'])}" if message["role"] == "tool" and message.get("name") else ""
+    return message["role"].capitalize() + name
+
+
 def _turn(message: dict[str, Any]) -> str:
-    label = message["role"].capitalize()
-    if message["role"] == "tool" and message.get("name"):
-        label += f" {json.dumps(message['name'])}"
-    return "\n".join([f"{label}: {quoted(message['content'] or '')}", *_calls(message)])
+    return "\n".join([f"{speaker(message)}: {quoted(message['content'] or '')}", *_calls(message)])
+
+
+def words(message: dict[str, Any]) -> str:
+    """What is said in a turn, with the tools that are called in it."""
+    return "\n".join([message["content"] or "", *_calls(message)]).strip()
 
 
 def _calls(message: dict[str, Any]) -> list[str]:

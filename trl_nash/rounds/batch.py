@@ -49,6 +49,11 @@ class Samples:
         return [[sum(mask) for mask in masks] for masks in self.masks]
 
     @property
+    def beside(self) -> dict[str, list | None]:
+        """What is known of the completions beside their tokens, by field."""
+        return {name: v for name, v in self._columns.items() if name not in ("prompt_ids", "completion_ids")}
+
+    @property
     def failed(self) -> list[list[bool]]:
         """B x N: which dialogues failed."""
         if self.endings is None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ...data.columns import as_turn, check_characters, find_prompt_column, read_prompt
-from ...data.messages import prompt_of
+from ...data.messages import Message, prompt_of
+from ...judges.transcript import Transcript
 from ...usage import UsageError
 from ..judgements import as_lines, drop_torn_line
-from ..rows import Row, read_table
+from ..rows import Row, read_table, read_text
 
 
 COMPLETION_COLUMNS = ("completion", "output", "response")  # of files of completions; AlpacaEval's is `output`
@@ -23,7 +24,8 @@ COMPLETION_COLUMNS = ("completion", "output", "response")  # of files of complet
 class Answers:
     """
     The answers of one policy, a line of JSON each: `row`, `prompt`, `completion`, and of sampled ones `tokens`,
-    whether they came to their end (`ended`), and `seconds`.
+    whether they came to their end (`ended`), and `seconds`. A completion that is a dialogue is a list of messages, in
+    memory a [`~judges.transcript.Transcript`]. It has its `ending`, too; of one that failed there is no completion.
 
     Args:
         path (`Path`): a .jsonl file; a last line that a kill has torn is cut off.
@@ -42,13 +44,15 @@ class Answers:
             drop_torn_line(path)
             try:
                 for record in read_table(str(path)):
-                    self.records[record["row"]] = {name: record[name] for name in ("prompt", "completion")} | record
+                    if isinstance(completion := record["completion"], list):
+                        completion = Transcript(completion)
+                    self.records[record["row"]] = {"prompt": record["prompt"]} | record | {"completion": completion}
             except KeyError as error:
                 raise UsageError(f"{path} has a line without {error}: remove the file to sample it again.") from None
 
     def missing(self, rows: Iterable[Row]) -> list[Row]:
         """
-        The rows that are not answered yet.
+        The rows that are not answered yet, or whose dialogue failed: another time its user may do his part.
 
         Raises:
             UsageError: If one was answered when it was another prompt.
@@ -60,13 +64,14 @@ class Answers:
                     f"Prompt {row.index} (from 0) is not what it was when {self.path} was written: name another "
                     "output_dir."
                 )
-        return [row for row in rows if row.index not in self.records]
+        return [row for row in rows if self.records.get(row.index, {}).get("completion") is None]
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Adds answers; what has returned is on disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(as_lines(records))
+            stored = [r | {"completion": getattr(r["completion"], "messages", r["completion"])} for r in records]
+            file.write(as_lines(stored))
             file.flush()
             os.fsync(file.fileno())
         self.records |= {record["row"]: record for record in records}
@@ -76,6 +81,28 @@ class Answers:
         """Mean time of an answer, where it was measured."""
         known = [record["seconds"] for record in self.records.values() if record.get("seconds") is not None]
         return sum(known) / len(known) if known else None
+
+
+def answer_record(row: Row, completion: str | None, tokens: int | None, ended: bool | None) -> dict[str, Any]:
+    """An answer that was sampled, as [`Answers`] has it, but for the time that it took."""
+    return {"row": row.index, "prompt": row.prompt, "completion": completion, "tokens": tokens, "ended": ended}
+
+
+def dialogue_record(row: Row, turns: list[Message], ending: str, tokens: int | None = None) -> dict[str, Any]:
+    """
+    A dialogue that was played, as [`Answers`] has it, but for the time.
+
+    Args:
+        row (`Row`): of the prompt.
+        turns (`list[dict]`): the messages behind it.
+        ending (`str`): one of `ENDINGS`, or in which way it failed.
+        tokens (`int`, *optional*): that the policy has sampled.
+    """
+    from ...rounds.batch import ENDINGS  # and torch
+
+    failed = ending not in ENDINGS
+    completion, ended = (None, None) if failed else (Transcript(turns), ending in ("over", "max_turns"))
+    return answer_record(row, completion, tokens, ended) | {"ending": ending}
 
 
 def read_prompts(name: str, column: str | None = None) -> list[Row]:
@@ -112,7 +139,8 @@ def read_completions(name: str, rows: list[Row]) -> list[dict[str, Any]]:
 
     Args:
         name (`str`):
-            A file with a column of prompts, as in training, and `completion`, `output` or `response`.
+            A file with a column of prompts, as in training, and `completion`, `output` or `response`, texts or the
+            messages of dialogues.
         rows (`list[Row]`): the prompts. Of a prompt that is asked twice the second completion in the file is taken.
 
     Raises:
@@ -127,13 +155,14 @@ def read_completions(name: str, rows: list[Row]) -> list[dict[str, Any]]:
     prompts = find_prompt_column(table[0], None, name)
     for index, row in enumerate(table):
         try:
-            key = _key(read_prompt(row, prompts))
-            if not isinstance(row.get(column), str):
-                raise ValueError(f"`{column}` is no text but {row.get(column)!r:.80}")
-            check_characters(row[column])
+            prompt = read_prompt(row, prompts)
+            if row.get(column) is None and row.get("ending"):
+                continue  # a dialogue of an arena that failed
+            text = read_text(row.get(column), prompt, f"`{column}`")
+            check_characters(text)
         except ValueError as error:
             raise ValueError(f"{name}: row {index} (from 0) cannot be used: {error}. Repair or remove it.") from None
-        found[key].append(row[column])
+        found[_key(prompt)].append(text)
     taken = [(row, texts.pop(0)) for row in rows if (texts := found.get(_key(row.prompt)))]
     if not taken:
         raise UsageError(f"{name} has completions of other prompts: none of its {len(table):,} rows is one of these.")

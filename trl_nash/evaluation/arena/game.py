@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...judges.base import PairwiseJudge
+from ...judges.transcript import Transcript, messages_of
 from ...usage import UsageError
 from ..asking import judge_rows, judge_settings
 from ..judgements import Output, stored
@@ -23,6 +24,10 @@ from .contestants import Contestant, read_contestants
 from .result import ArenaResult
 from .roster import Roster
 from .sampling import Sampling, sampler
+
+
+if TYPE_CHECKING:
+    from ...generation.dialogue.users import User
 
 
 class Track(NamedTuple):
@@ -124,6 +129,7 @@ class Arena:
             advance (`Callable`, *optional*): is called with a policy's name and a number of answers, as they come.
         """
         self._roster.save()
+        user = self._load_user()
         for contestant in self.contestants:
             tracks = self._of(contestant)
             if _is_file(contestant):
@@ -131,12 +137,21 @@ class Arena:
                     tracks[0].answers.append(unread)
                     advance(contestant.name, len(unread))
             elif self.missing(contestant):
-                with sampler(contestant, self.sampling) as draw:
+                with sampler(contestant, self.sampling, user) as draw:
                     for track in tracks:
                         with closing(draw(track.name, track.answers.missing(self.rows))) as batches:
                             for batch in batches:
                                 track.answers.append(batch)
                                 advance(contestant.name, len(batch))
+
+    def _load_user(self) -> "User | None":
+        """Who answers the policies, if dialogues are to be played."""
+        sampled = [one for one in self.contestants if not _is_file(one) and self.missing(one)]
+        if self.sampling.user is None or not sampled:
+            return None
+        from ...generation.dialogue.users import load_user
+
+        return load_user(self.sampling.user, self.sampling)
 
     def questions(self) -> list[Row]:
         """
@@ -147,10 +162,16 @@ class Arena:
         tracks = {track.name: track for track in self._tracks}
         places = [tracks[name].answers.records if name in tracks else {} for name in names]
 
-        def texts(index: int) -> list[str | None]:
-            return [place[index]["completion"] if index in place else None for place in places]
+        def text(answer: dict[str, Any]) -> str | None:
+            completion = answer.get("completion")
+            if completion is None or self.sampling.user is None:
+                return completion
+            return Transcript(messages_of(completion))  # a text from a file is a dialogue of one turn
 
-        rows = [replace(row, completions=texts(row.index), asked=asked) for row in self.rows]
+        rows = [
+            replace(row, completions=[text(place.get(row.index, {})) for place in places], asked=asked)
+            for row in self.rows
+        ]
         return [row for row in rows if row.pairs]
 
     @property

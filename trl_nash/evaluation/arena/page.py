@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from ...judges.questions.template import as_text
+from ...judges.transcript import Transcript, speaker, words
 from ..matrix import Estimate
 from .result import ArenaResult
 from .standings import UNKNOWN, Standing, Standings
@@ -70,12 +71,19 @@ def _data(result: ArenaResult, standings: Standings) -> dict[str, Any]:
         verdicts.setdefault(record["row"], {})[pair] = [record["preference"], record["abstained"]]
     rows = []
     for row in result.rows:
-        answers: list[str | None] = [None] * len(names)
+        answers: list[str | list[list[str]] | None] = [None] * len(names)
         for index, text in enumerate(row.completions):
-            answers[place[index]] = text
+            answers[place[index]] = _shown(text)
         prompt = as_text(row.prompt)
         rows.append({"index": row.index, "prompt": prompt, "answers": answers, "verdicts": verdicts[row.index]})
     return {"names": names, "rows": rows}
+
+
+def _shown(completion: str | None) -> str | list[list[str]] | None:
+    """An answer; of a dialogue who says what."""
+    if not isinstance(completion, Transcript):
+        return completion
+    return [[speaker(message), words(message)] for message in completion.messages]
 
 
 def _ranking(standings: Standings) -> str:

@@ -48,6 +48,9 @@ def sentences(standings: Standings) -> list[str]:
         pairs = ", ".join(f"{first} and {second}" for first, second in holes[:5])
         more = f" and {len(holes) - 5} pairs more" if len(holes) > 5 else ""
         found.append(f"Never compared, because an answer or a verdict is missing on every prompt: {pairs}{more}.")
+    if standings.failed:
+        failed = (f"{name} {count} ({way})" for name, ways in standings.failed.items() for way, count in ways.items())
+        found.append(f"Dialogues that failed, and were not judged: {', '.join(failed)}.")
     if standings.left_out:
         found.append(
             f"Without equilibrium, exploitability and Elo, which need a comparison with all others: "
@@ -85,7 +88,7 @@ def write_files(
 ) -> Path:
     """
     Writes `arena.json`, `arena.parquet` (a row for each policy), `arena.html`, and the answers as AlpacaEval and
-    Arena-Hard read them.
+    Arena-Hard read them, if they are no dialogues.
 
     Returns:
         `Path`: The page.
@@ -105,8 +108,9 @@ def write_files(
                 columns[name] = value
         lines.append(columns)
     pd.DataFrame(lines).to_parquet(directory / "arena.parquet")
-    write_alpaca_eval(result, contestants, directory / "alpaca_eval")
-    write_arena_hard(result, contestants, directory / "model_answer")
+    if not result.has_dialogues:  # which neither can read
+        write_alpaca_eval(result, contestants, directory / "alpaca_eval")
+        write_arena_hard(result, contestants, directory / "model_answer")
     return save_page(result, standings, sentences(standings), directory / "arena.html", title)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...judges.transcript import Transcript
 from ..matrix import WinRateMatrix
 from ..rows import Row
 
@@ -36,6 +37,11 @@ class ArenaResult:
     records: list[dict[str, Any]]
     counts: dict[str, float]
     further: dict[str, np.ndarray]
+
+    @property
+    def has_dialogues(self) -> bool:
+        """Whether a completion is a whole dialogue."""
+        return any(isinstance(text, Transcript) for row in self.rows for text in row.completions)
 
     @cached_property
     def matrix(self) -> WinRateMatrix:

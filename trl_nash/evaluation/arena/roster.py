@@ -48,7 +48,7 @@ class Roster:
         if then == description:
             return
         before, now = then.get("sampling", {}), description.get("sampling", {})
-        other = [f"{key}={value}" for key, value in before.items() if now.get(key) != value]
+        other = [f"{key}={before.get(key)}" for key in before | now if before.get(key) != now.get(key)]
         same = (then["kind"], then["spec"]) == (description["kind"], description["spec"])
         raise UsageError(
             f"{name} is in {self._file.parent} already, with {', '.join(other) if same else then['spec']}: name it "

@@ -7,36 +7,42 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...data.columns import as_turn
+from ...data.messages import Message
+from ...generation.dialogue.rollout import Rollout, RolloutFailed
 from ...generation.prompts import strip_thinking
 from ...judges.servers.pace import NoMoreAnswers, Pace, RequestFailed, Stopped
 from ...judges.servers.server import ChatServer, Declined, find_server
 from ..rows import Row
+from .answers import answer_record, dialogue_record
 from .contestants import Contestant
-from .sampling import Draw, Sampling, SamplingError, as_record, seed_of
+from .sampling import Draw, Sampling, SamplingError, SaysOnce, columns_of, seed_of
 
+
+if TYPE_CHECKING:
+    from ...generation.dialogue.users import User
 
 SECONDS = 600.0  # that a server may take for an answer
 RETRIES = 5  # of a request that failed for a passing reason
 
 
 @contextmanager
-def served(contestant: Contestant, sampling: Sampling) -> Iterator[Draw]:
+def served(contestant: Contestant, sampling: Sampling, user: "User | None" = None) -> Iterator[Draw]:
     """Asks a server: `sampling.batch_size` requests at a time, tried again where it failed for a passing reason."""
     # A server that refuses the temperature would sample another policy without it.
     server = ChatServer(*find_server(contestant.spec, whose="policy"), whose="policy", fixed=["temperature"])
-    pace = Pace(RETRIES)
+    speaker, pace = _Speaker(contestant.name, server, sampling, user), Pace(RETRIES)
 
     def draw(name: str, rows: list[Row]) -> Iterator[list[dict[str, Any]]]:
         stop, failure = threading.Event(), None
 
         def ask(row: Row) -> dict[str, Any] | SamplingError | None:
             try:
-                return _ask(server, partial(pace.attempt, stop), row, seed_of(name, row, sampling), sampling)
+                return speaker.play(partial(pace.attempt, stop), row, seed_of(name, row, sampling))
             except Stopped:
                 return None
             except SamplingError as error:
@@ -58,25 +64,65 @@ def served(contestant: Contestant, sampling: Sampling) -> Iterator[Draw]:
     yield draw
 
 
-def _ask(server: ChatServer, attempt: Callable, row: Row, seed: int, sampling: Sampling) -> dict[str, Any]:
-    start = time.perf_counter()
-    body = {
-        "messages": as_turn(row.prompt),
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_new_tokens,
-        "seed": seed,
-    }
-    if sampling.chat_template_kwargs:
-        body["chat_template_kwargs"] = sampling.chat_template_kwargs
-    if hasattr(row.prompt, "tools"):
-        body["tools"] = row.prompt.tools
-    try:
-        reply = server.complete(attempt, body, SECONDS)
-    except (RequestFailed, Declined, NoMoreAnswers) as error:
-        raise SamplingError(str(error)) from None
-    text = reply.choices[0]["message"].get("content") or ""
-    if sampling.strip_thinking:
-        text = strip_thinking(text)
-    finished = reply.choices[0].get("finish_reason") != "length"
-    return as_record(row, text, reply.usage.get("completion_tokens"), finished, time.perf_counter() - start)
+class _Speaker:
+    """A policy behind a server, and who answers it: it says a turn, and a user has the next one."""
+
+    def __init__(self, name: str, server: ChatServer, sampling: Sampling, user: "User | None"):
+        self._server, self._sampling, self._user = server, sampling, user
+        self._say_once = SaysOnce(name)
+        # Several at a time are asked what waits for something else; the others are in this process.
+        self._gate = nullcontext() if user is None or user.waits else threading.Lock()
+
+    def play(self, attempt: Callable, row: Row, seed: int) -> dict[str, Any]:
+        """An answer, or a dialogue where there is a user."""
+        start, tokens, ending, own = time.perf_counter(), 0, None, self._sampling
+        dialogue = Rollout(list(as_turn(row.prompt)), [], columns_of(row))
+        while ending is None:
+            text, sampled, finished = self._turn(attempt, row, dialogue.messages, seed + dialogue.own_turns)
+            dialogue.say([], {"role": "assistant", "content": text}, None)
+            tokens = None if tokens is None or sampled is None else tokens + sampled
+            if not finished:
+                ending = "unfinished"
+            elif dialogue.own_turns == own.turns:
+                ending = "max_turns"
+            else:
+                ending = self._heard(dialogue)
+        if self._user is None:
+            record = answer_record(row, text, tokens, finished)
+        else:
+            record = dialogue_record(row, dialogue.turns, ending, tokens)
+        return record | {"seconds": round(time.perf_counter() - start, 4)}
+
+    def _turn(self, attempt: Callable, row: Row, messages: list[Message], seed: int) -> tuple[str, int | None, bool]:
+        sampling = self._sampling
+        body = {
+            "messages": messages,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_new_tokens,
+            "seed": seed,
+        }
+        if sampling.chat_template_kwargs:
+            body["chat_template_kwargs"] = sampling.chat_template_kwargs
+        if hasattr(row.prompt, "tools"):
+            body["tools"] = row.prompt.tools
+        try:
+            reply = self._server.complete(attempt, body, SECONDS)
+        except (RequestFailed, Declined, NoMoreAnswers) as error:
+            raise SamplingError(str(error)) from None
+        text = reply.choices[0]["message"].get("content") or ""
+        if sampling.strip_thinking:
+            text = strip_thinking(text)
+        return text, reply.usage.get("completion_tokens"), reply.choices[0].get("finish_reason") != "length"
+
+    def _heard(self, dialogue: Rollout) -> str | None:
+        """The user's turn; how the dialogue ends where there is none."""
+        with self._gate:
+            (answer,) = self._user.answers([dialogue])
+        if isinstance(answer, RolloutFailed):
+            self._say_once(f"A dialogue has failed ({answer}): it is not judged.", answer.reason)
+            return answer.reason
+        if answer is None:
+            return "over"
+        dialogue.hear([], answer)
+        return None

@@ -4,12 +4,14 @@
 """The figures of an arena: a line for each policy, and what they say together."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...judges.transcript import own_words
 from ..matrix import Cycle, Estimate, WinRateMatrix
 from ..scores import ELO, bradley_terry, equilibrium, exploitability
 from .best_of import with_responders
@@ -62,6 +64,7 @@ class Standings:
         cycles (`list[Cycle]`): of three policies.
         gap ([`Estimate`]): the smallest exploitability of a single policy.
         count (`int`): n of the best of n answers, 0 if there is none.
+        failed (`dict[str, dict[str, int]]`): of policies whose dialogues have failed how many did in which way.
     """
 
     matrix: WinRateMatrix
@@ -72,6 +75,7 @@ class Standings:
     cycles: list[Cycle]
     gap: Estimate
     count: int
+    failed: dict[str, dict[str, int]]
 
     @classmethod
     def of(cls, result: ArenaResult, matrix: WinRateMatrix | None = None) -> "Standings":
@@ -98,12 +102,13 @@ class Standings:
         responses = dict.fromkeys(matrix.names, UNKNOWN)
         if count:
             responses |= _each(with_responders(matrix, further, count), _worst_of(len(matrix)), playing)
+        there = [[record for record in own.values() if record["completion"] is not None] for own in answers]
         lengths = _against_others(matrix.length_controlled())
         lines = [
             Standing(
                 name, win_rates[name], float(lengths[i]), weights[name], losses[name], responses[name], points[name],
-                len(answers[i]),
-                _mean(len(record["completion"]) for record in answers[i].values()),
+                len(there[i]),
+                _mean(len(own_words(record["completion"])) for record in there[i]),
                 _mean(not record["ended"] for record in answers[i].values() if record.get("ended") is not None),
             )
             for i, name in enumerate(matrix.names)
@@ -121,6 +126,7 @@ class Standings:
             cycles=matrix.cycles(),
             gap=game.estimate(lambda rates: exploitability(rates).min()) if game is not None else UNKNOWN,
             count=count,
+            failed={name: found for name, own in zip(matrix.names, answers, strict=True) if (found := _failures(own))},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +153,7 @@ class Standings:
             "smallest_exploitability": plain(self.gap),
             "not_in_the_game": self.left_out,
             "best_of": self.count,
+            "dialogues_that_failed": self.failed,
         }
 
 
@@ -195,6 +202,11 @@ def _each(
     places = [(i, name) for i, name in enumerate(matrix.names) if name in names]
     each = {name: Estimate(*(float(part[i]) for part in found)) for i, name in places}
     return dict.fromkeys(names, UNKNOWN) | each
+
+
+def _failures(answers: Mapping[int, dict[str, Any]]) -> dict[str, int]:
+    """Of the dialogues that were not judged how many failed in which way."""
+    return dict(Counter(record["ending"] for record in answers.values() if record["completion"] is None))
 
 
 def _mean(values) -> float:

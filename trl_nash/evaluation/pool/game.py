@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arena.answers import answer_record, dialogue_record
 from ..arena.result import ArenaResult
 from ..rows import Row
 from ..scores import exploitability
@@ -20,7 +21,9 @@ from ..scores import exploitability
 WIN_RATE_WORST = "policy/win_rate_worst"  # of the policy, against that opponent of the pool to which it does worst
 _WIN_RATE = "pool/win_rate_"  # of the policy, against the opponent whose name follows
 
-Answer = dict[str, Any]  # `ids`, the tokens; `text`, that the judge sees; `ended`, whether it came to its end
+# `ids`, the tokens; `text`, that the judge sees; `ended`, whether it came to its end; `beside`, what else is known, by
+# the field of `Samples` that has it.
+Answer = dict[str, Any]
 Pair = tuple[str, str]
 
 
@@ -134,9 +137,9 @@ class PoolGame:
         """What came of some of the policies, as of an arena."""
         records, rows = [], []
         for row in self.rows:
-            texts = [self.answers[name][row.index]["text"] for name in names]
+            texts = [_recorded(row, self.answers[name][row.index])["completion"] for name in names]
             rows.append(replace(row, completions=texts))
-            for i, j in combinations(range(len(names)), 2):
+            for i, j in rows[-1].pairs:
                 key = _key(names[i], names[j])
                 preference = self.verdicts[key][row.index]
                 abstained = math.isnan(preference)
@@ -152,15 +155,7 @@ class PoolGame:
                     }
                 )
         answers = [
-            {
-                row.index: {
-                    "row": row.index,
-                    "prompt": row.prompt,
-                    "completion": answer["text"],
-                    "ended": answer["ended"],
-                }
-                for row, answer in zip(self.rows, self.answers[name], strict=True)
-            }
+            {row.index: _recorded(row, answer) for row, answer in zip(self.rows, self.answers[name], strict=True)}
             for name in names
         ]
         return ArenaResult(tuple(names), judge, rows, answers, records, {}, {})
@@ -187,6 +182,14 @@ class PoolGame:
             for first, second, found in state["verdicts"]
         }
         return game
+
+
+def _recorded(row: Row, answer: Answer) -> dict[str, Any]:
+    """An answer as an arena has it."""
+    turns, ending = (answer.get("beside", {}).get(name) for name in ("turns", "endings"))
+    if turns is None:
+        return answer_record(row, answer["text"], len(answer["ids"]), answer["ended"])
+    return dialogue_record(row, turns, ending)
 
 
 def _key(first: str, second: str) -> Pair:

@@ -29,7 +29,6 @@ _SAMPLING = """
     temperature top_p top_k min_p repetition_penalty max_new_tokens max_length generation_kwargs chat_template_kwargs
     strip_thinking raw_prompts max_turns
 """.split()
-_BESIDE = ("masks", "turns", "endings")  # what there is of an answer that is a dialogue
 
 
 class Share(NamedTuple):
@@ -105,12 +104,12 @@ class Play:
                 torch.manual_seed(int.from_bytes(seed))
                 prompts = [trainer.sampler.prompt_of(row) for row in share.rows]
                 prompt_ids, completions = trainer.generate(prompts, 1, policy)
-                beside = {name: trainer.sampler.beside[name] for name in _BESIDE if trainer.sampler.source is not None}
+                beside = {name: own for name, own in trainer.sampler.beside.items() if own and name != "logps"}
                 texts = trainer.judging.texts(Samples(prompt_ids, completions, **beside))
                 for k, place in enumerate(share.own):
                     ((ids,), (text,)) = completions[k], texts[k]
                     found[place] = {"ids": ids, "text": str(text), "ended": bool(ids) and ids[-1] in ends}
-                    found[place] |= {name: own[k][0] for name, own in beside.items()}
+                    found[place]["beside"] = {name: own[k][0] for name, own in beside.items()}
                 bar.update(len(share.rows))
         self._game.answers[name] = list(_gathered(found).values())
 
@@ -140,7 +139,7 @@ class Play:
             [trainer.sampler.render.ids(prompt_of(row))[0] for row in rows.values()],
             [[answer["ids"] for answer in own] for own in known],
             [(there.index(i), there.index(j)) for i, j in pairs],
-            **{name: [[answer[name] for answer in own] for own in known] for name in _BESIDE if name in known[0][0]},
+            **{name: [[a["beside"][name] for a in own] for own in known] for name in known[0][0].get("beside", {})},
         )
         judged = trainer.judging.verdicts(list(rows.values()), samples)
         if trainer.judging.failure is not None:

@@ -12,6 +12,7 @@ from accelerate.logging import get_logger
 from tqdm.auto import tqdm
 
 from ....generation.prompts import text_of
+from ....judges.transcript import own_words
 from ....objectives import cycle_rate
 from ....rounds.batch import ENDINGS, IGNORED, PairBatch, Samples
 from ....rounds.metrics import Metrics
@@ -279,7 +280,7 @@ class Reporter:
 def _is_empty(text: str) -> bool:
     """Whether the policy says nothing: of a dialogue in all its turns, and calls no tool either."""
     calls = any(message.get("tool_calls") for message in getattr(text, "messages", ()))
-    return not calls and not getattr(text, "own", text).strip()
+    return not calls and not own_words(text).strip()
 
 
 def _verdicts(judged: Judged) -> list[Verdict]:
