@@ -22,7 +22,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_nash import COMALConfig, COMALTrainer
 
 
-SYSTEM = "Ask one short question before you give advice. Use at most one sentence."
+# A model of this size seldom asks unless it is shown how.
+SHOWN = [
+    {"role": "system", "content": "Ask one short question before you give advice. Use at most one sentence."},
+    {"role": "user", "content": "I need a new coat."},
+    {"role": "assistant", "content": "Where will you wear it?"},
+    {"role": "user", "content": "In the mountains."},
+    {"role": "assistant", "content": "Take a warm one with a hood."},
+]
 GOALS = {
     "my sister, who gardens": "garden",
     "my father, who cooks": "cook",
@@ -31,6 +38,7 @@ GOALS = {
 }
 OPENINGS = ["Suggest a present.", "I need a gift idea.", "What should I buy?", "Recommend a book."]
 HELD_OUT = ["I am looking for a present.", "What would be a nice surprise?", "Which book should I give?", "Any ideas?"]
+HELD_OUT += ["Name a small gift.", "Help me choose a present.", "What could I bring?", "Suggest something to read."]
 
 
 def user(messages, goal):
@@ -55,16 +63,15 @@ listens.symmetric = True
 
 
 def data(openings):
-    system = {"role": "system", "content": SYSTEM}
     rows = list(product(openings, GOALS))
-    prompts = [[system, {"role": "user", "content": opening}] for opening, _ in rows]
+    prompts = [[*SHOWN, {"role": "user", "content": opening}] for opening, _ in rows]
     return Dataset.from_dict({"prompt": prompts, "goal": [goal for _, goal in rows]})
 
 
 parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
 parser.add_argument("--model", required=True, help="an instruct model: name or folder")
 parser.add_argument("--rounds", type=int, default=10, help="of 8 prompts x 4 dialogues")
-parser.add_argument("--max_length", type=int, default=160, help="tokens of a whole dialogue")
+parser.add_argument("--max_length", type=int, default=192, help="tokens of a whole dialogue")
 options = parser.parse_args()
 args = COMALConfig(
     output_dir=tempfile.mkdtemp(),
@@ -78,7 +85,7 @@ args = COMALConfig(
     steps_per_generation=2,
     num_iterations=2,
     max_steps=4 * options.rounds,
-    learning_rate=1e-3,
+    learning_rate=2e-4,
     lr_scheduler_type="constant",
     logging_steps=4,
     per_device_generation_batch_size=16,

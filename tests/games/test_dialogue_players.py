@@ -13,6 +13,7 @@ from trl_nash.games import DIALOGUES, DialogueLanguageGame, play
 from trl_nash.games.dialogues.named import default_policy
 from trl_nash.games.language import PROMPT
 from trl_nash.games.players import own_equilibrium
+from trl_nash.games.solvers import comal
 from trl_nash.judges.transcript import Transcript, messages_of
 
 
@@ -86,6 +87,20 @@ def test_what_is_sampled_is_what_is_read_out(monkeypatch):
                 assert abs(said[dialogue] / count - share) <= 4 * np.sqrt(share * (1 - share) / count), dialogue
     moved = np.abs(watch.policies[-1][PROMPT] - watch.policies[0][PROMPT]).max()
     assert moved > 0.05
+
+
+def test_comals_gap_falls_as_that_of_exact_steps():
+    """Few rounds of large steps, from a start that is easy to beat. The user is deterministic: a best response is a
+    dialogue, and all are enumerated."""
+    start, settings = np.tile([0.7, 0.2, 0.1], len(TWO_TURNS) // 3), {"step_size": 4.0, "beta": 0.15}
+    game = DialogueLanguageGame(TWO_TURNS)
+    watch = play(game, "comal", start=start, rounds=4, prompts=128, reference_rounds=3, **settings)
+    for gap, policies in zip(watch.gaps, watch.policies, strict=True):
+        wins = game.with_rest.preferences @ game.with_rest.distribution(policies[PROMPT])
+        assert gap == pytest.approx(2 * wins.max() - 1)
+    exact = comal(TWO_TURNS, start=start, rounds=4, reference_rounds=3, **settings).gaps
+    np.testing.assert_allclose(watch.gaps, exact, atol=0.12)
+    assert watch.gaps[-1] < 0.7 * watch.gaps[0]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 
 """Trainers on whole dialogues: what reaches the loss against the model's own forward, judges, failures, resuming."""
 
+import json
 import math
 
 import numpy as np
@@ -12,6 +13,8 @@ from helpers import ALGORITHMS, equal, history, make_trainer, prompt_dataset
 from tiny import build_model, build_tokenizer
 
 from trl_nash.algorithms import INITIAL
+from trl_nash.evaluation.pool import PoolGame
+from trl_nash.judges.transcript import Transcript
 from trl_nash.rounds.batch import IGNORED, Samples, collate
 
 
@@ -362,3 +365,54 @@ def test_failed_dialogues_are_no_empty_answers(tmp_path):
     metrics = trainer.reporter.metrics.flush()
     assert metrics["rollouts/failed"] > 0
     assert metrics["completions/empty_ratio"] == metrics["completions/equal_pairs"] == 0
+
+
+def test_a_pool_plays_dialogues(tmp_path):
+    """Verdicts are the judge's on whole dialogues, one that failed is in none, and only newcomers play."""
+
+    def user(messages, place):
+        if place == 2:
+            raise OSError("no line")
+        return sceptic(messages)
+
+    rows = prompt_dataset(list("bcde") * 3)
+    rows = rows.add_column("place", list(range(len(rows))))
+    trainer = build(
+        "ipo",
+        tmp_path,
+        dataset=rows,
+        extra={"user": user, "eval_dataset": rows},
+        max_steps=2,
+        opponent_pool_rounds=1,
+        max_nan_rate=1.0,
+    )
+    pool = trainer.opponent_pool
+    trainer.evaluate()
+    start = json.dumps(pool.games["eval"].answers)
+    with torch.no_grad():
+        trainer.model.lm_head.bias[CHAT.convert_tokens_to_ids("b")] += 3.0
+    found = trainer.evaluate()
+    game = pool.games["eval"]
+    names = list(game.answers)
+    assert len(names) == 2 and json.dumps({"start": game.answers["start"]}) == start
+    ((pair, verdicts),) = game.verdicts.items()
+    for place, preference in verdicts.items():
+        sides = [game.answers[name][place] for name in pair]
+        beside = [side["beside"] for side in sides]
+        for side, known in zip(sides, beside, strict=True):
+            assert len(side["ids"]) == len(known["masks"]) and known["turns"][0]["role"] == "assistant"
+        if any(known["endings"] == "user" for known in beside):
+            assert place == 2 and math.isnan(preference)
+        else:
+            assert preference == pytest.approx(
+                favours_talk(None, *([known["turns"]] for known in beside))[0], abs=1e-6
+            )
+    assert any(len(answer["beside"]["turns"]) > 2 for answer in game.answers["start"])
+    known = [p if pair[0] != "start" else 1 - p for p in verdicts.values() if not math.isnan(p)]
+    assert found["eval_pool/win_rate_start"] == pytest.approx(np.mean(known), abs=1e-6)
+    again = PoolGame.of(json.loads(json.dumps(game.state())))
+    assert again.answers == game.answers and again.verdicts.keys() == game.verdicts.keys()
+    result = game.result(names, "favours_talk")
+    assert all(isinstance(text, Transcript) for row in result.rows for text in row.completions if text is not None)
+    page = next(iter(pool.save_report()))
+    assert '["User", "no ' in page.read_text()

@@ -75,7 +75,9 @@ def _data(result: ArenaResult, standings: Standings) -> dict[str, Any]:
         for index, text in enumerate(row.completions):
             answers[place[index]] = _shown(text)
         prompt = as_text(row.prompt)
-        rows.append({"index": row.index, "prompt": prompt, "answers": answers, "verdicts": verdicts[row.index]})
+        rows.append(
+            {"index": row.index, "prompt": prompt, "answers": answers, "verdicts": verdicts.get(row.index, {})}
+        )
     return {"names": names, "rows": rows}
 
 
