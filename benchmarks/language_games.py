@@ -174,9 +174,8 @@ def table(results: list[dict], rounds: int, cases: Sequence[str]) -> str:
             runs = [result for result in results if (result["case"], result["algorithm"]) == (name, row)]
             tails = [result["tail_gap"] for result in runs]
             fewer = f", {len(runs)} of {seeds}" if len(runs) < seeds else ""
-            cells.append(
-                f"{np.median(tails):.3f} ({min(tails):.3f} to {max(tails):.3f}{fewer})" if runs else "not run"
-            )
+            spread = f" ({min(tails):.3f} to {max(tails):.3f}{fewer})" if seeds > 1 else ""
+            cells.append(f"{np.median(tails):.3f}{spread}" if runs else "not run")
             found = [result["kl_own"] for result in runs if "kl_own" in result]
             distances.append(f"{np.median(found):.4f} (gap {runs[0]['own_gap']:.3f})" if found else "not run")
         gaps.append(f"| {row} | {' | '.join(cells)} |")
@@ -184,9 +183,10 @@ def table(results: list[dict], rounds: int, cases: Sequence[str]) -> str:
             own.append(f"| {row} | {' | '.join(distances)} |")
     return "\n".join(
         [
-            f"Mean duality gap of the last 20 % of {rounds} rounds (EGPO and Nash-MP, which sample twice in each: "
-            f"{rounds // 2}):",
-            f"median of {seeds} seeds (smallest to largest). {starts}",
+            f"Mean duality gap of the last 20 % of {rounds} rounds"
+            + f" (EGPO and Nash-MP, which sample twice in each: {rounds // 2})" * (tuple(cases) == CASES)
+            + ":",
+            f"{f'median of {seeds} seeds (smallest to largest)' if seeds > 1 else 'of one seed each'}. {starts}",
             "",
             *header,
             *gaps,
@@ -254,7 +254,10 @@ def main() -> None:
         for number, result in enumerate(pool.imap_unordered(run, jobs), start=1):
             results = merge([result], options.output, options.rounds)
             print(f"{number}/{len(jobs)} {json.dumps(result)}", flush=True)
-    for name, text in (("grid", table(results, options.rounds, options.cases)), ("pairings", pairing_table(results))):
+    tables = {"grid": table(results, options.rounds, options.cases)}
+    if "one token" in options.cases:
+        tables["pairings"] = pairing_table(results)
+    for name, text in tables.items():
         print(f"{text}\n")
         if options.docs:
             page = options.docs.read_text(encoding="utf-8")

@@ -104,6 +104,26 @@ def test_a_dry_run_counts_what_a_judge_is_asked(write_rows, tmp_path, capsys, mo
     assert "has judged 34. To judge: 0 pairs, which are 0 requests" in capsys.readouterr().out
 
 
+def test_dialogues(model_dir, model, write_rows, tmp_path, capsys, monkeypatch):
+    """The plan counts what is at most played, and a user that fails is said."""
+    monkeypatch.setattr("judge_files.by_length", by_length, raising=False)
+    monkeypatch.setattr("judge_files.nobody", lambda messages, source: 1 / 0, raising=False)
+    model.lm_head.weight.data.mul_(0.1)  # so that turns end
+    model.save_pretrained(model_dir)
+    prompts = write_rows([{"prompt": prompt, "source": "a"} for prompt in PROMPTS])
+    file = write_rows([{"prompt": prompt, "completion": "x"} for prompt in PROMPTS], "file.jsonl")
+    argv = ["arena", f"start={model_dir}", file, "--prompts", prompts, "--judge", "judge_files:by_length"]
+    argv += ["--output_dir", str(tmp_path / "out"), "--max_new_tokens", "30", "--user", "judge_files:nobody"]
+    assert main([*argv, "--max_turns", "3", "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    assert "An answer is a dialogue with judge_files:nobody, of 3 turns of the policy at most." in text
+    assert "To play: 12 dialogues, at most 36 turns and 1,080 tokens of theirs, and 24 calls of the user." in text
+    assert main([*argv, "--max_turns", "3"]) == 0
+    assert "Dialogues that failed, and were not judged: start " in capsys.readouterr().out.replace("\n", " ")
+    assert main([*argv[:-2], "--max_turns", "3"]) == 2
+    assert "max_turns is of dialogues: name a user, or leave it out." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error, code", [(JudgeError, 1), (KeyboardInterrupt, 130)])
 def test_goes_on_where_the_judge_stopped(arena, capsys, monkeypatch, error, code):
     monkeypatch.setattr(Ends, "stop", PROMPTS[7])

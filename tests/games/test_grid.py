@@ -74,9 +74,9 @@ def test_nash_prox_leaves_the_equilibrium_of_its_first_target_behind(median, cas
 @pytest.mark.slow
 @pytest.mark.parametrize("case", DIALOGUES)
 def test_dialogues(median, case):
-    """The start has a gap of .22, INPO's own equilibrium one of .20."""
+    """The start has a gap of .22, INPO's own equilibrium one of .14."""
     assert median(case, "comal", "tail_gap") <= 0.05
-    assert median(case, "onpo", "tail_gap") <= 0.1  # one seed of two turns has ended at .076
+    assert median(case, "onpo", "tail_gap") <= 0.07  # one seed of two turns has ended at .051
     assert median(case, "iterative-ipo", "tail_gap") > 0.2
     assert median(case, "inpo", "tail_gap") == pytest.approx(median(case, "inpo", "own_gap"), abs=0.03)
     assert median(case, "inpo", "kl_own") <= 0.03

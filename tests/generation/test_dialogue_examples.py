@@ -37,7 +37,7 @@ def saved(tokenizer, folder: Path, *words: str) -> str:
 def test_a_user(tmp_path, monkeypatch, capsys):
     """The model asks back by chance, and is told."""
     model = saved(byte_tokenizer(qwen2_5_chat_template), tmp_path, "For whom?", "A cook book.", "A music box.")
-    monkeypatch.setattr(sys, "argv", ["dialogue_user.py", "--model", model, "--rounds", "1", "--max_length", "512"])
+    monkeypatch.setattr(sys, "argv", ["dialogue_user.py", "--model", model, "--rounds", "1", "--max_length", "1024"])
     trainer = runpy.run_path(str(EXAMPLES / "dialogue_user.py"), run_name="__main__")["trainer"]
     shown = capsys.readouterr().out
     assert re.search(r"win rate against the start [01]\.\d\d ± 0\.\d\d \(95 %, n = \d+\)", shown)

@@ -116,7 +116,8 @@ class PolicyAnchor(Anchor):
             self._open()  # which says what is missing
 
     def _open(self) -> None:
-        from ...evaluation.arena.sampling import drawing, sampler
+        from ...evaluation.arena.loaded import drawing
+        from ...evaluation.arena.sampling import sampler
 
         if self._model is not None:
             self._draw = drawing(self._model, self._contestant.name, self._sampling)
