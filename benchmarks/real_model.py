@@ -124,8 +124,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--judges", nargs="+", choices=JUDGES, default=JUDGES)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--learning_rates", type=float, nargs="+", default=[2e-4, 5e-4], help="tried for each method")
-    parser.add_argument("--passes", type=int, nargs="+", default=[2], help="over a round; each is reported")
+    parser.add_argument("--learning_rates", type=float, nargs="+", default=[5e-4, 1e-3], help="tried for each method")
+    parser.add_argument("--passes", type=int, nargs="+", help="over a round; each number is reported")
     parser.add_argument("--rounds", type=int, help="instead of those of each judge")
     parser.add_argument("--tried_rounds", type=int, default=4, help="of a run that tries a learning rate")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
@@ -144,13 +144,17 @@ def main() -> None:
         os.environ.setdefault(name, str(4 << 30))
     from real.measure import measured, read, write
     from real.model import CACHE, instruct_model
-    from real.play import ROUNDS
+    from real.play import PASSES, ROUNDS
 
     model = options.model or instruct_model(options.pip_args)
     folder = CACHE / "real_model" / model.name
     folder.mkdir(parents=True, exist_ok=True)
     record = read(options.output)
-    grid = product(options.judges, range(options.seeds), options.passes, options.methods)
+    grid = [
+        (judge, seed, passes, method)
+        for judge, seed in product(options.judges, range(options.seeds))
+        for passes, method in product(options.passes or [PASSES[judge]], options.methods)
+    ]
     for number, (judge, seed, passes, method) in enumerate(grid, start=1):
         run = Run(judge, method, 0.0, passes, seed, options.rounds or ROUNDS[judge])
         rate, tries = chosen_rate(run, options.learning_rates, options.tried_rounds, model, folder)

@@ -17,11 +17,12 @@ from .methods import METHODS
 
 
 SYSTEM = ""  # the default one is longer than most prompts
-# Tokens of an answer, answers to each of the 16 prompts of a round, and rounds. In the cycle the first letter decides:
-# a second token would only be another place where a fit can put a margin.
+# Tokens of an answer, answers to each of the 16 prompts of a round, rounds, and passes over each. In the cycle the
+# first letter decides: a second token would only be another place where a fit can put a margin.
 TOKENS = {"cycle": 1, "majority": 24, "one-rater": 24}
 ANSWERS = {"cycle": 8, "majority": 4, "one-rater": 4}
-ROUNDS = {"cycle": 16, "majority": 8, "one-rater": 8}
+ROUNDS = {"cycle": 30, "majority": 8, "one-rater": 8}
+PASSES = {"cycle": 3, "majority": 2, "one-rater": 2}
 
 
 def messages(prompt: str) -> list[dict]:
