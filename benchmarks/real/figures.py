@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# What a method costs until a reading, and what its axis is called.
-COSTS = {"pairs": "judged pairs", "tokens": "generated tokens", "seconds": "seconds"}
+# What a method costs until a reading (tokens are those that it sampled), and what its axis is called.
+COSTS = {"pairs": "judged pairs", "tokens": "tokens", "seconds": "seconds"}
 
 
 def win_rate_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str, smooth: int = 3) -> "Figure":
@@ -36,7 +36,7 @@ def win_rate_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str,
         height = 0.8 - title_height(title, 3.4)
         first = None
         for place, (cost, label) in enumerate(COSTS.items()):
-            axes = figure.add_axes((0.08 + 0.245 * place, 0.15, 0.22, height), sharey=first)
+            axes = figure.add_axes((0.07 + 0.22 * place, 0.15, 0.185, height), sharey=first)
             first = first or axes
             for name, seeds in runs.items():
                 if any(cost not in seed for seed in seeds):
@@ -48,7 +48,7 @@ def win_rate_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str,
             axes.axhline(50, color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)))
             axes.set_xlabel(label)
             axes.set_xlim(left=0)
-            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3))
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(2))
             axes.grid(axis="y")
             axes.tick_params(labelleft=place == 0)
         low, high = axes.get_ylim()

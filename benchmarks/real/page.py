@@ -50,7 +50,7 @@ def cycle(runs: list[dict], images: Path, judge: str) -> str:
         images,
         "real-cycle-gap",
         gap_figure(
-            {name: [run["gap_per_prompt"] for run in found] for name, found in methods.items()},
+            {name: [run["gap"] for run in found] for name, found in methods.items()},
             title=f"SmolLM2-135M-Instruct on a cyclic preference\n{setting}",
             smooth=TAIL,
         ),
@@ -81,7 +81,7 @@ def cycle(runs: list[dict], images: Path, judge: str) -> str:
             f"{_median([run['wall_seconds'] / 60 for run in found], '.0f')} |"
         )
     pictures = [
-        picture("real-cycle-gap", "Mean duality gap of a prompt, over rounds"),
+        picture("real-cycle-gap", "Duality gap of the mean shares, over rounds"),
         picture("real-cycle-simplex", "Shares of the three classes over rounds, on the simplex"),
     ]
     return "\n".join([*rows, "", *pictures])
