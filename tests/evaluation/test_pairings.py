@@ -101,6 +101,23 @@ def test_rows_of_several_sizes_and_equal_texts(write_rows, tmp_path):
     assert len(ASKED) == len(set(ASKED)) and found["rank_correlation"]["prompts"] == 5
 
 
+def test_one_prompt_has_no_interval_and_prompts_without_verdicts_no_best(write_rows, tmp_path, monkeypatch, capsys):
+    """Who knows no win rate agrees with nobody: a judge that says nothing does not make pairings look alike."""
+    found = run(write_rows, tmp_path / "one", "--compare_pairing", "swiss", rows=ROWS[:1])["pairings"]
+    assert found["same_best"] == {"mean": 1.0, "interval": [None, None], "prompts": 1}
+
+    def silent(prompts, first, second):
+        return [None if prompt == "down" else float(len(a) > len(b)) for prompt, a, b in zip(prompts, first, second)]
+
+    monkeypatch.setattr("judge_files.sharp", silent)
+    found = run(write_rows, tmp_path / "some", "--compare_pairing", "swiss")["pairings"]
+    assert found["same_best"]["prompts"] == found["rank_correlation"]["prompts"] == 2
+    capsys.readouterr()
+    found = run(write_rows, tmp_path / "none", "--compare_pairing", "swiss", rows=ROWS[1:2])["pairings"]
+    assert found["same_best"] == found["rank_correlation"] == {"mean": None, "interval": [None, None], "prompts": 0}
+    assert "same best" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

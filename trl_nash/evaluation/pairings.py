@@ -145,12 +145,14 @@ def agreement_of(one: Played, other: Played) -> dict[str, Any]:
         `dict[str, Any]`: `rank_correlation`, the mean over prompts of Spearman's of the completions' win rates (of a
         completion without a verdict ½), and `same_best`, how often the best by the other pairing is the best by this
         one, where several are the best drawn from them; both with an `interval` of 95 % and over `prompts`. Prompts
-        on which all are equally good for a pairing have no rank correlation.
+        on which all are equally good for a pairing have no rank correlation, and those without a verdict neither.
     """
     from scipy.stats import rankdata
 
     correlations, best = [], []
     for a, b in zip(one.rates, other.rates, strict=True):
+        if np.isnan(a).all() or np.isnan(b).all():
+            continue
         a, b = np.nan_to_num(a, nan=0.5).round(9), np.nan_to_num(b, nan=0.5).round(9)
         best.append(float((a == a.max())[b == b.max()].mean()))
         ranks = [rankdata(rates) - (len(rates) + 1) / 2 for rates in (a, b)]

@@ -242,7 +242,7 @@ def _without_nan(value: Any) -> Any:
     """JSON has neither nan nor infinity: `null`, and a text."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
