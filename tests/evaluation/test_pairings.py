@@ -107,7 +107,9 @@ def test_one_prompt_has_no_interval_and_prompts_without_verdicts_no_best(write_r
     assert found["same_best"] == {"mean": 1.0, "interval": [None, None], "prompts": 1}
 
     def silent(prompts, first, second):
-        return [None if prompt == "down" else float(len(a) > len(b)) for prompt, a, b in zip(prompts, first, second)]
+        return [
+            None if prompt == "down" else p for prompt, p in zip(prompts, sharp(prompts, first, second), strict=True)
+        ]
 
     monkeypatch.setattr("judge_files.sharp", silent)
     found = run(write_rows, tmp_path / "some", "--compare_pairing", "swiss")["pairings"]

@@ -109,6 +109,11 @@ def test_a_server_is_asked_once_a_prompt_and_side_by_side():
         ({"anchor": "answer", "anchor_kwargs": SHORT}, "and `anchor='answer'` is none"),
         ({"anchor": "model:x", "anchor_kwargs": {"max_tokens": 3}}, "unexpected keyword argument 'max_tokens'"),
         ({"anchor": "model:x", "anchor_kwargs": {"top_p": 3}}, "`anchor_kwargs` say .*: top_p must be from"),
+        (
+            {"anchor": "model:x", "anchor_kwargs": {"user": "a:b"}},
+            "an anchor answers once: leave `user` and `max_turns`",
+        ),
+        ({"anchor": build_model(build_tokenizer())}, "knows no tokenizer: load it with `from_pretrained`"),
         ({"anchor": "model:answers.jsonl"}, "`anchor='model:answers.jsonl'` is a file and no policy"),
         ({"anchor": "openai:m@http://user:secret@host/v1"}, "`base_url` of the policy must look like"),
     ],

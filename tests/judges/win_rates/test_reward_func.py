@@ -249,8 +249,40 @@ def test_anchors_that_are_none():
         as_reward_func("random", anchor="answr")(["x"], ["a"], answer=["b"])
     with pytest.raises(ValueError, match="`anchor` returned 2 values for 1 prompts: return one for each"):
         as_reward_func("random", anchor=lambda prompts: ["b", "c"])(["x"], ["a"])
-    with pytest.raises(ValueError, match=r"`anchor` has \[3\] for a prompt: it takes a completion"):
-        as_reward_func("random", anchor="answer")(["x"], ["a"], answer=[[3]])
+    for value in ([3], 3, [{"role": "user", "content": "b"}], [{"role": "assistant", "content": None}]):
+        with pytest.raises(ValueError, match=r"`anchor` has .* for a prompt: it takes a completion"):
+            as_reward_func("random", anchor="answer")(["x"], ["a"], answer=[value])
+    for value in (None, 3, "b"):
+        with pytest.raises(ValueError, match=f"`anchor` returned {value!r} for 1 prompts: return a list"):
+            as_reward_func("random", anchor=lambda prompts, value=value: value)(["x"], ["a"])
+
+
+def test_an_anchor_may_have_the_prompt_before_its_answer():
+    """As the columns `chosen` of many datasets: what is compared is the answer alone. Texts may come in parts."""
+    seen = []
+
+    def judge(prompts, first, second):
+        seen.extend(second)
+        return [0.5] * len(prompts)
+
+    judge.symmetric = True
+    prompt = [{"role": "user", "content": "x"}]
+    answer = [{"role": "assistant", "content": [{"type": "text", "text": "b"}]}]
+    reward = as_reward_func(judge, anchor="chosen")
+    completions = [[{"role": "assistant", "content": text}] for text in "ac"]
+    reward([prompt] * 2, completions, chosen=[prompt + answer, answer[0]])
+    assert seen == ["b", "b"]
+
+
+def test_calls_of_tools_are_part_of_an_answer():
+    """Two answers that call otherwise are no tie."""
+
+    def judge(prompts, first, second):
+        return longer(prompts, list(map(str, first)), list(map(str, second)))
+
+    calls = [{"function": {"name": "add", "arguments": {"x": number}}} for number in (1, 1000)]
+    completions = [[{"role": "assistant", "content": "", "tool_calls": [call]}] for call in calls]
+    assert as_reward_func(judge)(["x"] * 2, completions) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("algorithm", ["online-dpo", "grpo"])

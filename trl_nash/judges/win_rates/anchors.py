@@ -6,10 +6,11 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from ...data.messages import is_messages
 from ...usage import UsageError
 from ..calls import accepted
 from ..transcript import Transcript
@@ -55,7 +56,7 @@ class ColumnAnchor(Anchor):
                 f"{', '.join(columns) or 'none beside the prompt'}: name one, or pass a function, '{MODEL}PATH' or "
                 f"'{SERVER}MODEL@URL'."
             )
-        return list(map(_answers, columns[self.name]))
+        return [_answers(value, prompt) for value, prompt in zip(columns[self.name], prompts, strict=True)]
 
 
 class FunctionAnchor(Anchor):
@@ -69,13 +70,20 @@ class FunctionAnchor(Anchor):
         def ask(places: list[int]) -> list[list[str]]:
             taken = {name: [values[place] for place in places] for name, values in columns.items()}
             taken = accepted(self.function, taken, positional=1)
-            found = list(map(_answers, self.function([prompts[place] for place in places], **taken)))
-            if len(found) != len(places):
+            asked = [prompts[place] for place in places]
+            found = self.function(asked, **taken)
+            if not isinstance(found, Iterable) or isinstance(found, str | bytes | Mapping):
                 raise ValueError(
-                    f"`anchor` returned {len(found)} values for {len(places)} prompts: return one for each, a "
+                    f"`anchor` returned {found!r:.200} for {len(asked)} prompts: return a list with a completion, or "
+                    "a list of them, for each."
+                )
+            found = list(found)
+            if len(found) != len(asked):
+                raise ValueError(
+                    f"`anchor` returned {len(found)} values for {len(asked)} prompts: return one for each, a "
                     "completion or a list of them."
                 )
-            return found
+            return list(map(_answers, found, asked))
 
         return exchange.shared_out(ask, len(prompts))
 
@@ -92,12 +100,17 @@ class PolicyAnchor(Anchor):
 
     def __init__(self, policy: Any, sampling: dict[str, Any]):
         from ...evaluation.arena.contestants import Contestant, contestants_of
-        from ...evaluation.arena.sampling import Sampling
+        from ...evaluation.arena.sampling import Sampling, name_of
 
         try:
             self._sampling = Sampling(**sampling)
         except (TypeError, UsageError) as error:
             raise ValueError(f"`anchor_kwargs` say how a policy is sampled: {error}") from None
+        if self._sampling.user is not None:
+            raise ValueError(
+                f"`anchor_kwargs` have the user {name_of(self._sampling.user)!r}, and an anchor answers once: leave "
+                "`user` and `max_turns` out."
+            )
         self._model = None if isinstance(policy, str) else policy.eval()
         if isinstance(policy, str):
             found = contestants_of(policy.removeprefix(MODEL))
@@ -107,8 +120,13 @@ class PolicyAnchor(Anchor):
             if found[0].kind == "file":
                 raise ValueError(f"`anchor={policy!r}` is a file and no policy: have its answers in a column.")
             self._contestant = found[0]
+        elif policy.name_or_path:
+            self._contestant = Contestant(policy.name_or_path.rpartition("/")[2], "model", "")
         else:
-            self._contestant = Contestant(policy.name_or_path.rpartition("/")[2] or "model", "model", "")
+            raise ValueError(
+                f"`anchor` is a {type(policy).__name__} that knows no tokenizer: load it with `from_pretrained`, from "
+                "a path or hub id that has one."
+            )
         self.name = self._contestant.name
         self._draw: Callable | None = None
         self._loaded = ExitStack()  # it stays in memory
@@ -176,16 +194,18 @@ def text_of(completion: str | list[dict[str, Any]]) -> str:
     """What a judge sees of a completion: a text, or messages."""
     if isinstance(completion, str):
         return completion
-    return Transcript(completion) if len(completion) > 1 else completion[0].get("content") or ""
+    first, *others = completion
+    return Transcript(completion) if others or first.get("tool_calls") else first.get("content") or ""
 
 
-def _answers(value: Any) -> list[str]:
+def _answers(value: Any, prompt: Any) -> list[str]:
     """An anchor's answers to a prompt: one or a list of them, as text or messages; none for `None`."""
-    one = isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], dict))
-    answers = [] if value is None else [value] if one else list(value)
+    from ...evaluation.rows import read_text
+
+    one = isinstance(value, str | dict) or is_messages(value)
     try:
-        return [text_of(answer) for answer in answers]
-    except (TypeError, KeyError, IndexError):
+        return [] if value is None else [read_text(answer, prompt, "it") for answer in ([value] if one else value)]
+    except (TypeError, ValueError):
         raise ValueError(
             f"`anchor` has {value!r:.200} for a prompt: it takes a completion, as text or messages, or a list of them."
         ) from None

@@ -38,11 +38,11 @@ def as_reward_func(
         anchor (`str`, `Callable` or [`~transformers.PreTrainedModel`], *optional*):
             Whom completions are compared with instead of one another. A column of the dataset, or a function
             `(prompts, **columns) -> list` that is given each prompt of the batch once, and those columns that it
-            names: either holds a completion for each prompt (text or messages), a list of them, or `None`. Or a policy
-            that does not change, which answers each prompt of a batch once, and anew when it comes again:
-            `"model:PATH"`, a path or hub id of a model or adapter, or the file of a frozen policy of a run, which each
-            process loads and keeps on its device; a model, which must not be the one that is trained; or
-            `"openai:MODEL@URL"`, a server. Judges get no token ids then.
+            names: either holds a completion for each prompt (text or messages, with the prompt before them or
+            without), a list of them, or `None`. Or a policy that does not change, which answers each prompt of a batch
+            once, and anew when it comes again: `"model:PATH"`, a path or hub id of a model or adapter, or the file of
+            a frozen policy of a run, which each process loads and keeps on its device; a model, which must not be the
+            one that is trained; or `"openai:MODEL@URL"`, a server. Judges get no token ids then.
         anchor_kwargs (`dict[str, Any]`, *optional*):
             How a policy is sampled: `temperature` (1.0), `top_p` (1.0), `max_new_tokens` (512), `seed`, `batch_size`
             (16: prompts in a call, or requests at a time), `dtype`, `trust_remote_code`, `chat_template_kwargs`,
