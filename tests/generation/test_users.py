@@ -20,18 +20,23 @@ KEY = "sk-user-secret-0123456789"
 
 
 @contextmanager
-def server(answer):
-    """A real server with OpenAI's chat completions; `answer(question)` is the text, or a number, the status."""
+def server(answer, *refused):
+    """
+    A real server with OpenAI's chat completions; `answer(question)` is the text, or a number, the status. Some
+    parameters it does not take.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            text = answer(body["messages"][-1]["content"])
+            unknown = [name for name in refused if name in body]
+            text = 400 if unknown else answer(body["messages"][-1]["content"])
             status = text if isinstance(text, int) else 200
             message = {"role": "assistant", "content": text}
             reply = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
                      "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}  # fmt: skip
-            data = json.dumps(reply if status == 200 else {"error": {"message": f"no, {KEY}"}}).encode()
+            error = {"message": f"Unsupported parameter: '{unknown[0]}'." if unknown else f"no, {KEY}"}
+            data = json.dumps(reply if status == 200 else {"error": error}).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(data)))
@@ -70,6 +75,15 @@ def test_a_server_is_asked_for_several_dialogues_at_once(monkeypatch):
     said_in = [[m["content"] for m in own[0]] for own in samples.turns]
     assert said_in == [["b", "e", "f"], ["b"], ["b"]] and samples.endings == [["over"], ["over"], ["user"]]
     assert "gave no answer" in said["rollout user"] and KEY not in said["rollout user"]
+
+
+def test_a_server_that_does_not_take_all_parameters_is_asked_without():
+    """As newer ones of OpenAI, which take neither of these."""
+    pytest.importorskip("openai")
+    with server(lambda question: "e" if "Assistant: f" not in question else "[END]", "max_tokens", "temperature") as url:
+        source = source_of(user=load_user(f"openai:m@{url}", options()))
+        samples = source.play([row("a")], 1, Script(source._render.tokenizer, ["b", "f"]))
+    assert [m["content"] for m in samples.turns[0][0]] == ["b", "e", "f"]
 
 
 def test_a_model_on_this_machine(tmp_path):

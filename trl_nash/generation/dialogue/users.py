@@ -5,23 +5,24 @@
 
 import importlib
 import inspect
-import os
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.messages import Message
 from ...judges.calls import accepted
-from ...judges.servers.server import check_key, find_server, import_openai
+from ...judges.servers.pace import NoMoreAnswers, Pace, RequestFailed
+from ...judges.servers.server import ChatServer, Declined, find_server
 from ...judges.transcript import Transcript
 from ..prompts import strip_thinking
 from .rollout import Rollout, RolloutFailed
 
 
-KEY = "OPENAI_API_KEY"  # environment variable, sent to the server and kept nowhere
 SECONDS = 120.0  # that a server may take for an answer
 RETRIES = 5  # of a request that failed for a passing reason
 REPLY_TOKENS = 512  # of a user's turn
@@ -120,28 +121,19 @@ class ServerUser(User):
 
     def __init__(self, model: str):
         self.name = f"openai:{model}"
-        self._model, url = find_server(model, whose="user")
-        check_key(url, KEY)
-        key = os.environ.get(KEY) or "none"  # which servers without keys ignore
-        self._client = import_openai("user").OpenAI(base_url=url, api_key=key, timeout=SECONDS, max_retries=RETRIES)
+        self._server = ChatServer(*find_server(model, whose="user"), whose="user")
+        self._attempt = partial(Pace(RETRIES).attempt, threading.Event())  # nobody tells it to give up
 
     def replies(self, rollouts):
         return [self._reply(rollout) for rollout in rollouts]
 
     def _reply(self, rollout: Rollout) -> str | None | RolloutFailed:
-        from openai import APIError
-
+        body = {"messages": question(rollout), "max_tokens": REPLY_TOKENS, "temperature": 1.0}
         try:
-            reply = self._client.chat.completions.create(
-                model=self._model, messages=question(rollout), max_tokens=REPLY_TOKENS, temperature=1.0
-            )
-            text = reply.choices[0].message.content
-        except (APIError, ValueError, TypeError, IndexError) as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            if key := os.environ.get(KEY):
-                text = text.replace(key, "***")
-            return RolloutFailed("user", f"the user {self.name} gave no answer: {text[:200]}")
-        return ended(text or "")
+            reply = self._server.complete(self._attempt, body, SECONDS)
+        except (RequestFailed, Declined, NoMoreAnswers) as error:
+            return RolloutFailed("user", f"the user {self.name} gave no answer: {error}")
+        return ended(reply.choices[0]["message"].get("content") or "")
 
 
 class ModelUser(User):
