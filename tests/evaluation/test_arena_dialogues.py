@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import build_model
 
-from trl_nash.evaluation.arena import Arena, Sampling, Standings
+from trl_nash.evaluation.arena import Arena, Sampling, SamplingError, Standings
 from trl_nash.evaluation.arena.report import sentences, write_files
 from trl_nash.evaluation.rows import Row
 from trl_nash.games import DIALOGUES, DialogueLanguageGame
@@ -24,7 +24,7 @@ from trl_nash.usage import UsageError
 
 
 sys.path.append(str(Path(__file__).parents[1] / "judges"))
-from loopback import Loopback, reply, says  # noqa: E402
+from loopback import Loopback, reply, says, status  # noqa: E402
 
 
 MOODY = DIALOGUES["moody-user"]()
@@ -179,6 +179,29 @@ def test_a_policy_behind_a_server(write_rows, tmp_path):
     assert sorted(len(messages) for messages in bodies) == [1, 1, 1, 3]
     texts = arena.questions()[0].completions
     assert texts[1] == "Assistant: as ever" and messages_of(texts[1])[0]["content"] == "as ever"
+
+
+def test_a_dialogue_that_outgrows_a_server_ends_with_the_turn_before(write_rows, tmp_path):
+    """As one that outgrows a model here does. A prompt that is too long by itself is said, as without a user."""
+    pytest.importorskip("openai")
+    full = status(400, "This model's maximum context length is 9 tokens.", "context_length_exceeded")
+    file = write_rows([{"prompt": p, "completion": "as ever"} for p in ("one", "two")], "file.jsonl")
+
+    def arena(server, name):
+        sampling = Sampling(max_new_tokens=7, user=lambda messages: "more", max_turns=3)
+        return Arena([f"openai:org/tiny@{server.url}", file], file, tmp_path / name, sampling)
+
+    def answer(handler):
+        (says("said") if len(handler.body["messages"]) == 1 else full)(handler)
+
+    with Loopback(lambda question, number: answer) as server:
+        arena(server, "some").sample()
+        records = arena(server, "some").answers["tiny"].records.values()
+    assert [([m["content"] for m in r["completion"].messages], r["ending"]) for r in records] == [
+        (["said"], "max_length")
+    ] * 2
+    with Loopback(lambda question, number: full) as server, pytest.raises(SamplingError, match="maximum context"):
+        arena(server, "none").sample()
 
 
 def test_files_and_the_page(write_rows, tmp_path):

@@ -80,7 +80,9 @@ def test_a_server_is_asked_for_several_dialogues_at_once(monkeypatch):
 def test_a_server_that_does_not_take_all_parameters_is_asked_without():
     """As newer ones of OpenAI, which take neither of these."""
     pytest.importorskip("openai")
-    with server(lambda question: "e" if "Assistant: f" not in question else "[END]", "max_tokens", "temperature") as url:
+    with server(
+        lambda question: "e" if "Assistant: f" not in question else "[END]", "max_tokens", "temperature"
+    ) as url:
         source = source_of(user=load_user(f"openai:m@{url}", options()))
         samples = source.play([row("a")], 1, Script(source._render.tokenizer, ["b", "f"]))
     assert [m["content"] for m in samples.turns[0][0]] == ["b", "e", "f"]

@@ -78,7 +78,15 @@ class _Speaker:
         start, tokens, ending, own = time.perf_counter(), 0, None, self._sampling
         dialogue = Rollout(list(as_turn(row.prompt)), [], columns_of(row))
         while ending is None:
-            text, sampled, finished = self._turn(attempt, row, dialogue.messages, seed + dialogue.own_turns)
+            try:
+                text, sampled, finished = self._turn(attempt, row, dialogue.messages, seed + dialogue.own_turns)
+            except Declined as declined:
+                if declined.reason != "too long" or dialogue.own_turns == 0:
+                    raise SamplingError(str(declined)) from None
+                while dialogue.turns[-1]["role"] != "assistant":  # it ends where a turn of the policy ends
+                    dialogue.turns.pop()
+                ending = "max_length"
+                continue
             dialogue.say([], {"role": "assistant", "content": text}, None)
             tokens = None if tokens is None or sampled is None else tokens + sampled
             if not finished:
@@ -108,7 +116,7 @@ class _Speaker:
             body["tools"] = row.prompt.tools
         try:
             reply = self._server.complete(attempt, body, SECONDS)
-        except (RequestFailed, Declined, NoMoreAnswers) as error:
+        except (RequestFailed, NoMoreAnswers) as error:
             raise SamplingError(str(error)) from None
         text = reply.choices[0]["message"].get("content") or ""
         if sampling.strip_thinking:
