@@ -93,7 +93,9 @@ def test_what_one_has_asked_the_other_does_not_ask_again(write_rows, tmp_path):
 def test_rows_of_several_sizes_and_equal_texts(write_rows, tmp_path):
     """Of equal texts no judge is asked; a row of two has no more than a pair for either."""
     rows = [*ROWS, {"prompt": "equal", "completions": ["x", "x", "xx"]}, {"prompt": "two", "completions": ["x", "xx"]}]
-    found = run(write_rows, tmp_path, "--compare_pairing", "circular", rows=rows)["pairings"]
+    judged = run(write_rows, tmp_path, "--compare_pairing", "circular", rows=rows)
+    found = judged["pairings"]
+    assert found["costs"]["all"]["seconds"] == pytest.approx(judged["cost"]["seconds"])  # of all that was asked
     assert {name: cost["pairs"] for name, cost in found["costs"].items()} == {
         "all": 18 + 2 + 1,
         "circular": 12 + 2 + 1,

@@ -171,9 +171,16 @@ def summary(one: Played, other: Played, counts: dict[str, float], price: float |
         price (`float`, *optional*): of all that was asked.
     """
     each = {"seconds": counts.get("seconds", 0.0)} | ({} if price is None else {"price": price})
+    differ = {
+        (row.index, i, j): row.completions[i] != row.completions[j]
+        for played in (one, other)
+        for row in played.rows
+        for i, j in row.pairs
+    }
+    asked = counts.get("pairs", 0) * sum(differ.values()) / max(1, len(differ))  # those of equal texts cost nothing
     costs = {
         played.pairing.name: {"pairs": played.pairs, "waves": max(map(played.pairing.waves, _sizes(played)))}
-        | {name: played.pairs * value / counts["pairs"] for name, value in each.items() if counts.get("pairs")}
+        | {name: played.pairs * value / asked for name, value in each.items() if asked}
         for played in (one, other)
     }
     return {"costs": costs, "prompts": len(one.rows)} | agreement_of(one, other)
