@@ -4,6 +4,7 @@
 """Sampling answers from a model in memory."""
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from .sampling import Draw, Sampling, SaysOnce, columns_of, seed_of
 
 
 Sample = Callable[[list[list[int]]], list[list[int]]]  # a completion of each context
+_RANDOM = threading.Lock()  # the generator is the process's, and models may be asked in several threads
 
 
 @contextmanager
@@ -100,7 +102,7 @@ def drawing(model, name: str, sampling: Sampling, path: str | None = None, user:
         _check_prompts(render, rows, name)
         for batch in chunks(rows, sampling.batch_size):
             start = time.perf_counter()
-            with torch.random.fork_rng(devices=devices):
+            with _RANDOM, torch.random.fork_rng(devices=devices):
                 torch.manual_seed(seed_of(seed, batch[0], sampling))
                 records = play(batch)
             seconds = (time.perf_counter() - start) / len(batch)
