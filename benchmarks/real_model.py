@@ -140,8 +140,6 @@ def main() -> None:
     options = parse()
     os.environ |= {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # glibc keeps what a step frees for the next
-        os.environ.setdefault(name, str(4 << 30))
     from real.measure import measured, read, write
     from real.model import CACHE, instruct_model
     from real.play import PASSES, ROUNDS
