@@ -8,7 +8,9 @@ import logging
 import pytest
 from helpers import answer_with, make_trainer
 
-from trl_nash.trainers.run.reports.advice import ADVICE, Facts
+from trl_nash import COMALConfig
+from trl_nash.learning_rates import OF_ADAPTERS
+from trl_nash.trainers.run.reports.advice import ADVICE, Facts, fell_short, reached
 
 
 HEALTHY = {"num_iterations": 8, "max_steps": 48, "learning_rate": 3e-4, "per_device_train_batch_size": 8}
@@ -47,28 +49,68 @@ def test_a_healthy_run_says_nothing(tmp_path, said):
     assert trainer.state.log_history[-2]["round"] == 6 and said() == []
 
 
-@pytest.mark.parametrize("algorithm", ["comal", "nash-md"])
-def test_a_policy_that_does_not_move(algorithm, tmp_path, said):
-    """The default rate of OnlineDPOConfig with LoRA: after 5 rounds and 20 steps, not before, the rate is named."""
-    rounds = {"num_iterations": 4} if algorithm == "comal" else {"num_iterations": 1, "gradient_accumulation_steps": 1}
-    options = HEALTHY | {"learning_rate": 5e-7} | rounds
-    early = make_trainer(algorithm, tmp_path, lora=True, **options | {"max_steps": 16})
+def test_an_adapter_with_a_rate_for_all_weights(tmp_path, said):
+    """As trainers are built: of the config's default, once, and not of a rate for adapters nor of all weights."""
+    default = COMALConfig(str(tmp_path), use_cpu=True, bf16=False).learning_rate
+    make_trainer("comal", tmp_path, learning_rate=default)
+    make_trainer("comal", tmp_path, lora=True, learning_rate=1e-4)
+    assert said() == []
+    make_trainer("comal", tmp_path, lora=True, learning_rate=default)
+    (message,) = said()
+    assert "`learning_rate=5e-07`" in message and f"`learning_rate={OF_ADAPTERS:g}`" in message
+
+
+def test_fits_that_reach_nothing(tmp_path, said):
+    """Of the second round and not of the first, once in a run; a run of one round says it at its end."""
+    options = HEALTHY | {"learning_rate": 5e-7, "num_iterations": 4}
+    for rounds in (1, 4):
+        trainer = make_trainer("comal", tmp_path, **options | {"max_steps": 4 * rounds})
+        quick_to_end(trainer)
+        trainer.train()
+    message, again = [message for message in said() if "of their targets" in message]
+    assert "The fits of round 1 reach 1% of their targets, so the policy hardly moves" in message
+    assert "The fits of round 2 reach 0% of their targets" in again and "`num_iterations` (4)" in again
+    assert "`learning_rate` (5e-07; " in again and not any("policy is still" in message for message in said())
+
+
+def test_steps_of_one_policy_gradient_that_do_not_move_it(tmp_path, said):
+    """After 20 steps, not before: fits of one step do not say how far they come."""
+    options = HEALTHY | {"learning_rate": 5e-7, "num_iterations": 1, "gradient_accumulation_steps": 1}
+    early = make_trainer("nash-md", tmp_path, **options | {"max_steps": 16})
     quick_to_end(early)
     early.train()
     assert not any("`learning_rate`" in message for message in said())
-    trainer = make_trainer(algorithm, tmp_path, lora=True, **options)
+    trainer = make_trainer("nash-md", tmp_path, **options)
     quick_to_end(trainer)
     trainer.train()
     message = one(said, "learning_rate")
-    rounds = {"comal": 5, "nash-md": 20}[algorithm]
-    assert f"After {rounds} rounds the policy is still the one" in message and "5e-07" in message
+    assert "After 20 rounds the policy is still the one" in message and "5e-07" in message
 
 
 def test_a_warm_up_is_waited_for(tmp_path, said):
     options = HEALTHY | {"learning_rate": 5e-7, "num_iterations": 4, "max_steps": 24, "warmup_steps": 12}
-    trainer = make_trainer("ipo", tmp_path, lora=True, **options)
+    trainer = make_trainer("ipo", tmp_path, **options)
     trainer.train()
-    assert not any("`learning_rate`" in message for message in said())
+    assert "The fits of round 5 " in one(said, "learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("changed", "short"),
+    [
+        ({}, True),
+        ({"fit/margin": -0.2}, True),
+        ({"fit/margin": 0.5}, False),  # on the way, half of the targets' size in the mean
+        ({"fit/r2_end": 0.4}, False),
+        ({"fit/r2_end": -1.0}, False),  # too far
+        ({"policy/kl_reference": 0.5, "policy/kl_reference_se": 0.1}, False),  # moved by many partial fits
+        ({"policy/kl_reference": 0.5, "policy/kl_reference_se": 0.4}, True),  # which may be noise
+        ({"steps_per_fit": 1}, False),
+        ({"fit/target": 0.0}, False),
+    ],
+)
+def test_which_fits_fell_short(changed, short):
+    facts = {"fit/r2_end": 0.02, "fit/margin": 0.01, "fit/target": 1.0, "steps_per_fit": 4} | changed
+    assert fell_short(Facts(facts | {"reached": reached(facts)})) == short
 
 
 def test_a_fit_that_overshoots(tmp_path, said):

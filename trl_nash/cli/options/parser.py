@@ -7,9 +7,10 @@ import argparse
 import re
 from typing import Any
 
+from ...learning_rates import OF_ADAPTERS
 from ...usage import UsageError
 from .table import LAUNCHER, Option, options_of
-from .typed import ALGORITHMS, ALIASES, LORA_LEARNING_RATE, shown
+from .typed import ALGORITHMS, ALIASES, shown
 from .unused import NEVER
 
 
@@ -28,7 +29,7 @@ _HELP = {
     "max_new_tokens": "Longest completion, in tokens.",
     "max_length": "Longest prompt with its completion, in tokens; longer prompts are cut from the left.",
     "per_device_train_batch_size": "Prompts in a micro-step on each device.",
-    "learning_rate": f"Learning rate at the start; of an adapter (--use_peft) {LORA_LEARNING_RATE:g} by default.",
+    "learning_rate": f"Learning rate at the start; of an adapter (--use_peft) {OF_ADAPTERS:g} by default.",
     "num_train_epochs": "Passes over the prompts.",
     "max_steps": "Optimizer steps of the run, instead of --num_train_epochs.",
     "use_peft": "Train a LoRA adapter, not all weights (--lora_r, --lora_alpha, --lora_target_modules).",

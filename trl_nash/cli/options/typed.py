@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from ...usage import UsageError, did_you_mean
 
 
-LORA_LEARNING_RATE = 1e-4  # where nobody has chosen one
 ALIASES = {"torch_dtype": "dtype"}  # what an option was called before
 
 _FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+")

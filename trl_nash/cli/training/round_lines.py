@@ -20,22 +20,18 @@ class RoundLines(ProgressCallback):
 
     Args:
         bar (`bool`): whether there is a bar.
-
-    Attributes:
-        last (`dict[str, float]`): the metrics of the last round that is over.
     """
 
     def __init__(self, bar: bool):
         super().__init__()
         self._bar = bar
-        self.last: dict[str, float] = {}
         self._waiting: dict[str, float] | None = None  # metrics of a round that an evaluation may follow
         self._rounds = 0  # of this process
         self._start = 0.0
 
     def round_ended(self, metrics: dict[str, float]) -> None:
         """Takes the metrics of a round. Its line waits for what belongs to its last step, such as an evaluation."""
-        self._waiting = self.last = metrics
+        self._waiting = metrics
         self._rounds += 1
 
     def on_train_begin(self, args, state, control, **kwargs):

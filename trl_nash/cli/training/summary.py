@@ -11,11 +11,11 @@ from ...planning.words import counted, remarks_on, run_words
 
 
 if TYPE_CHECKING:
+    from ...trainers.run.reports.advice import Facts
     from ...trainers.run.reports.completions import Verdict
 
 _LONGEST_PROMPT = 400  # characters shown of the rendered prompt
 _RESULTS = {
-    "policy/kl_reference": "KL to the start",
     "completions/mean_length": "completion length",
     "judge/abstained": "pairs without a verdict",
     "fit/r2_end": "R² of the fits",
@@ -100,7 +100,7 @@ def plan_text(
 
 
 def result_text(
-    state, output_dir: str, seconds: float | None, last: dict[str, float], answers: "Sequence[Verdict]" = ()
+    state, output_dir: str, seconds: float | None, last: "Facts", answers: "Sequence[Verdict]" = ()
 ) -> str:
     """
     What came out of a run.
@@ -112,22 +112,31 @@ def result_text(
             Where the model is.
         seconds (`float`, *optional*):
             How long training took, if there was anything to train.
-        last (`dict[str, float]`):
-            Metrics of the last round. `log_history` has those of the last `logging_steps`, which may be another.
+        last ([`~trl_nash.trainers.run.reports.advice.Facts`]):
+            Of the last round. `log_history` has the metrics of the last `logging_steps`, which may be another.
         answers (`Sequence[Verdict]`, *optional*):
             Of the policy and of the start, in the last evaluation.
 
     Returns:
         `str`
     """
-    from ...trainers.run.reports.result import result
+    from ...trainers.run.reports.advice import fell_short
+    from ...trainers.run.reports.result import kl_words, result
 
     steps = counted(state.global_step, "step")
     done = f"Finished before, after {steps}" if seconds is None else f"Trained {steps} in {seconds:.0f} s"
     lines = [f"{done}. The model is in {output_dir}."]
-    shown = [f"{label} {last[name]:.3g}" for name, label in _RESULTS.items() if name in last]
+    shown = []
+    if "policy/kl_reference" in last:
+        shown.append(f"KL to the start {kl_words(last['policy/kl_reference'], last['policy/kl_reference_se'])}")
+    shown += [f"{label} {last[name]:.3g}" for name, label in _RESULTS.items() if name in last]
     if shown:
         lines.append(f"  In the last round: {', '.join(shown)}.")
+    if fell_short(last):
+        lines.append(
+            f"  The fits reached {last['reached']:.0%} of their targets: the policy has hardly moved. Raise "
+            f"--learning_rate ({last['learning_rate']:g}) or --num_iterations ({last['passes']})."
+        )
     if (said := result(state.log_history)) is not None:
         lines.append(f"  {said}")
     for answer in answers:

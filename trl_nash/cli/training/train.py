@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import trl_nash
 
+from ...learning_rates import OF_ADAPTERS
 from ...usage import UsageError
 from ..command import COMMAND, shown_command
 from ..errors import hide_noise, is_first_process, is_user_error, report
 from ..options.reading import read_options
-from ..options.typed import ALGORITHMS, LORA_LEARNING_RATE
+from ..options.typed import ALGORITHMS
 from .ending import how_to_resume, leave_process_group, report_stop
 from .held_out import hold_out
 from .output_folder import give_up
@@ -100,10 +101,10 @@ def read_arguments(algorithm: str, argv: list[str]) -> "Arguments":
     options, sentence = hardware_options(read.arguments)
     if "learning_rate" not in read.given and read.arguments.use_peft:
         sentence += (
-            f"\nLearning rate: {LORA_LEARNING_RATE:g}, chosen for an adapter (--learning_rate to decide yourself; "
+            f"\nLearning rate: {OF_ADAPTERS:g}, chosen for an adapter (--learning_rate to decide yourself; "
             f"where all weights are trained it is {read.arguments.learning_rate:g})."
         )
-        options += ["--learning_rate", str(LORA_LEARNING_RATE)]
+        options += ["--learning_rate", str(OF_ADAPTERS)]
     if is_first_process():
         print(sentence, flush=True)
     return arguments_of(algorithm, read.parser.parse_args([*read.script_args, *options]), read.given)
@@ -229,7 +230,7 @@ def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:
     if arguments.script.overwrite and trainer.args.should_save:
         give_up(trainer.args.output_dir)
     signals.trainer = trainer
-    rounds = show_rounds(trainer)
+    show_rounds(trainer)
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     signals.trainer = None
     if trainer.stopped:
@@ -244,7 +245,8 @@ def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:
     trainer.create_model_card(dataset_name=on_hub)
     if is_first_process():
         seconds, answers = None if trainer.was_finished else seconds, trainer.reporter.answers
-        print(result_text(trainer.state, trainer.args.output_dir, seconds, rounds.last, answers), flush=True)
+        last = trainer.round_end.facts
+        print(result_text(trainer.state, trainer.args.output_dir, seconds, last, answers), flush=True)
         if trainer.opponent_pool is not None:
             print_pool(trainer.opponent_pool, trainer.args.output_dir)
     if trainer.args.push_to_hub:

@@ -20,6 +20,7 @@ from .held_out import HeldOutPrompts
 from .hooks import EpochCounter
 from .judging import Judging
 from .pool import OpponentPoolCallback
+from .reports.opening import say_small_rate
 from .reports.reporter import Reporter
 from .round_end import RoundEnd
 from .scorer import Scorer
@@ -99,6 +100,7 @@ def assemble(trainer: "NashTrainer", fresh_adapter: bool, dialogues: Dialogues) 
     check_mixture(trainer.opponent, trainer.policies, accelerator)
     if args.opponent_pool_rounds is not None:
         trainer.add_callback(OpponentPoolCallback(trainer, rounds=args.opponent_pool_rounds))
+    say_small_rate(trainer)
 
 
 def show_rewards(trainer: "NashTrainer", funcs: list) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from transformers import TrainerCallback
 
-from .reports.advice import Adviser
+from .reports.advice import Adviser, Facts, reached
 from .reports.generalisation import Generalisation
 from .reports.reporter import Reporter
 
@@ -20,10 +20,12 @@ class RoundEnd(TrainerCallback):
         reporter ([`Reporter`]): has the metrics.
 
     Attributes:
+        facts ([`~trl_nash.trainers.run.reports.advice.Facts`]): what is known of the last round that is over.
         listeners (`list[Callable[[dict[str, float]], None]]`): called with the metrics of a round, on all ranks.
     """
 
     def __init__(self, reporter: Reporter):
+        self.facts = Facts()
         self.listeners: list[Callable[[dict[str, float]], None]] = []
         self._reporter = reporter
         self._advise = Adviser(reporter.say_once)
@@ -34,10 +36,12 @@ class RoundEnd(TrainerCallback):
             return
         metrics = self._reporter.flush_round()
         self._generalisation.add(metrics)
-        self._advise(
+        self.facts = Facts(
             metrics
             | self._generalisation.facts(args.held_out.count)
             | {
+                "reached": reached(metrics),
+                "is_last": state.global_step >= state.max_steps,
                 "warm_steps": state.global_step - args.get_warmup_steps(state.max_steps),
                 "steps_per_fit": args.schedule.optimizer_steps_per_fit,
                 "passes": args.num_iterations,
@@ -46,5 +50,6 @@ class RoundEnd(TrainerCallback):
                 "temperature": args.temperature,
             }
         )
+        self._advise(self.facts)
         for listener in self.listeners:
             listener(metrics)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 
 PATIENCE = 5, 20  # rounds, and optimizer steps behind the warm-up, after which a policy should have moved
+OVERSHOT = -0.05  # R² below which a fit went too far
+SHORT = 0.1  # share of the targets, and R², below which fits reach next to nothing
 LOGP_GAP = 0.1  # nats a token, in the mean, by which what an engine samples from may differ from the policy
 STILL_KL, STILL_R2 = 1e-3, 0.01  # nats a completion, and share of the targets, below which nothing has
 # The R² of few held-out prompts is noisy. Where it is .6 in truth, as that of the trained ones, it is below half of it
@@ -38,12 +40,44 @@ def _is_still(facts: Facts) -> bool:
     return not has_moved and (kl == kl or r2 == r2)
 
 
+def reached(facts: dict[str, float]) -> float:
+    """The share of their targets that margins have in the mean of a round's fits, in direction of the targets."""
+    target = facts.get("fit/target", nan)
+    return max(facts.get("fit/margin", nan) / target, 0.0) if target else nan
+
+
+def fell_short(facts: Facts) -> bool:
+    """
+    Whether the fits of a round reached next to nothing of their targets, and the policy has not moved otherwise.
+
+    Fits that are partial by intent, of many rounds, move it all the same, and others that went too far are not short.
+    A fit of one step is measured before that step only, and says nothing.
+    """
+    kl, error = facts["policy/kl_reference"], facts["policy/kl_reference_se"]
+    has_moved = kl >= 10 * STILL_KL and not kl < 2 * error
+    is_short = OVERSHOT <= facts["fit/r2_end"] < SHORT and facts["reached"] < SHORT
+    return facts["steps_per_fit"] > 1 and is_short and not has_moved
+
+
+def _is_due(facts: Facts) -> bool:
+    """Whether fits have had the time to reach something: two of them behind the warm-up, or all that there are."""
+    return facts["is_last"] == 1 or (facts["round"] >= 2 and facts["warm_steps"] >= 2 * facts["steps_per_fit"])
+
+
 def _memorises(facts: Facts) -> bool:
     trained, held_out = facts["held_out/r2_end"], facts["held_out/r2"]
     return trained >= MEMORISED_R2 and held_out < GENERALISED * trained
 
 
+# Of two with one name the first that holds is said, and the other is not.
 ADVICE = [
+    Advice(
+        "still",
+        lambda f: _is_due(f) and fell_short(f),
+        "The fits of round {round} reach {reached:.0%} of their targets, so the policy hardly moves: raise "
+        "`learning_rate` ({learning_rate:g}; adapters need 1e-4 to 5e-4, all weights 1e-6 to 1e-5), or "
+        "`num_iterations` ({passes}).",
+    ),
     Advice(
         "still",
         lambda f: f["round"] >= PATIENCE[0] and f["warm_steps"] >= PATIENCE[1] and _is_still(f),
@@ -53,7 +87,7 @@ ADVICE = [
     ),
     Advice(
         "overshoot",
-        lambda f: f["fit/r2_end"] < -0.05 and f["steps_per_fit"] > 1,
+        lambda f: f["fit/r2_end"] < OVERSHOT and f["steps_per_fit"] > 1,
         "The fit of round {round} ended farther from its targets than it began (R² {fit/r2_end:.2f}), so its steps "
         "are too large. Lower `learning_rate` ({learning_rate:g}). A lower `step_size` does not help: it shortens the "
         "targets, and not the steps of AdamW.",
@@ -125,8 +159,7 @@ class Adviser:
     def __init__(self, say: Callable[[str, str], None]):
         self._say = say
 
-    def __call__(self, facts: dict[str, float]) -> None:
-        facts = Facts(facts)
+    def __call__(self, facts: Facts) -> None:
         for advice in ADVICE:
             if advice.holds(facts):
                 self._say(advice.sentence.format_map(facts), advice.name)

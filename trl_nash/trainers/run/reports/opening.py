@@ -1,12 +1,14 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a run says when it begins: the sizes of its rounds, its precision, and what speaks against them."""
+"""What a run says when it is built and when it begins: rate, sizes, precision, and what speaks against them."""
 
 from typing import TYPE_CHECKING
 
 from accelerate.logging import get_logger
 
+from ....learning_rates import LEAST_OF_ADAPTERS, OF_ADAPTERS
+from ....policies import is_peft_model
 from ...checks.precision import movable_share, precision_of
 
 
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
 logger = get_logger("trl_nash")  # speaks on the main process only
 
 LEAST_MOVABLE = 0.5  # share of the weights that a step must be able to change, or a warning says so
+
+
+def say_small_rate(trainer: "NashTrainer") -> None:
+    """Says of a trainer that is built that its learning rate, such as the default, is none for an adapter."""
+    rate = trainer.args.learning_rate
+    if is_peft_model(trainer.model) and trainer.optimizer is None and 0 < rate < LEAST_OF_ADAPTERS:
+        trainer.reporter.say_once(
+            f"An adapter is trained with `learning_rate={rate:g}`, which is one for all weights: it will hardly move. "
+            f"Set `learning_rate={OF_ADAPTERS:g}`."
+        )
 
 
 def say_opening(trainer: "NashTrainer") -> None:
