@@ -73,6 +73,23 @@ def test_table_and_files(write_rows, model_dir, prompts_file, tmp_path, capsys, 
     assert "17 prompts, 16 pairs" in text and " 1  0" in " ".join(text.split()).replace("1 0", " 1  0")
 
 
+def test_policies_that_do_not_differ(write_rows, tmp_path, capsys, monkeypatch):
+    """Each of three wins about half: nobody is called the hardest to exploit, on the terminal or on the page."""
+
+    def by_chance(prompts, first, second):
+        return [float((sum(map(ord, prompt)) + (len(a) > len(b))) % 2) for prompt, a, b in zip(prompts, first, second)]
+
+    monkeypatch.setattr("judge_files.by_chance", by_chance, raising=False)
+    files = [_file(write_rows, name, count) for name, count in (("short", 2), ("long", 9), ("longer", 12))]
+    prompts = write_rows([{"prompt": prompt} for prompt in PROMPTS])
+    argv = ["arena", *files, "--prompts", prompts, "--judge", "judge_files:by_chance"]
+    assert main([*argv, "--output_dir", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "arena.html").read_text()
+    for text in (capsys.readouterr().out, page):
+        assert "No difference can be seen with 12 prompts: all intervals of win rates contain 50 %." in text
+        assert "hardest to exploit" not in text and "Elo is off by" not in text
+
+
 def test_a_dry_run_counts_what_a_judge_is_asked(write_rows, tmp_path, capsys, monkeypatch):
     """
     Of three answers to 12 prompts, of which one policy has no answer to the last: a group judge is asked once a prompt

@@ -3,6 +3,7 @@
 
 """What a training command says of itself: prompts held out, learning rate, a line a round, the result, the card."""
 
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from trl_nash.cli.command import COMMAND, shown_command
 from trl_nash.cli.training import train
 from trl_nash.cli.training.round_lines import round_line
 from trl_nash.evaluation.arena import read_contestants
-from trl_nash.trainers.run.reports.result import result
+from trl_nash.trainers.run.reports.result import kl_words, result
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,7 @@ def test_a_run_ends_with_an_honest_result(options, capsys):
     """16 of 192 prompts are held out; the policy plays the start on them, and three are shown side by side."""
     run(options)
     output = capsys.readouterr().out
+    assert "hardly moved" not in output and "KL to the start about 0" not in output
     assert "held out 16 of the 192 prompts" in output and "176 rows of" in output
     said = re.search(
         r"Against the start it wins ([\d.]+)% ± [\d.]+% \(95 % interval ([\d.]+)% to [\d.]+%, n = 16 prompts\)", output
@@ -97,7 +99,10 @@ def test_a_run_ends_with_an_honest_result(options, capsys):
 
 def test_a_run_that_moves_nothing_says_so(options, capsys):
     run(options, "--learning_rate=1e-9")
-    assert "No measurable change: against the start it wins" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "No measurable change: against the start it wins" in output
+    assert "The fits reached 0% of their targets: the policy has hardly moved. Raise --learning_rate (1e-09)" in output
+    assert re.search(r"In the last round: KL to the start about 0 \(estimate \S+ ± \S+\), ", output)
 
 
 def test_the_same_prompts_are_held_out_again(options, capsys, monkeypatch):
@@ -160,6 +165,24 @@ def test_what_is_said_of_a_result():
     assert say(0.5625, 0.12, 16).startswith("No measurable change: against the start it wins 56.2% ± 12.0%")
     assert "on one prompt" in say(1.0)
     assert result([{"loss": 1.0}, {"eval_loss": 0.0}]) is None
+
+
+@pytest.mark.parametrize(
+    ("kl", "error", "said"),
+    [
+        (0.5, 0.1, "0.5"),
+        (-0.0333, 0.04, "about 0 (estimate -0.0333 ± 0.04)"),
+        (0.05, 0.04, "about 0 (estimate 0.05 ± 0.04)"),
+        (-0.0333, None, "about 0 (estimate -0.0333)"),
+        (0.0333, None, "0.0333"),
+        (0.0333, math.nan, "0.0333"),
+    ],
+)
+def test_a_kl_is_an_estimate(kl, error, said):
+    assert kl_words(kl, error) == said
+    name = "eval_policy/win_rate_reference"
+    entry = {name: 0.5, f"{name}_se": 0.1, f"{name}_n": 8, "eval_policy/kl_reference": kl}
+    assert f"KL {said} nats" in result([entry | ({} if error is None else {"eval_policy/kl_reference_se": error})])
 
 
 # ---- The learning rate of adapters ----

@@ -41,7 +41,10 @@ def print_standings(console: Console, standings: Standings) -> None:
 
 
 def sentences(standings: Standings) -> list[str]:
-    """What the figures say together: holes, cycles, how far a single score explains them, and the pool's gap."""
+    """
+    What the figures say together: holes, cycles, how far a single score explains them, and the pool's gap. Where no
+    two policies differ there is nothing to say of their order.
+    """
     found = []
     holes = standings.matrix.holes
     if holes:
@@ -56,6 +59,9 @@ def sentences(standings: Standings) -> list[str]:
             f"Without equilibrium, exploitability and Elo, which need a comparison with all others: "
             f"{', '.join(standings.left_out)}."
         )
+    if not standings.differ:
+        count = len(standings.matrix.preferences)
+        return [*found, f"No difference can be seen with {count} prompts: all intervals of win rates contain 50 %."]
     if standings.cycles:
         cycle = standings.cycles[0]
         circle = " beats ".join([*cycle.policies, cycle.policies[0]])

@@ -77,6 +77,11 @@ class Standings:
     count: int
     failed: dict[str, dict[str, int]]
 
+    @property
+    def differ(self) -> bool:
+        """Whether any policy's win rate against another has an interval without one half."""
+        return bool(((self.rates.low > 0.5) | (self.rates.high < 0.5)).any())
+
     @classmethod
     def of(cls, result: ArenaResult, matrix: WinRateMatrix | None = None) -> "Standings":
         """

@@ -27,26 +27,25 @@ def result(log_history: list[dict]) -> str | None:
     prefix = name.removesuffix(WIN_RATE)
     moved = []
     if (kl := entry.get(f"{prefix}policy/kl_reference")) is not None:
-        moved.append(f"KL {kl_words(kl, entry.get(f'{prefix}policy/kl_reference_se'), 2)} nats")
+        moved.append(f"KL {kl_words(kl, entry.get(f'{prefix}policy/kl_reference_se'))} nats")
     lengths = [entry.get(f"{prefix}completions/mean_length{whose}") for whose in ("", "_reference")]
     if None not in lengths:
         moved.append("{:.0f} tokens an answer, the start's {:.0f}".format(*lengths))
     return f"{said} {', '.join(moved)}." if moved else said
 
 
-def kl_words(kl: float, error: float | None, digits: int = 3) -> str:
+def kl_words(kl: float, error: float | None) -> str:
     """
     A KL as one reads it. It is an estimate from samples, and what is within its error, or negative, is about 0.
 
     Args:
         kl (`float`): in nats.
         error (`float`, *optional*): its standard error, if it is known.
-        digits (`int`, *optional*, defaults to `3`): that are shown.
     """
     known = error is not None and not isnan(error)
     if kl < 0 or (known and kl < 2 * error):
-        return f"about 0 (estimate {kl:.{digits}g}" + (f" ± {error:.2g})" if known else ")")
-    return f"{kl:.{digits}g}"
+        return f"about 0 (estimate {kl:.3g}" + (f" ± {error:.2g})" if known else ")")
+    return f"{kl:.3g}"
 
 
 def against_the_start(rate: float, error: float | None, count: int) -> str:
