@@ -77,7 +77,8 @@ def test_policies_that_do_not_differ(write_rows, tmp_path, capsys, monkeypatch):
     """Each of three wins about half: nobody is called the hardest to exploit, on the terminal or on the page."""
 
     def by_chance(prompts, first, second):
-        return [float((sum(map(ord, prompt)) + (len(a) > len(b))) % 2) for prompt, a, b in zip(prompts, first, second)]
+        sides = zip(prompts, first, second, strict=True)
+        return [float((sum(map(ord, prompt)) + (len(a) > len(b))) % 2) for prompt, a, b in sides]
 
     monkeypatch.setattr("judge_files.by_chance", by_chance, raising=False)
     files = [_file(write_rows, name, count) for name, count in (("short", 2), ("long", 9), ("longer", 12))]
