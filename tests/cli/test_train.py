@@ -187,7 +187,7 @@ def test_a_mixture_of_judges_in_a_config_file(tmp_path, capsys, monkeypatch, opt
 @pytest.mark.parametrize(
     ("extra", "code", "complaint"),
     [
-        (["--judge=randm"], 1, "Unknown judge 'randm', did you mean 'random'?"),
+        (["--judge=randm"], 2, "Unknown judge 'randm', did you mean 'random'?"),
         (["--judge=random", "--judge_kwargs", '{"sed": 1}'], 1, "'random' takes the arguments"),
         (["--judge=random", "--model_name_or_path=./nowhere"], 2, "--model_name_or_path ./nowhere: there is no such"),
         (
@@ -195,7 +195,7 @@ def test_a_mixture_of_judges_in_a_config_file(tmp_path, capsys, monkeypatch, opt
             1,
             "the model smollm: there is no such folder, the hub can",
         ),
-        (["--judge=random", "--dataset_name=nowhere.jsonl"], 1, "--dataset_name nowhere.jsonl: there is no such file"),
+        (["--judge=random", "--dataset_name=nowhere.jsonl"], 2, "--dataset_name nowhere.jsonl: there is no such file"),
         (["--judge=random", "--prompt_column=prmpt"], 1, "did you mean prompt?"),
         (["--judge=random", "--num_generations=1"], 2, "`num_generations` must be at least 2, got 1."),
         (["--judge=random", "--per_device_train_batch_size=32"], 1, "fewer than a round of 32"),

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import trl_nash.judges
-from trl_nash.judges import JUDGES, BasePairwiseJudge, CallableJudge, RandomJudge, as_judge, load_judge
+from trl_nash.judges import JUDGES, BasePairwiseJudge, CallableJudge, RandomJudge, as_judge, check_name, load_judge
 
 
 MODULE = """
@@ -113,7 +113,10 @@ def test_target_is_the_first_argument():
         ("randm", {}, "Unknown judge 'randm', did you mean .random.*keys .*function, .*random, reward"),
         ("rewrad:org/model", {}, "Unknown judge 'rewrad:org/model', did you mean 'reward'"),
         ("no_such_module:judge", {}, "Unknown judge 'no_such_module:judge'.*No module named 'no_such_module'"),
-        ("my_judges:lnger", {}, "has no attribute 'lnger'"),
+        ("my_judges:lnger", {}, "my_judges.py has no `lnger`: did you mean my_judges:longer"),
+        ("my_judges:zzzzzz", {}, r"my_judges.py has no `zzzzzz`\."),
+        ("group:my_judges:lnger", {}, "my_judges.py has no `lnger`: did you mean my_judges:longer"),
+        ("my_judges", {}, "The judge 'my_judges' names a module: write my_judges:FUNCTION"),
         ("./my_judges.py:longer", {}, "could not be loaded as `package.module:name`"),
         ("broken_judges:judge", {}, "No module named 'not_installed_anywhere'"),
         (
@@ -133,6 +136,48 @@ def test_target_is_the_first_argument():
 def test_mistakes_are_explained(my_judges, spec, kwargs, message):
     with pytest.raises(ValueError, match=message):
         load_judge(spec, **kwargs)
+
+
+@pytest.fixture
+def sources(my_judges, tmp_path):
+    """Modules that say when they are imported, by failing."""
+    (tmp_path / "mine").mkdir()
+    for file in ("mine/__init__.py", "mine/inner.py", "heavy.py"):
+        text = "raise RuntimeError('imported')\nif True:\n    from json import loads\ndef judge(): pass\n"
+        (tmp_path / file).write_text(f"{text}ready: object = 3\nasync def later(): judge.hidden = 2\n")
+    (tmp_path / "starred.py").write_text("from my_judges import *\n")
+    importlib.invalidate_caches()
+    yield
+    sys.modules.pop("starred", None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    "random reward:org/model group function ensemble heavy:judge heavy:loads heavy:ready heavy:later mine.inner:judge "
+    "mine:judge function:heavy:judge group:mine.inner:judge starred:longer".split(),
+)
+def test_a_name_is_found_without_importing_its_module(sources, name):
+    """`starred` binds it only while it runs, and is imported."""
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", ["heavy:hidden", "mine.inner:json", "group:heavy:jugde"])
+def test_a_name_that_the_source_does_not_bind_is_looked_for(sources, name):
+    with pytest.raises(RuntimeError, match="imported"):
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    "randm rewrad:org/model no_such_module:judge no.such:judge my_judges:lnger my_judges ./my_judges.py:longer "
+    "function:my_judges:lnger group:my_judges:lnger group:nowhere:lnger broken_judges:jugde starred:lnger".split(),
+)
+def test_what_is_not_found_is_said_as_it_is_said_later(sources, name):
+    with pytest.raises(ValueError) as early:
+        check_name(name)
+    with pytest.raises(ValueError) as late:
+        load_judge(name)
+    assert str(early.value) == str(late.value)
 
 
 def test_object_that_is_no_judge(my_judges):

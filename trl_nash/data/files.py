@@ -62,7 +62,7 @@ def load_splits(name: str, config: str | None = None, streaming: bool = False, *
     if path.is_dir():
         if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
             return datasets.load_from_disk(name)
-    elif path.is_file() or ending_of(name):
+    elif is_file(name):
         return _load_file(name, streaming)
     try:
         return datasets.load_dataset(name, name=config, streaming=streaming, **options)
@@ -72,14 +72,33 @@ def load_splits(name: str, config: str | None = None, streaming: bool = False, *
         raise ValueError(f"the folder {name} cannot be read as a dataset: {error}") from error
 
 
-def _load_file(name: str, streaming: bool):
-    import datasets
+def is_file(name: str) -> bool:
+    """Whether the name of a dataset is a file's, which need not be there, and not a folder's or one of the hub."""
+    path = Path(name)
+    return path.is_file() or (ending_of(name) is not None and not path.is_dir())
 
+
+def check_file(name: str) -> None:
+    """
+    Refuses what `datasets` cannot read, as far as it is seen without reading.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if it is empty, or its name is none that is read.
+        `ImportError`: if what it is compressed by is not installed.
+    """
     path = _checked(name)
     if path.stat().st_size == 0:
         raise ValueError(f"{name}: the file is empty.")
     if path.suffix.lower() in COMPRESSED and set("[]") & set(path.name):
         raise ValueError(f"{name} cannot be unpacked by `datasets`, because of the brackets in its name: rename it.")
+
+
+def _load_file(name: str, streaming: bool):
+    import datasets
+
+    check_file(name)
+    path = Path(name)
     builder, options = BUILDERS[ending_of(name)]
     if ending_of(name) == ".json" and _has_its_rows_inside(path):
         options = options | {"field": _ROWS_IN}

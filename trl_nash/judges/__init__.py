@@ -12,12 +12,12 @@ import difflib
 import functools
 import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .base import Abstained, JudgeError, PairwiseJudge
 from .chance import RandomJudge
+from .dotted import import_path, is_bound
 from .ensemble import EnsembleJudge
 from .function import CallableJudge
 from .groups.judge import CallableGroupJudge, GroupJudge
@@ -178,16 +178,7 @@ def load_judge(spec: Any, device: Any = None, **kwargs) -> PairwiseJudge:
 
 def load_path(path: str, device: Any = None, **kwargs) -> PairwiseJudge:
     """Load the judge at `package.module:name`, as described in [`load_judge`]."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the working directory, as in `python -m`
-    try:
-        judge = _import(path)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        near = difflib.get_close_matches(path.partition(":")[0], JUDGES, n=1)
-        raise ValueError(
-            f"Unknown judge {path!r}{f', did you mean {near[0]!r}?' if near else '.'} It is none of the keys "
-            f"{', '.join(JUDGES)}, and could not be loaded as `package.module:name` ({error})."
-        ) from error
+    judge = _own_judge(path)
     if not (inspect.isclass(judge) or inspect.isroutine(judge)):
         if kwargs:
             raise ValueError(f"The judge {path!r} is an object and takes no arguments; got {sorted(kwargs)}.")
@@ -201,15 +192,35 @@ def load_path(path: str, device: Any = None, **kwargs) -> PairwiseJudge:
 
 def load_group(path: str, **kwargs) -> CallableGroupJudge:
     """The [`CallableGroupJudge`] of the function at `package.module:name`, with its arguments."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        function = _import(path)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"The group judge {path!r} could not be loaded as `package.module:name` ({error})."
-        ) from error
-    return CallableGroupJudge(function, **kwargs)
+    return CallableGroupJudge(_own_group(path), **kwargs)
+
+
+def check_name(name: str) -> None:
+    """
+    Refuses a judge's name that is no key, and finds no object of the user's own. No judge is loaded, and no module
+    imported whose source binds the name.
+
+    Args:
+        name (`str`): `key`, `key:target` or `package.module:name`, as in [`load_judge`].
+
+    Raises:
+        `ValueError`: In the sentence of [`load_judge`], if there is no such judge.
+    """
+    key, _, target = name.partition(":")
+    path = name if key not in JUDGES else target if key in ("function", "group") else ""
+    if path and not is_bound(path):
+        # Says what is wrong, or has found what only running the module shows.
+        (_own_group if key == "group" else _own_judge)(path)
+
+
+def _own_judge(path: str) -> Any:
+    near = difflib.get_close_matches(path.partition(":")[0], JUDGES, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else "."
+    return import_path(path, f"Unknown judge {path!r}{hint} It is none of the keys {', '.join(JUDGES)}, and")
+
+
+def _own_group(path: str) -> Any:
+    return import_path(path, f"The group judge {path!r}")
 
 
 def _import(path: str) -> Any:

@@ -126,3 +126,71 @@ def test_answers_without_torch(argv, code, said, tmp_path, built):
     )
     assert done.returncode == code, done.stderr
     assert said in done.stdout + done.stderr
+
+
+MISTAKES = {
+    "--dataset_name=promtps.jsonl": "--dataset_name promtps.jsonl: there is no such file.",
+    "--dataset_name=empty.jsonl": "--dataset_name empty.jsonl: the file is empty.",
+    "--dataset_name=org/name": None,
+    "--config=mixture.yaml": "datasets: promtps.csv: there is no such file.",
+    "--judge=rewrad:foo/bar": "Unknown judge 'rewrad:foo/bar', did you mean 'reward'?",
+    "--judge=tast:shorter": "(No module named 'tast').",
+    "--judge=taste:shortr": "The judge 'taste:shortr': taste.py has no `shortr`: did you mean taste:shorter?",
+    "--judge=taste": "The judge 'taste' names a module: write taste:FUNCTION, with a name in it.",
+    "--judge=taste:shorter": None,
+    "--resume_from_checkpoint=out/checkpoint-9": "is not a complete checkpoint: there is no such folder.",
+    "--resume_from_checkpoint=latest": "finds no complete checkpoint in trainer_output.",
+}
+READ_EACH = """
+import json, sys
+from trl_nash.cli.options.reading import read_options
+from trl_nash.usage import UsageError
+said = []
+for argv in json.loads(sys.argv[1]):
+    try:
+        said.append(read_options("comal", argv) and None)
+    except UsageError as error:
+        said.append(str(error))
+found = {'torch', 'transformers', 'trl', 'accelerate', 'datasets'} & set(sys.modules)
+print(json.dumps([said, sorted(found)]))
+"""
+
+
+def test_what_files_and_judges_lack_is_said_without_torch(tmp_path, built):
+    """One process reads all of them, and finds nothing wrong with a name that may be on the hub."""
+    files = {
+        "prompts.jsonl": '{"prompt": "a"}\n',
+        "empty.jsonl": "",
+        "mixture.yaml": "datasets: [{path: prompts.jsonl}, {path: org/name}, {path: promtps.csv}]\n",
+        "taste.py": "def shorter(prompts, first, second):\n    return [0.5] * len(first)\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        option_table._write(option_table._cache_file(), *built)
+    base, data = ["--model_name_or_path=m", "--judge=random"], ["--dataset_name=prompts.jsonl"]
+    argv = [[*base, *([] if typed.startswith("--config") else data), typed] for typed in MISTAKES]
+    here = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", READ_EACH, json.dumps(argv)],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": here},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    said, found = json.loads(done.stdout)
+    assert found == []
+    for (typed, expected), text in zip(MISTAKES.items(), said, strict=True):
+        assert (text is None) if expected is None else expected in text, (typed, text)
+
+
+def test_names_in_a_checkpoint_are_those_of_transformers():
+    from transformers.trainer import TRAINER_STATE_NAME
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+    from trl_nash.trainers.run.checkpoints import files
+
+    assert (files.TRAINER_STATE_NAME, files.PREFIX_CHECKPOINT_DIR) == (TRAINER_STATE_NAME, PREFIX_CHECKPOINT_DIR)

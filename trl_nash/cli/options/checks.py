@@ -9,11 +9,12 @@ import os
 import re
 from collections.abc import Iterable
 
+from ...data.files import check_file, is_file
 from ...extras import pip_install
 from ...trainers.checks.refused import check_refused
 from ...trainers.checks.values import check_values
 from ...usage import UsageError
-from ..training.output_folder import check_output_folder
+from ..training.output_folder import DEFAULT, check_output_folder
 from ..training.trackers import check_trackers
 from .judge import JudgeArguments
 from .unused import check_unused
@@ -54,6 +55,9 @@ def check(arguments: argparse.Namespace, given: Iterable[str]) -> None:
     for name, (package, install) in _PACKAGES.items():
         if getattr(arguments, name) and importlib.util.find_spec(package) is None:
             raise UsageError(f"--{name}: {package} is not installed: {install}")
+    _check_checkpoint(arguments)
+    _check_data(arguments)
+    _check_judge(arguments)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -89,3 +93,36 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             f"user: the URL in {arguments.user.partition('://')[0]}://... holds a password or a query, which would be "
             "printed; put the key into the environment variable OPENAI_API_KEY."
         )
+
+
+def _check_checkpoint(arguments: argparse.Namespace) -> None:
+    if arguments.resume_from_checkpoint:
+        from ...trainers.run.checkpoints.files import find_checkpoint
+
+        try:
+            find_checkpoint(arguments.resume_from_checkpoint, arguments.output_dir or DEFAULT)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+
+def _check_data(arguments: argparse.Namespace) -> None:
+    """Files of prompts, as far as it is seen without reading them."""
+    option, names = "--dataset_name", [arguments.dataset_name]
+    if arguments.datasets:
+        option, names = "datasets:", [item.get("path") for item in arguments.datasets if isinstance(item, dict)]
+    for name in names:
+        if isinstance(name, str) and is_file(name):
+            try:
+                check_file(name)
+            except (OSError, ValueError, ImportError) as error:
+                raise UsageError(f"{option} {error}") from None
+
+
+def _check_judge(arguments: argparse.Namespace) -> None:
+    from ...judges import check_name  # with numpy
+
+    for name in JudgeArguments(arguments.judge, arguments.judge_kwargs).names:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from None

@@ -67,10 +67,7 @@ def load_prompts(script_args, mixture_args, render, *, evaluate: bool, seed: int
             raise ValueError(f"{name} has no split to evaluate on: set some of it aside with --test_split_size 0.1.")
     else:
         name = script_args.dataset_name
-        try:
-            splits = load_splits(name, script_args.dataset_config, script_args.dataset_streaming)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"--dataset_name {error}") from None
+        splits = load_splits(name, script_args.dataset_config, script_args.dataset_streaming)
         rows = take_split(splits, script_args.dataset_train_split, name, "--dataset_train_split")
         reading = how_to_read(rows, name, wanted, render)
         train, column = _with_prompts(rows, reading, render), reading.columns
