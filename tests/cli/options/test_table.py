@@ -15,8 +15,10 @@ import pytest
 from trl_nash.cli.options import table as option_table
 from trl_nash.cli.options.arguments import arguments_of, dataclasses_of
 from trl_nash.cli.options.parser import NashParser
-from trl_nash.cli.options.table import options_of
+from trl_nash.cli.options.reading import read_options
+from trl_nash.cli.options.table import LAUNCHER, options_of
 from trl_nash.cli.options.typed import ALGORITHMS, Algorithm
+from trl_nash.usage import UsageError, did_you_mean
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +187,31 @@ def test_what_files_and_judges_lack_is_said_without_torch(tmp_path, built):
     assert found == []
     for (typed, expected), text in zip(MISTAKES.items(), said, strict=True):
         assert (text is None) if expected is None else expected in text, (typed, text)
+
+
+def test_names_of_grpo(built):
+    """Those that are called otherwise here lead to their name, and the others to no option of another meaning."""
+    from trl import GRPOConfig
+
+    known = [option.dest for algorithm in ("comal", LAUNCHER) for option in built[0][algorithm]]
+    names = {field.name for field in fields(GRPOConfig)} - set(known) | {"max_prompt_length"}
+    hints = {name: did_you_mean(name, known, "--") for name in names}
+    meant = {
+        "max_completion_length": ": did you mean --max_new_tokens?",
+        "max_prompt_length": ": did you mean --max_length?",
+        "num_generations_eval": ": did you mean --num_generations?",
+        "use_transformers_paged": ": did you mean --use_transformers_continuous_batching?",
+    }
+    assert {name: hint for name, hint in hints.items() if hint and meant.get(name) != hint} == {}
+    assert meant.keys() - hints.keys() <= {"use_transformers_paged"}  # which TRL is giving up
+
+
+@pytest.mark.parametrize("yaml", [False, True])
+def test_the_longest_completion_as_grpo_calls_it(yaml, tmp_path, built):
+    (tmp_path / "run.yaml").write_text("max_completion_length: 32\n")
+    typed = [f"--config={tmp_path / 'run.yaml'}"] if yaml else ["--max-completion-length", "32"]
+    with pytest.raises(UsageError, match="unknown option .*: did you mean (--)?max_new_tokens\\?"):
+        read_options("comal", typed)
 
 
 def test_names_in_a_checkpoint_are_those_of_transformers():

@@ -50,7 +50,7 @@ USED = [
     ("eval_steps", ["--eval_strategy=steps"]),
     ("eval_delay", ["--eval_strategy=epoch"]),
     ("metric_for_best_model greater_is_better", ["--load_best_model_at_end"]),
-    ("ignore_data_skip restore_callback_states_from_checkpoint", ["--resume_from_checkpoint=true"]),
+    ("ignore_data_skip restore_callback_states_from_checkpoint", ["--resume_from_checkpoint=run"]),
     ("hub_token hub_model_id hub_always_push hub_revision hub_private_repo", ["--push_to_hub"]),
     ("dataloader_prefetch_factor dataloader_persistent_workers", ["--dataloader_num_workers=1"]),
     ("dataloader_multiprocessing_context", ["--dataloader_num_workers=1"]),
@@ -92,6 +92,16 @@ def packages(monkeypatch):
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: name if name in ("vllm", "liger_kernel") else find_spec(name)
     )
+
+
+@pytest.fixture(autouse=True)
+def run(tmp_path, monkeypatch):
+    """A run in the working directory that one can go on with."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("trainer_state.json", "{}"), ("nash/round.json", '{"files": []}')):
+        file = tmp_path / "run" / "checkpoint-1" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
 
 
 def read(*argv: str, algorithm: str = "onpo", base=(*MODEL, *DATA, *JUDGE)):
