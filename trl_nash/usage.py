@@ -29,7 +29,7 @@ _OTHER_NAMES = {
 
 # Options of TRL's GRPO that nothing here stands for, and whose spelling would lead astray.
 _OF_GRPO = frozenset(
-    "delta epsilon log_completions_hub_repo log_multimodal ref_model_mixup_alpha sapo_temperature_neg "
+    "delta entropy_target epsilon log_completions_hub_repo log_multimodal ref_model_mixup_alpha sapo_temperature_neg "
     "sapo_temperature_pos shuffle_dataset sync_ref_model vllm_max_model_length".split()
 )
 

@@ -88,12 +88,12 @@ def test_the_checkpoints_that_there_are_are_named(run):
     """Before anything is loaded."""
     shutil.rmtree("model")
     code, said = run("--resume_from_checkpoint=out/checkpoint-3")
-    assert code == 1 and "Complete are checkpoint-2, checkpoint-4: resume from out/checkpoint-4." in said
+    assert code == 2 and "Complete are checkpoint-2, checkpoint-4: resume from out/checkpoint-4." in said
     Path("empty").mkdir()
     code, said = run("--resume_from_checkpoint=empty", "--output_dir=new")
     assert code == 2 and "`resume_from_checkpoint='empty'` finds no complete checkpoint in empty." in said
     code, said = run("--resume_from_checkpoint=latest", "--output_dir=new")
-    assert code == 1 and "finds no complete checkpoint in new. Start without it." in said
+    assert code == 2 and "finds no complete checkpoint in new. Start without it." in said
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,10 @@ def packages(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def run(tmp_path, monkeypatch):
-    """A run in the working directory that one can go on with."""
+def files(tmp_path, monkeypatch):
+    """Prompts, and a run that one can go on with, in the working directory."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n')
     for name, text in (("trainer_state.json", "{}"), ("nash/round.json", '{"files": []}')):
         file = tmp_path / "run" / "checkpoint-1" / name
         file.parent.mkdir(parents=True, exist_ok=True)
