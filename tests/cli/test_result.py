@@ -296,8 +296,9 @@ def test_the_command_without_secrets():
 
 def test_answers_are_printed_and_not_obeyed():
     from trl_nash.cli.training.summary import result_text
+    from trl_nash.trainers.run.reports.advice import Facts
     from trl_nash.trainers.run.reports.completions import Verdict
 
     state = SimpleNamespace(log_history=[], global_step=1)
-    text = result_text(state, "out", 1.0, {}, [Verdict("p", "\x1b[2Jpolicy", "start", 1.0)])
+    text = result_text(state, "out", 1.0, Facts(), [Verdict("p", "\x1b[2Jpolicy", "start", 1.0)])
     assert "\x1b" not in text and "policy" in text
