@@ -228,12 +228,14 @@ def test_metrics_page_lists_every_metric():
 
 @pytest.fixture
 def plan(monkeypatch):
-    """The command line's own reading of its options, without the launch, where packages and folders are there."""
+    """The command line's own reading of its options, without the launch, where what is named is there."""
     from trl_nash.cli.training.launch import plan_launch
 
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "vllm" else find_spec(name))
     monkeypatch.setattr("trl_nash.cli.options.checks.os.path.isdir", lambda path: True)
+    monkeypatch.setattr("trl_nash.cli.options.checks.check_file", lambda name: None)
+    monkeypatch.setattr("trl_nash.judges.is_bound", lambda path: True)  # a judge of the reader's own
     for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):  # which the command line may set
         monkeypatch.setenv(name, "1")
     return plan_launch

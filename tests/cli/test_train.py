@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from trl_nash.cli.training import stop_signals, train
 from trl_nash.cli.training.stop_signals import StopSignals
 from trl_nash.cli.training.summary import result_text
+from trl_nash.trainers.run.reports.advice import Facts
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +291,7 @@ def test_interrupting_before_training(capsys, monkeypatch, options):
 
 def test_result_text_without_evaluation():
     state = SimpleNamespace(log_history=[{"policy/kl_reference": 0.1, "step": 1}], global_step=2)
-    text = result_text(state, "out", 3.4, {"policy/kl_reference": 0.25, "judge/abstained": 0.0})
+    text = result_text(state, "out", 3.4, Facts({"policy/kl_reference": 0.25, "judge/abstained": 0.0}))
     assert (
         text == "Trained 2 steps in 3 s. The model is in out.\n"
         "  In the last round: KL to the start 0.25, pairs without a verdict 0."
