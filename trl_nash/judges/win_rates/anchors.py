@@ -12,7 +12,7 @@ from typing import Any
 
 from ...data.messages import is_messages
 from ...usage import UsageError
-from ..calls import accepted, required
+from ..calls import accepted
 from ..transcript import Transcript
 from .processes import Exchange
 
@@ -26,11 +26,9 @@ class Anchor(ABC):
 
     Attributes:
         name (`str`): what metrics call it.
-        needs (`frozenset[str]`): the dataset's columns that it cannot answer without.
     """
 
     name: str
-    needs: frozenset[str] = frozenset()
 
     @abstractmethod
     def answers(self, exchange: Exchange, prompts: list, columns: dict[str, list], step: int) -> list[list[str]]:
@@ -49,7 +47,7 @@ class ColumnAnchor(Anchor):
     """What is in a column of the dataset."""
 
     def __init__(self, name: str):
-        self.name, self.needs = name, frozenset({name})
+        self.name = name
 
     def answers(self, exchange, prompts, columns, step):
         if self.name not in columns:
@@ -67,7 +65,6 @@ class FunctionAnchor(Anchor):
     def __init__(self, function: Callable[..., list]):
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
-        self.needs = required(function, positional=1)
 
     def answers(self, exchange, prompts, columns, step):
         def ask(places: list[int]) -> list[list[str]]:

@@ -24,8 +24,6 @@ def as_reward_func(
     Make a judge a reward function of TRL's trainers (OnlineDPOTrainer, GRPOTrainer, RLOOTrainer): the reward of a
     completion is its win rate against the other completions of its prompt in the batch, or against an anchor's.
 
-    Prompts are told apart by their text, and by the columns that the judge or the anchor cannot do without.
-
     Where a run has several processes, they score the batch of all of them together: a group may lie on any of them,
     and each of its pairs is judged once. So all must call the function equally often, as TRL's trainers do. Functions
     have exchanges of their own, and so can run side by side.
