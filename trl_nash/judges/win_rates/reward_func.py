@@ -25,7 +25,8 @@ def as_reward_func(
     completion is its win rate against the other completions of its prompt in the batch, or against an anchor's.
 
     Groups are told apart by their prompt and by all columns, so that a column can part those of one prompt. What a
-    `rollout_func` returns with each completion is a column, too: let it be the same for all of a group, or leave it out.
+    `rollout_func` returns with each completion is a column, too: let it be the same for all of a group, or leave it
+    out.
 
     Where a run has several processes, they score the batch of all of them together: a group may lie on any of them,
     and each of its pairs is judged once. So all must call the function equally often, as TRL's trainers do. Functions
