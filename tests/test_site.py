@@ -74,10 +74,11 @@ def test_every_public_name_has_its_docstring_on_a_page(pages):
 
 def class_named(name: str) -> type:
     """A class of the command line, wherever it is defined."""
-    for file in (ROOT / "trl_nash" / "cli").glob("*.py"):
+    for file in (ROOT / "trl_nash" / "cli").rglob("*.py"):
         names = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)}
         if name in names:
-            return getattr(importlib.import_module(f"trl_nash.cli.{file.stem}"), name)
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            return getattr(importlib.import_module(module), name)
     raise LookupError(name)
 
 

@@ -126,6 +126,7 @@ def test_what_it_says_to_type_next_is_a_command(purpose, tmp_path):
 
     from trl_nash.cli.training.launch import plan_launch
 
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n')  # which the demo leaves
     program, algorithm, *argv = shlex.split(language.next_commands(str(tmp_path))[purpose])
     assert program == "trl-nash"
     plan_launch(algorithm, argv)
