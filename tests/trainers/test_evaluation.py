@@ -3,11 +3,8 @@
 
 """What a run says of itself: evaluation, and metrics that are right whatever the padding, the round or the rank."""
 
-import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -32,6 +29,7 @@ from recording import copy_in_fp64, logps_in_fp64, own_rows
 from safetensors.torch import load_file
 from tiny import build_model, build_tokenizer
 from transformers import TrainerCallback
+from two_ranks import result_of_two
 
 from trl_nash import RandomJudge
 from trl_nash.rounds import metrics as metrics_module
@@ -736,19 +734,7 @@ def test_completions_reach_the_trackers(name, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """What `two_processes.py` wrote, run as two gloo processes."""
-    folder = tmp_path_factory.mktemp("two_processes")
-    script = Path(__file__).with_name("two_processes.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    for _ in range(2):  # gloo may abort when it leaves, after the result was written or not
-        run = subprocess.run(
-            [*launcher, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=600
-        )
-        if (folder / "result.json").is_file():
-            break
-    else:
-        raise AssertionError(run.stderr[-4000:])
-    return json.loads((folder / "result.json").read_text())
+    return result_of_two(Path(__file__).with_name("two_processes.py"), tmp_path_factory.mktemp("two_processes"))
 
 
 def test_they_are_two_processes_under_ddp(two_processes):

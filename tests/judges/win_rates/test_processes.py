@@ -4,14 +4,12 @@
 """`as_reward_func` where a group's completions lie on two processes."""
 
 import asyncio
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from two_ranks import result_of_two
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,18 +24,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two_processes(folder):
     """What `reward_of_two.py` wrote, run as two gloo processes."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    script = Path(__file__).with_name("reward_of_two.py")
-    for _ in range(2):  # gloo may abort when it leaves
-        run = subprocess.run(
-            [*launcher, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=600
-        )
-        if (folder / "result.json").is_file():
-            break
-    else:
-        raise AssertionError(run.stderr[-4000:])
-    return json.loads((folder / "result.json").read_text())
+    return result_of_two(Path(__file__).with_name("reward_of_two.py"), folder)
 
 
 def test_groups_lie_on_both(two_processes):
