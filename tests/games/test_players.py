@@ -12,7 +12,7 @@ from trl_nash.algorithms.stability import largest_stable_step
 from trl_nash.algorithms.table import METHODS, bound, samplings
 from trl_nash.games import GameCallback, LanguageGame, MatrixGame, load_game
 from trl_nash.games.equilibria import regularized_equilibrium
-from trl_nash.games.language import PROMPT
+from trl_nash.games.language import PROMPT, GameJudge
 from trl_nash.games.players import PLAYERS, ROUND, WinRateReward, own_equilibrium, play
 from trl_nash.games.stability import own_rates
 
@@ -69,13 +69,13 @@ def test_every_player_plays(algorithm):
 
 def test_grpo_sees_as_many_answers_and_its_win_rates_are_those_in_a_group(monkeypatch):
     game, asked = LanguageGame(CYCLE), []
-    ask = game.judge.compare
+    ask = GameJudge.compare
 
-    def compare(prompts, completions, pairs, **others):
+    def compare(self, prompts, completions, pairs, **others):
         asked.append((len(prompts), {len(answers) for answers in completions}, len(pairs)))
-        return ask(prompts, completions, pairs, **others)
+        return ask(self, prompts, completions, pairs, **others)
 
-    monkeypatch.setattr(game.judge, "compare", compare)
+    monkeypatch.setattr(GameJudge, "compare", compare)
     play(game, "grpo", start=START, rounds=2)
     assert asked == [(ROUND // 4, {4}, 6)] * 8  # a step on each quarter of a round
 

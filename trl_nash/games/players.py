@@ -37,7 +37,7 @@ from ..trainers.sppo import SPPOConfig, SPPOTrainer
 from .callback import GameCallback
 from .dialogues.language import DialogueLanguageGame
 from .equilibria import nash_md_fixed_point, regularized_equilibrium
-from .language import PROMPT, LanguageGame
+from .language import PROMPT, GameJudge, LanguageGame
 
 
 ROUND = 512  # prompts
@@ -182,10 +182,17 @@ def _sizes(player: Player, prompts: int, tokens: int) -> dict:
     return sizes
 
 
+class _GroupJudge(GameJudge):
+    """Names the column that parts the groups of one prompt: only answers of one group are compared."""
+
+    def judge(self, prompts, first, second, group):
+        return super().judge(prompts, first, second)
+
+
 def _source(player: Player, game: LanguageGame | DialogueLanguageGame) -> dict:
     """Where the trainer has its preferences or rewards from, and with whom it speaks."""
     if player.trainer is GRPOTrainer:
-        return {"reward_funcs": as_reward_func(game.judge)}
+        return {"reward_funcs": as_reward_func(_GroupJudge(game))}
     if player.trainer is OnlineDPOTrainer:
         assert isinstance(game, LanguageGame)  # `play` refuses dialogues
         return {"reward_funcs": WinRateReward(game)}

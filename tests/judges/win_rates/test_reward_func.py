@@ -193,9 +193,20 @@ def test_anchor_that_is_a_function():
 
 def test_columns_that_json_does_not_know():
     """Rows of one prompt are equal objects, not the same ones; what is one a completion is no column."""
+
+    def longer_on(prompts, first, second, day):
+        return longer(prompts, first, second)
+
     days = [datetime.date(2026, 1, day) for day in (1, 2, 1, 2)]
-    rewards = as_reward_func(longer)(["x"] * 4, ["a", "b", "cc", ""], day=days, environments=[object()] * 4)
+    rewards = as_reward_func(longer_on)(["x"] * 4, ["a", "b", "cc", ""], day=days, environments=[object()] * 4)
     assert rewards == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_what_a_rollout_returns_with_a_completion_splits_no_group():
+    """TRL passes it as a column, too: a judge that does not ask for it compares all completions of the prompt."""
+    completions = ["x", "xx", "yyy", "yyyy"]
+    rewards = as_reward_func(longer)(["a"] * 4, completions, env_reward=[0, 0, 1, 1], turns=[1, 2, 3, 4])
+    assert rewards == pytest.approx([0, 1 / 3, 2 / 3, 1])
 
 
 def test_metrics():

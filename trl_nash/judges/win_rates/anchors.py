@@ -12,7 +12,7 @@ from typing import Any
 
 from ...data.messages import is_messages
 from ...usage import UsageError
-from ..calls import accepted
+from ..calls import accepted, required
 from ..transcript import Transcript
 from .processes import Exchange
 
@@ -26,9 +26,11 @@ class Anchor(ABC):
 
     Attributes:
         name (`str`): what metrics call it.
+        needs (`frozenset[str]`): the dataset's columns that it cannot answer without.
     """
 
     name: str
+    needs: frozenset[str] = frozenset()
 
     @abstractmethod
     def answers(self, exchange: Exchange, prompts: list, columns: dict[str, list], step: int) -> list[list[str]]:
@@ -47,7 +49,7 @@ class ColumnAnchor(Anchor):
     """What is in a column of the dataset."""
 
     def __init__(self, name: str):
-        self.name = name
+        self.name, self.needs = name, frozenset({name})
 
     def answers(self, exchange, prompts, columns, step):
         if self.name not in columns:
@@ -65,6 +67,7 @@ class FunctionAnchor(Anchor):
     def __init__(self, function: Callable[..., list]):
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
+        self.needs = required(function, positional=1)
 
     def answers(self, exchange, prompts, columns, step):
         def ask(places: list[int]) -> list[list[str]]:

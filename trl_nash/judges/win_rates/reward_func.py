@@ -24,9 +24,9 @@ def as_reward_func(
     Make a judge a reward function of TRL's trainers (OnlineDPOTrainer, GRPOTrainer, RLOOTrainer): the reward of a
     completion is its win rate against the other completions of its prompt in the batch, or against an anchor's.
 
-    Groups are told apart by their prompt and by all columns, so that a column can part those of one prompt. What a
-    `rollout_func` returns with each completion is a column, too: let it be the same for all of a group, or leave it
-    out.
+    Groups are told apart by their prompt, and by the columns that the judge or the anchor cannot do without: a judge
+    that names a column parts those of one prompt. Other columns may be a completion's own, such as what a
+    `rollout_func` returns with it.
 
     Where a run has several processes, they score the batch of all of them together: a group may lie on any of them,
     and each of its pairs is judged once. So all must call the function equally often, as TRL's trainers do. Functions

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from itertools import combinations, product
 from typing import Any, NamedTuple
@@ -29,12 +29,16 @@ class Batch(NamedTuple):
     columns: dict[str, list]
     completion_ids: list[list[int]] | None
 
-    def groups(self) -> dict[str, list[int]]:
-        """Prompt and columns as JSON, and its rows, wherever in the batch they are."""
+    def groups(self, needed: Set[str]) -> list[list[int]]:
+        """
+        The rows of each prompt, wherever in the batch they are. Prompts with other values in the `needed` columns are
+        others; what else there is may be a completion's own, such as what a `rollout_func` returns with it.
+        """
+        told_apart = [values for name, values in self.columns.items() if name in needed]
         groups = defaultdict(list)
-        for row, context in enumerate(zip(self.prompts, *self.columns.values(), strict=True)):
+        for row, context in enumerate(zip(self.prompts, *told_apart, strict=True)):
             groups[json.dumps(context, default=_by_value)].append(row)
-        return groups
+        return list(groups.values())
 
 
 def together(own: Batch, exchange: Exchange) -> tuple[Batch, slice]:
@@ -127,7 +131,7 @@ class WinRate:
         return scored.rewards
 
     def _contests(self, batch: Batch, step: int) -> Iterator[Contest]:
-        groups = list(batch.groups().values())
+        groups = batch.groups(self.judge.needs | (self.anchor.needs if self.anchor else set()))
         others: list[list[str]] = [[] for _ in groups]
         if self.anchor is not None:
             first = [rows[0] for rows in groups]
