@@ -229,7 +229,7 @@ def test_metrics_page_lists_every_metric():
 @pytest.fixture
 def plan(monkeypatch):
     """The command line's own reading of its options, without the launch, where what is named is there."""
-    from trl_nash.cli.training.launch import plan_launch
+    from trl_nash.cli.training.launching.launch import plan_launch
 
     find_spec = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name == "vllm" else find_spec(name))
@@ -316,7 +316,7 @@ def test_yaml_blocks_parse(page, plan, tmp_path):
 def test_options_and_commands_in_the_text_exist(page, capsys):
     from trl_nash.cli.main import main
     from trl_nash.cli.options.parser import NashParser
-    from trl_nash.cli.training.processes import launch_parser
+    from trl_nash.cli.training.launching.processes import launch_parser
 
     parsers = [launch_parser(), *map(NashParser, ALGORITHMS)]
     known = {name.lstrip("-") for parser in parsers for name in parser._option_string_actions}

@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from trl_nash.cli.main import main
-from trl_nash.cli.training import launch, processes
+from trl_nash.cli.training.launching import launch, processes
 from trl_nash.usage import UsageError
 
 

@@ -18,7 +18,7 @@ from trl_nash import __version__, compat
 from trl_nash.cli import env, errors
 from trl_nash.cli.main import main
 from trl_nash.cli.options.typed import take_option
-from trl_nash.cli.training import launch
+from trl_nash.cli.training.launching import launch
 from trl_nash.extras import pip_install
 from trl_nash.kernels.logprob import _uses_triton
 

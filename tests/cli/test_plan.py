@@ -13,7 +13,7 @@ from transformers import Qwen2Config
 from trl_nash.cli.main import main
 from trl_nash.cli.plan.options import STRATEGY_OF
 from trl_nash.planning.model import sizes_from_config
-from trl_nash.planning.models import KNOWN, known_config, short
+from trl_nash.planning.model.known import KNOWN, known_config, short
 
 
 CONFIG = Qwen2Config(

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from trl_nash.cli.training import hardware, processes, threads
-from trl_nash.cli.training.processes import accelerate_config_file, complete_launch_options, launch_parser
+from trl_nash.cli.training.launching import hardware, processes, threads
+from trl_nash.cli.training.launching.processes import accelerate_config_file, complete_launch_options, launch_parser
 from trl_nash.extras import pip_install
 from trl_nash.trainers.checks import precision
 from trl_nash.usage import UsageError

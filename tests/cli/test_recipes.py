@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl_nash.cli.main import main
 from trl_nash.cli.options.typed import ALGORITHMS
 from trl_nash.cli.training import train
-from trl_nash.cli.training.launch import plan_launch
-from trl_nash.planning.models import known_config
+from trl_nash.cli.training.launching.launch import plan_launch
+from trl_nash.planning.model.known import known_config
 from trl_nash.planning.words import duration, gib
 
 
@@ -50,7 +50,7 @@ def test_commands_are_of_this_recipe(recipe, monkeypatch, with_deepspeed, tmp_pa
     plan, run = commands(recipe)
     assert plan[0] == "plan" and plan[1] == run[0] and run[0] in ALGORITHMS
     assert plan[2:4] == run[1:] == ["--config", str(recipe)]
-    monkeypatch.setattr("trl_nash.cli.training.processes.visible_devices", lambda: 8)
+    monkeypatch.setattr("trl_nash.cli.training.launching.processes.visible_devices", lambda: 8)
     file = recipe.resolve()
     monkeypatch.chdir(tmp_path)  # where it makes its output folder
     plan_launch(run[0], ["--config", str(file)])

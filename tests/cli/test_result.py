@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 from trl_nash.cli.command import COMMAND, shown_command
 from trl_nash.cli.training import train
-from trl_nash.cli.training.round_lines import round_line
+from trl_nash.cli.training.reports.round_lines import round_line
 from trl_nash.evaluation.arena import read_contestants
 from trl_nash.trainers.run.reports.result import kl_words, result
 
@@ -295,7 +295,7 @@ def test_the_command_without_secrets():
 
 
 def test_answers_are_printed_and_not_obeyed():
-    from trl_nash.cli.training.summary import result_text
+    from trl_nash.cli.training.reports.summary import result_text
     from trl_nash.trainers.run.reports.advice import Facts
     from trl_nash.trainers.run.reports.completions import Verdict
 

@@ -15,7 +15,8 @@ from tiny import build_model, build_tokenizer
 import trl_nash
 from trl_nash.cli import main
 from trl_nash.cli.options.typed import ALGORITHMS
-from trl_nash.cli.training import sizes, threads, train
+from trl_nash.cli.training import sizes, train
+from trl_nash.cli.training.launching import threads
 from trl_nash.demo.language import next_commands
 from trl_nash.planning.model import load_sizes
 from trl_nash.planning.sizes import FITTED

@@ -7,7 +7,7 @@ import pytest
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from trl_nash.cli import errors
-from trl_nash.cli.training.trackers import TRACKERS, check_trackers, failure_of_tracker, trackers_of
+from trl_nash.cli.training.reports.trackers import TRACKERS, check_trackers, failure_of_tracker, trackers_of
 from trl_nash.usage import UsageError
 
 

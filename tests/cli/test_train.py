@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from trl_nash.cli.training import stop_signals, train
-from trl_nash.cli.training.stop_signals import StopSignals
-from trl_nash.cli.training.summary import result_text
+from trl_nash.cli.training import train
+from trl_nash.cli.training.launching import stop_signals
+from trl_nash.cli.training.launching.stop_signals import StopSignals
+from trl_nash.cli.training.reports.summary import result_text
 from trl_nash.trainers.run.reports.advice import Facts
 
 

@@ -124,7 +124,7 @@ def test_what_it_says_to_type_next_is_a_command(purpose, tmp_path):
     """The commands at the end pass the checks that the command line makes before it launches."""
     import shlex
 
-    from trl_nash.cli.training.launch import plan_launch
+    from trl_nash.cli.training.launching.launch import plan_launch
 
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n')  # which the demo leaves
     program, algorithm, *argv = shlex.split(language.next_commands(str(tmp_path))[purpose])

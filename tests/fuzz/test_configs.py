@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trl_nash.cli.options.judge import JudgeArguments
 from trl_nash.cli.options.parser import NashParser
 from trl_nash.cli.options.typed import apply_config, read_config
-from trl_nash.cli.training.processes import launch_parser
+from trl_nash.cli.training.launching.processes import launch_parser
 from trl_nash.usage import UsageError
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import trl_nash
 from trl_nash.compat import ModelConfig
-from trl_nash.planning.config import length_of, run_of
-from trl_nash.planning.judge import UNKNOWN, judge_of
+from trl_nash.planning.run.config import length_of, run_of
+from trl_nash.planning.run.judge import UNKNOWN, judge_of
 
 
 def test_a_config_is_a_run(tmp_path):

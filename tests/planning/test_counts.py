@@ -32,11 +32,11 @@ from trl_nash.generation.plain import generate_plainly
 from trl_nash.kernels.schedule import Projection
 from trl_nash.planning import memory as plan_memory
 from trl_nash.planning import time as plan_time
+from trl_nash.planning.costs.time import DEVICES, Speed
 from trl_nash.planning.known import STRATEGIES
-from trl_nash.planning.lengths import longest
 from trl_nash.planning.model import sizes_by_hand, sizes_from_config
 from trl_nash.planning.run import Run
-from trl_nash.planning.time import DEVICES, Speed
+from trl_nash.planning.run.lengths import longest
 
 
 SMALL = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}

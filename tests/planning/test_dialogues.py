@@ -7,8 +7,8 @@ import json
 
 from trl_nash.cli.main import main
 from trl_nash.generation.dialogue import TURNS
+from trl_nash.planning.costs.time import tokens
 from trl_nash.planning.run import Run
-from trl_nash.planning.time import tokens
 
 
 def test_turns_tokens_and_calls_by_hand():

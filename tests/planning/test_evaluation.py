@@ -12,8 +12,8 @@ from helpers import ALGORITHMS, make_trainer, prompt_dataset
 
 from trl_nash import OnlineIPOConfig, OnlineIPOTrainer
 from trl_nash.cli.main import main
-from trl_nash.planning.evaluation import judge_calls, samplings, scorings
 from trl_nash.planning.run import Run
+from trl_nash.planning.run.evaluation import judge_calls, samplings, scorings
 
 
 def planned(*argv: str, capsys) -> list[dict]:

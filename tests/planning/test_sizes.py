@@ -9,8 +9,8 @@ import pytest
 
 import trl_nash
 from trl_nash.cli.options.typed import ALGORITHMS
+from trl_nash.planning.costs.memory import memory
 from trl_nash.planning.known import UNFITTED
-from trl_nash.planning.memory import memory
 from trl_nash.planning.model import sizes_by_hand
 from trl_nash.planning.run import Run
 from trl_nash.planning.sizes import FITTED, LEFT_OUT, SAFE, fitted_round, generation_batch

@@ -12,9 +12,9 @@ from trl_nash.planning import memory as plan_memory
 from trl_nash.planning import time as plan_time
 from trl_nash.planning import vllm as plan_vllm
 from trl_nash.planning.costs import Plan
+from trl_nash.planning.costs.time import DEVICES, Speed
 from trl_nash.planning.model import sizes_by_hand
 from trl_nash.planning.run import Run
-from trl_nash.planning.time import DEVICES, Speed
 
 
 SEVEN_B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from trl_nash.cli.training.processes import accelerate_config_file
+from trl_nash.cli.training.launching.processes import accelerate_config_file
 
 
 # backend -> the profile that it is launched with

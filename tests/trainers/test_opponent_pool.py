@@ -20,8 +20,8 @@ from trl_nash.evaluation.arena import Arena, Sampling, read_contestants
 from trl_nash.evaluation.arena.report import sentences
 from trl_nash.evaluation.pool import PoolGame
 from trl_nash.judges import JudgeError
-from trl_nash.planning.evaluation import pool_calls, pool_samplings
 from trl_nash.planning.run import Run
+from trl_nash.planning.run.evaluation import pool_calls, pool_samplings
 from trl_nash.trainers.run.pool.play import Play
 from trl_nash.usage import UsageError
 

@@ -12,7 +12,7 @@ import pytest
 from helpers import favours_a, make_trainer
 from transformers import AutoModelForCausalLM
 
-from trl_nash.cli.training.ending import how_to_resume
+from trl_nash.cli.training.reports.ending import how_to_resume
 from trl_nash.judges.base import JudgeError
 from trl_nash.trainers.run.stops import Stopped
 

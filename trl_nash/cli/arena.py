@@ -17,7 +17,7 @@ from .options.typed import StrictParser
 if TYPE_CHECKING:
     from ..evaluation.arena import Arena
     from ..judges.base import PairwiseJudge
-    from ..planning.judge import Judge
+    from ..planning.run.judge import Judge
 
 _EXAMPLES = """\
 examples:
@@ -151,7 +151,7 @@ def _print_plan(arena: "Arena", options: argparse.Namespace, kwargs: dict[str, A
     from rich.markup import escape
 
     from ..evaluation.report import text_table
-    from ..planning.judge import judge_of
+    from ..planning.run.judge import judge_of
 
     console, seconds, unknown = Console(highlight=False), 0.0, []
     table = text_table("policy", "from", "answers to get", "seconds")

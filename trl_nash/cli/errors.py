@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 
 from ..usage import UsageError
-from .training.trackers import failure_of_tracker
+from .training.reports.trackers import failure_of_tracker
 
 
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + os.sep

@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _runner(command: str) -> Callable[[list[str]], int]:
     if command in ALGORITHMS:
-        launch = importlib.import_module("trl_nash.cli.training.launch")
+        launch = importlib.import_module("trl_nash.cli.training.launching.launch")
         return lambda rest: launch.run(command, rest)
     if command in _OTHER_COMMANDS:
         return importlib.import_module(f"trl_nash.cli.{command}").run

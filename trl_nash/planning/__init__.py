@@ -22,17 +22,17 @@ plan.having(use_peft=True).peak
 """
 
 from .advice import hints, largest_batches
-from .config import length_of, run_of
 from .costs import Plan
-from .judge import Judge, judge_of
+from .costs.memory import Memory
+from .costs.time import DEVICES, Device, Speed, Tokens
 from .known import STRATEGIES
 from .machine import device_here
-from .memory import Memory
 from .model import ModelSizes, load_sizes, sizes_by_hand, sizes_from_config
 from .report import print_plans, record
 from .run import Run
+from .run.config import length_of, run_of
+from .run.judge import Judge, judge_of
 from .sizes import fitted_round, generation_batch
-from .time import DEVICES, Device, Speed, Tokens
 
 
 __all__ = [

@@ -6,10 +6,10 @@
 import math
 from collections.abc import Callable, Iterator
 
-from .bytes import quantised
 from .costs import Plan
+from .costs.bytes import quantised
+from .costs.memory import GIB
 from .known import DEEPSPEED, SHARDED
-from .memory import GIB
 from .run import Run
 from .sizes import generation_batch
 from .words import duration

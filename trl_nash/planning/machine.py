@@ -6,7 +6,7 @@
 import os
 
 from ..usage import UsageError
-from .time import DEVICES, Device
+from .costs.time import DEVICES, Device
 
 
 def machine_memory() -> float:

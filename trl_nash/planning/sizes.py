@@ -10,8 +10,8 @@ The configs of Python keep OnlineDPOTrainer's meaning: a round of one optimizer 
 import math
 from dataclasses import replace
 
+from .costs.memory import device_memory
 from .known import REMOTE_JUDGES
-from .memory import device_memory
 from .model import ModelSizes
 from .run import Run
 

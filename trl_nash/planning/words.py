@@ -5,7 +5,7 @@
 
 from collections.abc import Container
 
-from .memory import GIB
+from .costs.memory import GIB
 from .sizes import LEFT_OUT
 
 

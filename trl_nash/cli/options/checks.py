@@ -15,7 +15,7 @@ from ...trainers.checks.refused import check_refused
 from ...trainers.checks.values import check_values
 from ...usage import UsageError
 from ..training.output_folder import DEFAULT, check_output_folder
-from ..training.trackers import check_trackers
+from ..training.reports.trackers import check_trackers
 from .judge import JudgeArguments
 from .unused import check_unused
 

@@ -16,7 +16,7 @@ from ...data.files import ending_of
 from ...trainers.checks.optimizers import is_given
 from ...trainers.checks.refused import REFUSED
 from ...usage import UsageError
-from ..training.trackers import trackers_of
+from ..training.reports.trackers import trackers_of
 
 
 _SCRIPT = "a training command trains, and evaluates on the prompts that are held out (--test_split_size)"

@@ -100,7 +100,7 @@ def apply_file(parser: argparse.ArgumentParser, file: str) -> None:
     unknown = [name for name in config if name not in spellings]
     if unknown:
         from ..options.parser import NashParser
-        from ..training.processes import launch_parser
+        from ..training.launching.processes import launch_parser
 
         trained = {
             action.dest for parser in map(NashParser, ("onpo", "comal", "nash-md")) for action in parser._actions
@@ -158,8 +158,8 @@ def hardware(options: argparse.Namespace):
     Raises:
         UsageError: If no such device is known.
     """
+    from ...planning.costs.time import DEVICES, Speed
     from ...planning.machine import machine_memory
-    from ...planning.time import DEVICES, Speed
 
     names = {name.lower(): name for name in DEVICES}
     name = names.get(options.device.lower())

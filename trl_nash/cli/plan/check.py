@@ -8,11 +8,11 @@ import json
 import math
 from dataclasses import replace
 
-from ...planning.config import epoch_of, length_of, run_of
-from ...planning.evaluation import evaluations, held_out_count
-from ...planning.judge import judge_of
 from ...planning.known import PLAYED, SHARDED, STRATEGIES, UNFITTED
 from ...planning.run import Run
+from ...planning.run.config import epoch_of, length_of, run_of
+from ...planning.run.evaluation import evaluations, held_out_count
+from ...planning.run.judge import judge_of
 from ...planning.sizes import fitted_round
 from ...usage import UsageError
 from .options import OWN, STRATEGY_OF

@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-The training commands: `launch.py` starts `train.py` in as many processes as there are devices; it reads the data,
+The training commands: `launching` starts `train.py` in as many processes as there are devices; it reads the data,
 chooses the sizes, says the plan, trains, and says how it went.
 """

@@ -54,10 +54,10 @@ def costs(run: "Run", path: str, arguments, render, prompts) -> dict[str, str]:
     Returns:
         `dict[str, str]`: lines by their headings.
     """
-    from ...planning.config import epoch_of, length_of
     from ...planning.costs import Plan
-    from ...planning.evaluation import evaluations
     from ...planning.machine import device_here
+    from ...planning.run.config import epoch_of, length_of
+    from ...planning.run.evaluation import evaluations
     from ...planning.words import duration, gib
 
     training = arguments.training

@@ -6,7 +6,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...planning.evaluation import held_out_count
+from ...planning.run.evaluation import held_out_count
 
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...planning.config import run_of
 from ...planning.costs import usable
-from ...planning.judge import judge_of
 from ...planning.known import UNFITTED
 from ...planning.machine import memory_here, strategy_here
 from ...planning.model import ModelSizes, load_sizes
 from ...planning.run import Run
+from ...planning.run.config import run_of
+from ...planning.run.judge import judge_of
 from ...planning.sizes import fitted_round, generation_batch
 from ...usage import UsageError
 

@@ -23,13 +23,13 @@ from ..command import COMMAND, shown_command
 from ..errors import hide_noise, is_first_process, is_user_error, report
 from ..options.reading import read_options
 from ..options.typed import ALGORITHMS
-from .ending import how_to_resume, leave_process_group, report_stop
 from .held_out import hold_out
+from .launching.stop_signals import StopSignals
+from .launching.threads import choose_threads
 from .output_folder import give_up
-from .pool import print_pool
-from .stop_signals import StopSignals
-from .summary import plan_text, result_text
-from .threads import choose_threads
+from .reports.ending import how_to_resume, leave_process_group, report_stop
+from .reports.pool import print_pool
+from .reports.summary import plan_text, result_text
 
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def read_arguments(algorithm: str, argv: list[str]) -> "Arguments":
         ValueError: If the algorithm's config refuses a value.
     """
     from ..options.arguments import arguments_of
-    from .hardware import hardware_options
+    from .launching.hardware import hardware_options
 
     read = read_options(algorithm, argv)
     options, sentence = hardware_options(read.arguments)
@@ -224,7 +224,7 @@ def train(trainer, arguments: "Arguments", signals: StopSignals) -> None:
         signals ([`StopSignals`]):
             Who asks.
     """
-    from .round_lines import show_rounds
+    from .reports.round_lines import show_rounds
 
     start = time.monotonic()
     if arguments.script.overwrite and trainer.args.should_save:

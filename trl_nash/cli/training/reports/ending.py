@@ -6,8 +6,8 @@
 import signal
 import sys
 
-from ..errors import is_first_process
-from .stop_signals import StopSignals
+from ...errors import is_first_process
+from ..launching.stop_signals import StopSignals
 
 
 def report_stop(algorithm: str, trainer, how: str, signals: StopSignals) -> int:
@@ -21,7 +21,7 @@ def how_to_resume(trainer) -> str:
     """What to add to the command for a run that ends before its time."""
     if trainer is None:
         return "Nothing was trained yet."
-    from ...trainers.run.checkpoints.files import complete_checkpoints
+    from ....trainers.run.checkpoints.files import complete_checkpoints
 
     if trainer.args.save_only_model:
         return "--save_only_model keeps nothing to resume from: start from a saved model with --model_name_or_path."

@@ -30,7 +30,7 @@ def hardware_options(arguments: argparse.Namespace) -> tuple[list[str], str]:
     if arguments.bf16 is not None or arguments.fp16:
         chosen = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
         return options, f"Precision: {chosen} on {where}, as you set it."
-    from ...trainers.checks.precision import best_precision
+    from ....trainers.checks.precision import best_precision
 
     chosen = best_precision(on_cpu)
     options += ["--bf16", str(chosen == "bf16"), "--fp16", str(chosen == "fp16")]

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..usage import UsageError
-from .known import LOCAL_JUDGES, REMOTE_JUDGES, SCORERS
-from .model import load_sizes
-from .words import number_of
+from ...usage import UsageError
+from ..known import LOCAL_JUDGES, REMOTE_JUDGES, SCORERS
+from ..model import load_sizes
+from ..words import number_of
 
 
 UNKNOWN = 8_000_000_000  # weights of a model of which nothing is known

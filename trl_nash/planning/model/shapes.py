@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..usage import UsageError
-from .models import known_config, near
+from ...usage import UsageError
+from .known import known_config, near
 
 
 COUNTS = (

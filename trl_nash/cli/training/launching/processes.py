@@ -9,9 +9,9 @@ import importlib.util
 import os
 from pathlib import Path
 
-from ...extras import pip_install
-from ...usage import UsageError
-from ..options.typed import read_config
+from ....extras import pip_install
+from ....usage import UsageError
+from ...options.typed import read_config
 from .hardware import visible_devices
 from .threads import share_cores
 

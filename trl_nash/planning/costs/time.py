@@ -7,9 +7,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from .evaluation import judge_calls, pool_calls, pool_samplings, samplings, scorings
-from .known import REMOTE_JUDGES, SCORERS
-from .lengths import longest
+from ..known import REMOTE_JUDGES, SCORERS
+from ..model import ModelSizes
+from ..run import Run
+from ..run.evaluation import judge_calls, pool_calls, pool_samplings, samplings, scorings
+from ..run.lengths import longest
 from .memory import (
     STASH,
     compute_bytes,
@@ -22,8 +24,6 @@ from .memory import (
     trained_tensors,
     weights,
 )
-from .model import ModelSizes
-from .run import Run
 from .vllm import push_seconds, pushes
 
 

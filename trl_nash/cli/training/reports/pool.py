@@ -6,11 +6,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...figures.style import figures_missing
+from ....figures.style import figures_missing
 
 
 if TYPE_CHECKING:
-    from ...trainers.run.pool import OpponentPoolCallback
+    from ....trainers.run.pool import OpponentPoolCallback
 
 
 def print_pool(pool: "OpponentPoolCallback", output_dir: str) -> None:
@@ -23,8 +23,8 @@ def print_pool(pool: "OpponentPoolCallback", output_dir: str) -> None:
     """
     from rich.console import Console
 
-    from ...evaluation.arena.report import print_standings
-    from ...evaluation.frozen import POOL_FOLDER
+    from ....evaluation.arena.report import print_standings
+    from ....evaluation.frozen import POOL_FOLDER
 
     folder, console = Path(output_dir) / POOL_FOLDER, Console(highlight=False)
     reports = pool.save_report()

@@ -5,10 +5,10 @@
 
 import math
 
-from .known import PLAYED
+from ..known import PLAYED
+from ..model import ModelSizes
+from ..run import Run
 from .memory import engine_bytes, kv_bytes, loaded_bytes
-from .model import ModelSizes
-from .run import Run
 
 
 def pushes(run: Run) -> int:

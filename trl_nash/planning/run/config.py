@@ -6,9 +6,9 @@
 import math
 from typing import Any
 
+from ..known import DEFAULTS
+from .description import Run
 from .judge import Judge
-from .known import DEFAULTS
-from .run import Run
 
 
 def run_of(

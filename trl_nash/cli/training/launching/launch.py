@@ -14,10 +14,10 @@ import signal
 import subprocess
 from typing import Any
 
-from ..command import COMMAND, shown_command
-from ..errors import is_user_error, report
-from ..options.reading import read_options
-from ..options.typed import take_option
+from ...command import COMMAND, shown_command
+from ...errors import is_user_error, report
+from ...options.reading import read_options
+from ...options.typed import take_option
 
 
 def run(algorithm: str, argv: list[str]) -> int:
@@ -37,7 +37,7 @@ def run(algorithm: str, argv: list[str]) -> int:
         UsageError: If an option is unknown, misses its value or has one of the wrong kind.
     """
     if asked := {"-h", "--help", "--help-all", "--help_all"} & set(argv):
-        from ..options.parser import NashParser
+        from ...options.parser import NashParser
 
         print(NashParser(algorithm).format_help(everything=not asked <= {"-h", "--help"}), end="")
         return 0

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from inspect import signature
 
-from ..algorithms import (
+from ...algorithms import (
     AVERAGE,
     INITIAL,
     START,
@@ -19,10 +19,10 @@ from ..algorithms import (
     needed,
     onpo_two_fits,
 )
-from ..algorithms.table import MOVING
-from ..generation.dialogue import TURNS
-from ..rounds.pairings import Pairing, pairing_of
-from .known import DEFINITIONS, GROUP_JUDGES, PLAYED, SCORERS
+from ...algorithms.table import MOVING
+from ...generation.dialogue import TURNS
+from ...rounds.pairings import Pairing, pairing_of
+from ..known import DEFINITIONS, GROUP_JUDGES, PLAYED, SCORERS
 
 
 KL_SAMPLE = 64  # completions on which a policy is scored for the sake of a metric, as in `trainers.run.scorer`

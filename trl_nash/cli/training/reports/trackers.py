@@ -5,7 +5,7 @@
 
 import importlib.util
 
-from ...usage import UsageError, did_you_mean
+from ....usage import UsageError, did_you_mean
 
 
 # What transformers can report to, and the packages of which one is needed for it.

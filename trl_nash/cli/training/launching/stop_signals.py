@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from ..errors import is_first_process
+from ...errors import is_first_process
 
 
 class StopSignals:

@@ -5,9 +5,9 @@
 
 import math
 
-from .known import DEEPSPEED, SHARDED
-from .model import ModelSizes
-from .run import Run
+from ..known import DEEPSPEED, SHARDED
+from ..model import ModelSizes
+from ..run import Run
 
 
 def loaded_bytes(run: Run) -> int:

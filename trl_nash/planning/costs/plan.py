@@ -6,10 +6,10 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .evaluation import judge_calls, pool_calls, pool_samplings, samplings
+from ..model import ModelSizes
+from ..run import Run
+from ..run.evaluation import judge_calls, pool_calls, pool_samplings, samplings
 from .memory import GIB, Memory, device_memory, memory
-from .model import ModelSizes
-from .run import Run
 from .time import (
     Device,
     Speed,
@@ -144,6 +144,6 @@ class Plan:
 
     def advice(self) -> str | None:
         """What to change so that the run fits, in one sentence; `None` if it does."""
-        from .advice import remedy
+        from ..advice import remedy
 
         return None if self.fits else remedy(self)

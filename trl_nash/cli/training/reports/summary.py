@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...planning.words import counted, remarks_on, run_words
+from ....planning.words import counted, remarks_on, run_words
 
 
 if TYPE_CHECKING:
-    from ...trainers.run.reports.advice import Facts
-    from ...trainers.run.reports.completions import Verdict
+    from ....trainers.run.reports.advice import Facts
+    from ....trainers.run.reports.completions import Verdict
 
 _LONGEST_PROMPT = 400  # characters shown of the rendered prompt
 _RESULTS = {
@@ -57,11 +57,11 @@ def plan_text(
     Returns:
         `str`
     """
-    from ...data.messages import prompt_of
-    from ...generation.dialogue import TURNS
-    from ...planning.config import length_of
-    from .dry_run import rate_of
-    from .sizes import count
+    from ....data.messages import prompt_of
+    from ....generation.dialogue import TURNS
+    from ....planning.run.config import length_of
+    from ..dry_run import rate_of
+    from ..sizes import count
 
     training, model = arguments.training, arguments.model
     text, cut = render(prompt_of(prompts.first))
@@ -120,8 +120,8 @@ def result_text(
     Returns:
         `str`
     """
-    from ...trainers.run.reports.advice import fell_short
-    from ...trainers.run.reports.result import kl_words, result
+    from ....trainers.run.reports.advice import fell_short
+    from ....trainers.run.reports.result import kl_words, result
 
     steps = counted(state.global_step, "step")
     done = f"Finished before, after {steps}" if seconds is None else f"Trained {steps} in {seconds:.0f} s"
@@ -150,7 +150,7 @@ def _rows(dataset) -> str:
 
 
 def _shortened(text: str) -> str:
-    from ...trainers.run.reports.completions import printable
+    from ....trainers.run.reports.completions import printable
 
     text = printable(text)
     if len(text) > _LONGEST_PROMPT:

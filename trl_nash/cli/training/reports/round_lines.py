@@ -8,7 +8,7 @@ import time
 
 from transformers import PrinterCallback, ProgressCallback
 
-from ...trainers.config import WIN_RATE
+from ....trainers.config import WIN_RATE
 
 
 PHASES = ("generate", "judge", "score", "fit")

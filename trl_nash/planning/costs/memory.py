@@ -11,6 +11,9 @@ Activations are those of a Llama: what its layers save for the backward, at the 
 import math
 from dataclasses import dataclass, field, replace
 
+from ..known import DEEPSPEED, SHARDED, STRATEGIES
+from ..model import Linear, ModelSizes
+from ..run import Run
 from .bytes import (
     adapter_tensors,
     compute_bytes,
@@ -22,9 +25,6 @@ from .bytes import (
     trained_size,
     trained_tensors,
 )
-from .known import DEEPSPEED, SHARDED, STRATEGIES
-from .model import Linear, ModelSizes
-from .run import Run
 
 
 GIB = 2**30
@@ -258,7 +258,7 @@ def kv_cache(model: ModelSizes, run: Run) -> int:
     The KV cache of a call of the generator: all but the prompt's last token, which is read once for all completions,
     and then room for some tokens at a time.
     """
-    from ..generation import ROOM
+    from ...generation import ROOM
 
     prompt = run.max_length - run.max_new_tokens - 1
     tokens = prompt + (ROOM + 1) * math.ceil(run.max_new_tokens / (ROOM + 1))  # the last one is never fed

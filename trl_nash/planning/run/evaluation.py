@@ -5,9 +5,9 @@
 
 import math
 
-from ..algorithms import INITIAL, Policy
-from .known import GROUP_JUDGES, PLAYED, SCORERS
-from .run import KL_SAMPLE, Run, as_kept
+from ...algorithms import INITIAL, Policy
+from ..known import GROUP_JUDGES, PLAYED, SCORERS
+from .description import KL_SAMPLE, Run, as_kept
 
 
 SHARE, LEAST, MOST = 0.05, 16, 128  # of the prompts that there are, and how many may be held out
