@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from trl_nash.cli.main import main
-from trl_nash.planning import memory as plan_memory
 from trl_nash.planning.advice import hints, largest_batches
 from trl_nash.planning.costs import Plan
+from trl_nash.planning.costs import memory as plan_memory
 from trl_nash.planning.costs.time import DEVICES, Speed
 from trl_nash.planning.model import sizes_by_hand
 from trl_nash.planning.run import Run

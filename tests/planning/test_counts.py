@@ -30,8 +30,8 @@ from trl_nash.cli.plan.options import ALGORITHMS, OWN
 from trl_nash.compat import ModelConfig
 from trl_nash.generation.plain import generate_plainly
 from trl_nash.kernels.schedule import Projection
-from trl_nash.planning import memory as plan_memory
-from trl_nash.planning import time as plan_time
+from trl_nash.planning.costs import memory as plan_memory
+from trl_nash.planning.costs import time as plan_time
 from trl_nash.planning.costs.time import DEVICES, Speed
 from trl_nash.planning.known import STRATEGIES
 from trl_nash.planning.model import sizes_by_hand, sizes_from_config

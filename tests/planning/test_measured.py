@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trl_nash.planning import memory as plan_memory
+from trl_nash.planning.costs import memory as plan_memory
 from trl_nash.planning.model import sizes_by_hand
 from trl_nash.planning.run import Run
 

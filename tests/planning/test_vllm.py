@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from trl_nash.cli.main import main
-from trl_nash.planning import memory as plan_memory
-from trl_nash.planning import time as plan_time
-from trl_nash.planning import vllm as plan_vllm
 from trl_nash.planning.costs import Plan
+from trl_nash.planning.costs import memory as plan_memory
+from trl_nash.planning.costs import time as plan_time
+from trl_nash.planning.costs import vllm as plan_vllm
 from trl_nash.planning.costs.time import DEVICES, Speed
 from trl_nash.planning.model import sizes_by_hand
 from trl_nash.planning.run import Run
