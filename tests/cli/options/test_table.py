@@ -87,6 +87,37 @@ def test_a_harmed_file_is_made_again(cache, built, harm):
         assert file.read_text() == text
 
 
+def test_files_do_not_pile_up(cache, built):
+    """One is kept for each environment, and the newest few of those."""
+    file = option_table._cache_file()
+    file.parent.mkdir()
+    for age in range(9):
+        old = file.with_name(f"options-{age:016x}.json")
+        old.write_text("")
+        os.utime(old, (age, age))
+    options_of("comal")
+    names = sorted(path.name for path in file.parent.iterdir())
+    assert len(names) == option_table._KEPT and file.name in names and old.name in names
+
+
+@pytest.mark.parametrize("change", ["version", "place"])
+def test_another_trl_is_read_anew_into_the_same_file(cache, built, change, monkeypatch, tmp_path):
+    """Another release, and another clone of the same version (of which the old one is still there)."""
+    options_of("comal")
+    if change == "version":
+        monkeypatch.setattr(option_table, "version", lambda package: "1.99")
+    else:
+        (tmp_path / "clone" / "trl").mkdir(parents=True)
+        (tmp_path / "clone" / "trl" / "__init__.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path / "clone")
+        monkeypatch.delitem(sys.modules, "trl")
+    for _ in range(2):
+        option_table._table.cache_clear()
+        options_of("comal")
+    assert cache == [1, 1]
+    assert len(list(option_table._cache_file().parent.iterdir())) == 1
+
+
 def test_a_place_that_cannot_be_written_does_not_matter(cache, built, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

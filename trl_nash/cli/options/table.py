@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import inspect
 import json
 import os
@@ -28,6 +29,7 @@ from .typed import ALGORITHMS, Algorithm
 
 LAUNCHER = "accelerate launch"  # a key of the table, beside those of `ALGORITHMS`
 _PACKAGES = ("trl-nash", "trl", "transformers", "accelerate", "torch")
+_KEPT = 4  # environments; the cache is never larger
 _HERE = Path(__file__).resolve().parent
 
 
@@ -75,7 +77,7 @@ def _table() -> dict[str, list[Option]]:
     if (found := _read(file)) is not None:
         return found
     if sys.stderr.isatty():
-        print("Reading the options of the installed versions, which is done once ...", file=sys.stderr, flush=True)
+        print("Reading the options of the installed versions: some seconds, once ...", file=sys.stderr, flush=True)
     table, sources = _build()
     _write(file, table, sources)
     return table
@@ -85,34 +87,42 @@ def _table() -> dict[str, list[Option]]:
 
 
 def _cache_file() -> Path:
-    """A file for these versions in this place."""
-    parts = [sys.version, str(_HERE), *(f"{name} {_version(name)}" for name in _PACKAGES)]
-    key = _digest("\n".join(parts))[:16]
+    """The file of this environment, written anew when what is installed there changes."""
+    key = _digest(f"{sys.prefix}\n{_HERE}")[:16]
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(folder) / "trl-nash" / f"options-{key}.json"
 
 
+def _installed() -> list[list[str | None]]:
+    """The packages' versions, and where they are: an editable install may move and keep its version."""
+    specs = {name: importlib.util.find_spec(name.replace("-", "_")) for name in _PACKAGES}
+    places = [[name, _version(name), spec and spec.origin] for name, spec in specs.items()]
+    return [["python", sys.version, sys.executable], *places]
+
+
 def _read(file: Path) -> dict[str, list[Option]] | None:
-    """What is kept, unless the sources that it was read off have changed since (as in a clone)."""
+    """What is kept, unless other packages are installed, or the sources have changed (as in a clone)."""
     try:
         digest, _, text = file.read_text(encoding="utf-8").partition("\n")
         if digest != _digest(text):
             return None
         kept = json.loads(text)
-        if kept["sources"] != _stamps(kept["sources"]):
+        if kept["installed"] != _installed() or kept["sources"] != _stamps(kept["sources"]):
             return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         return None
     return {command: [Option(*row) for row in rows] for command, rows in kept["options"].items()}
 
 
 def _write(file: Path, table: dict[str, list[Option]], sources: list[str]) -> None:
-    text = json.dumps({"sources": _stamps(sources), "options": table})
+    text = json.dumps({"installed": _installed(), "sources": _stamps(sources), "options": table})
     unfinished = file.with_name(f"{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(f"{_digest(text)}\n{text}", encoding="utf-8")
         os.replace(unfinished, file)  # as a whole, or not at all
+        for old in sorted(file.parent.glob("options-*"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+            old.unlink()
 
 
 def _stamps(sources) -> dict[str, list[int]]:
@@ -138,10 +148,10 @@ def _build() -> tuple[dict[str, list[Option]], list[str]]:
     """All options, and the files that define them."""
     from accelerate.commands import launch
 
-    from ...compat import TrlParser
+    from ... import compat
     from .arguments import dataclasses_of
 
-    table, files = {}, {__file__, *map(inspect.getsourcefile, (launch, Algorithm, TrlParser))}
+    table, files = {}, {__file__, *map(inspect.getsourcefile, (launch, Algorithm, compat, compat.TrlParser))}
     for algorithm in ALGORITHMS:
         classes = dataclasses_of(algorithm)
         owners = {name: cls for cls in reversed(classes) for name in cls.__dataclass_fields__}
@@ -154,7 +164,7 @@ def _build() -> tuple[dict[str, list[Option]], list[str]]:
                 action.dest in own,
                 type(None) in get_args(types[action.dest]),
             )
-            for action in TrlParser(classes, add_help=False)._actions
+            for action in compat.TrlParser(classes, add_help=False)._actions
         ]
         files |= {inspect.getsourcefile(base) for cls in classes for base in cls.__mro__ if base is not object}
     table[LAUNCHER] = [
