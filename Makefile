@@ -42,6 +42,7 @@ help: ## Show this list
 
 demo: $(VENV)/.installed ## Install, then train a small model on the CPU (trl-nash demo)
 	@$(BIN)/trl-nash demo $(DEMO_ARGS)
+	@echo "(Here trl-nash is $(BIN)/trl-nash.)"
 
 test: $(VENV)/.installed-test ## Install, then run the tests, and those of trainers without trl.experimental
 	@$(PYTEST) $(SPREAD)
@@ -110,7 +111,7 @@ $(VENV)/.torch: $(VENV)/.made
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 	@echo "Installing trl-nash (some minutes the first time) ..."
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable ".[peft,plots]"
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.torch

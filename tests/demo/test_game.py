@@ -31,6 +31,8 @@ def test_a_contest_is_shown_and_saved(tmp_path, capsys):
     assert main(["demo", *argv, "--output_dir", str(out)]) == 0
     screen = capsys.readouterr().out
     assert "Nash-MD" in screen and "online DPO" in screen and "(.36 .27 .36)" in screen
+    # There is no terminal here: every run says on its way where it is.
+    assert "Nash-MD, seed 2, round 1/2: gap" in screen and "online DPO, seed 1, round 2/2: gap" in screen
 
     record = json.loads((out / "game.json").read_text())
     assert np.allclose(record["equilibrium"], np.array([4, 3, 4]) / 11)

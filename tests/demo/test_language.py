@@ -3,6 +3,7 @@
 
 """`trl-nash demo`: the judge against arithmetic, the files it leaves, the sentences it answers with."""
 
+import io
 import itertools
 import json
 import logging
@@ -11,11 +12,13 @@ import warnings
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from trl_nash.cli import demo
 from trl_nash.demo import language
 from trl_nash.demo.data import read_examples
 from trl_nash.demo.judge import TASTES, length_class, quality, three_raters
+from trl_nash.demo.report import progress_bar
 from trl_nash.usage import UsageError
 
 
@@ -99,6 +102,8 @@ def test_the_demo_leaves_a_model_that_can_be_trained_further(tmp_path, capsys, m
 
     assert demo.run(["--rounds", "1", "--output_dir", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
+    # In a file or a log there is no bar, so what takes long says line by line where it is.
+    assert printed.startswith("Loading PyTorch") and "next-token training 1/3  loss" in printed and "━" not in printed
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -117,6 +122,17 @@ def test_the_demo_leaves_a_model_that_can_be_trained_further(tmp_path, capsys, m
     for number in (f"{first.win_rate:.1%}", f"{last.win_rate:.1%}", f"{last.kl:.2f}"):
         assert number in printed
     assert f"--model_name_or_path {tmp_path / 'out'}" in printed
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, ["━", "8/8"]), (False, ["4/8  now", "8/8  now"])])
+def test_a_bar_on_a_terminal_and_lines_elsewhere(terminal, shown):
+    console = Console(file=io.StringIO(), force_terminal=terminal)
+    with progress_bar(console, "steps", 8, lines=2) as update:
+        for done in range(1, 9):
+            update(done, "now")
+    printed = console.file.getvalue()
+    assert all(text in printed for text in shown)
+    assert terminal or len(printed.splitlines()) == 2
 
 
 @pytest.mark.parametrize("purpose", ["Train it further", "Next, a real model"])

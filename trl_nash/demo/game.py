@@ -13,6 +13,7 @@ import numpy as np
 
 from ..usage import UsageError, did_you_mean
 from .game_report import name_of, rows, show_policy, write_files
+from .report import waiting
 
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ ALGORITHMS = (
     "grpo",
 )
 DEFAULT_ALGORITHMS = ("comal", "onpo", "nash-md", "online-dpo")
+LINES = 4  # of a run, where there is no terminal
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -104,7 +106,7 @@ def run_demo(contest: Contest, algorithms: Sequence[str], seeds: int, output_dir
     from rich.console import Console
 
     console = Console(highlight=False)
-    with console.status("Loading PyTorch, transformers and TRL ..."):
+    with waiting(console, "Loading PyTorch, transformers and TRL ..."):
         import torch
 
         from ..games.players import PLAYERS
@@ -123,7 +125,10 @@ def run_demo(contest: Contest, algorithms: Sequence[str], seeds: int, output_dir
 
 
 def run_contest(console: "Console", contest: Contest, algorithms: Sequence[str], seeds: int, output_dir: str) -> None:
-    """Trains every algorithm with every seed under a live table, and writes `game.json`, figures and `report.html`."""
+    """
+    Trains every algorithm with every seed under a live table, or where there is no terminal line by line, and writes
+    `game.json`, figures and `report.html`.
+    """
     from rich.live import Live
 
     from ..games.equilibria import nash_equilibrium
@@ -135,13 +140,19 @@ def run_contest(console: "Console", contest: Contest, algorithms: Sequence[str],
         style="dim",
     )
     with Live(console=console, auto_refresh=False) as live:
+
+        def show() -> None:
+            if console.is_terminal:
+                live.update(progress_table(contest), refresh=True)
+            elif (line := progress_line(contest)) is not None:
+                console.print(line, style="dim")
+
         for algorithm in dict.fromkeys(algorithms):
             contest.gaps[algorithm], contest.policies[algorithm] = [], []
             began = time.monotonic()
             for seed in range(seeds):
-                _train(contest, algorithm, seed, show=lambda: live.update(progress_table(contest), refresh=True))
+                _train(contest, algorithm, seed, show=show)
             contest.seconds[algorithm] = time.monotonic() - began
-            live.update(progress_table(contest), refresh=True)
         live.update(result_table(contest, equilibrium), refresh=True)
     console.print(
         "\n  The gap is twice what the best response wins beyond one half: 0 only at a Nash policy. Tail: mean of the "
@@ -190,6 +201,17 @@ def progress_table(contest: Contest) -> "Table":
             show_policy(policy),
         )
     return table
+
+
+def progress_line(contest: Contest) -> str | None:
+    """The last reading of the run that is under way, if it is one of some four at equal distances."""
+    algorithm, seeds = list(contest.gaps.items())[-1]
+    done = len(seeds[-1]) - 1
+    if done * LINES // contest.rounds == (done - 1) * LINES // contest.rounds:
+        return None
+    policy = show_policy(contest.policies[algorithm][-1][-1])
+    place = f"seed {len(seeds)}, round {done}/{contest.rounds}"
+    return f"  {name_of(algorithm)}, {place}: gap {seeds[-1][-1]:.3f}, policy {policy}"
 
 
 def result_table(contest: Contest, equilibrium: np.ndarray) -> "Table":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .data import Example
-from .report import Policy, print_answers, print_comparison, progress_bar, show_training
+from .report import Policy, print_answers, print_comparison, progress_bar, show_training, waiting
 
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run_demo(examples: list[Example], *, rounds: int, seed: int, output_dir: str
 
     start = time.monotonic()
     console = Console(highlight=False)
-    with console.status("Loading PyTorch, transformers and TRL ..."):
+    with waiting(console, "Loading PyTorch, transformers and TRL ..."):
         import torch
         from transformers import set_seed
 
@@ -49,15 +49,8 @@ def run_demo(examples: list[Example], *, rounds: int, seed: int, output_dir: str
         f"\n[bold]1. A model of its own[/bold]: a Llama of {model.num_parameters() / 1e6:.1f} million weights, warmed "
         f"up on {len(training):,} prompts"
     )
-    with progress_bar(console) as progress:
-        task = progress.add_task("  next-token training", total=WARM_UP_STEPS, note="")
-        warm_up(
-            model,
-            tokenizer,
-            training,
-            WARM_UP_STEPS,
-            on_step=lambda loss: progress.update(task, advance=1, note=f"loss {loss:.2f}"),
-        )
+    with progress_bar(console, "next-token training", WARM_UP_STEPS) as update:
+        warm_up(model, tokenizer, training, WARM_UP_STEPS, on_step=lambda done, loss: update(done, f"loss {loss:.2f}"))
 
     trainer = build_trainer(model, tokenizer, training, held_out, rounds=rounds, seed=seed, output_dir=output_dir)
     console.print(
@@ -65,13 +58,13 @@ def run_demo(examples: list[Example], *, rounds: int, seed: int, output_dir: str
         f"{trainer.args.num_generations} answers, each pair judged by three raters; the reference moves every "
         f"{REFERENCE_ROUNDS} rounds"
     )
-    with progress_bar(console) as progress:
-        watch = show_training(trainer, progress, STEPS_PER_ROUND)
+    with progress_bar(console, "optimizer steps", trainer.args.max_steps, lines=0) as update:  # the table has lines
+        watch = show_training(trainer, console, update, STEPS_PER_ROUND)
         trainer.train()
         trainer.remove_callback(watch)
 
     console.print("\n[bold]3. The first policy and the last[/bold]")
-    with console.status("Sampling from both ..."):
+    with waiting(console, "Sampling from both ..."):
         first, last = compare(trainer, held_out)
     print_comparison(console, held_out, first, last, unseen=held_out is not training)
     print_answers(console, held_out, first, last)

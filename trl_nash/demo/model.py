@@ -70,7 +70,7 @@ def warm_up(
     steps: int,
     batch_size: int = 32,
     learning_rate: float = 4e-3,
-    on_step: Callable[[float], None] = lambda loss: None,
+    on_step: Callable[[int, float], None] = lambda done, loss: None,
 ) -> None:
     """
     Trains the model on the next token of prompts and answers, so that its completions look like text and end.
@@ -88,13 +88,13 @@ def warm_up(
             Sequences in a step.
         learning_rate (`float`, *optional*, defaults to `4e-3`):
             Its peak; it follows a cosine.
-        on_step (`Callable[[float], None]`, *optional*):
-            Called with the loss after each step.
+        on_step (`Callable[[int, float], None]`, *optional*):
+            Called after each step, with how many are done and its loss.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     scheduler = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
     model.train()
-    for _ in range(steps):
+    for done in range(1, steps + 1):
         rows = [_draw(tokenizer, examples) for _ in range(batch_size)]
         batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
@@ -104,7 +104,7 @@ def warm_up(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        on_step(loss.item())
+        on_step(done, loss.item())
     model.eval()
 
 

@@ -1,8 +1,13 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What `trl-nash demo` shows: a bar while it trains, a table and some answers at the end."""
+"""
+What `trl-nash demo` shows: a bar while it trains, a table and some answers at the end. In a file, or the log of a CI
+job, there is no bar, but lines.
+"""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +17,6 @@ from .data import Example
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
     from ..trainers.comal import COMALTrainer
 
@@ -30,38 +34,64 @@ class Policy(NamedTuple):
         return [text for answers in self.answers for text in answers]
 
 
-def progress_bar(console: "Console") -> "Progress":
-    """A bar with a note behind it."""
+def waiting(console: "Console", what: str) -> AbstractContextManager:
+    """Says what takes a moment, on a terminal for so long as it does."""
+    if console.is_terminal:
+        return console.status(what)
+    console.print(what)
+    return nullcontext()
+
+
+@contextmanager
+def progress_bar(console: "Console", what: str, total: int, lines: int = 4) -> Iterator[Callable[[int, str], None]]:
+    """
+    A bar with a note behind it, or where there is no terminal some lines.
+
+    Args:
+        console ([`~rich.console.Console`]): where.
+        what (`str`): is done.
+        total (`int`): steps of it.
+        lines (`int`, *optional*, defaults to `4`): how many, at equal distances.
+
+    Yields:
+        `Callable[[int, str], None]`: takes the steps that are done, and the note.
+    """
+    if not console.is_terminal:
+
+        def say(done: int, note: str) -> None:
+            if done * lines // total > (done - 1) * lines // total:
+                console.print(f"  {what} {done}/{total}  {note}", style="dim")
+
+        yield say
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
+    note = TextColumn("{task.fields[note]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), note)
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"  {what}", total=total, note="")
+        yield lambda done, note: progress.update(task, completed=done, note=note)
 
 
-def show_training(trainer: "COMALTrainer", progress: "Progress", steps_per_round: int):
+def show_training(trainer: "COMALTrainer", console: "Console", update: Callable[[int, str], None], round_steps: int):
     """Adds a callback that shows the trainer's steps as a bar, and each of its evaluations as a line above it."""
     from transformers import TrainerCallback
 
-    task = progress.add_task("  optimizer steps", total=trainer.args.max_steps, note="")
-    progress.console.print("  round   beats the first   KL to the first   tokens an answer", style="dim")
+    console.print("  round   beats the first   KL to the first   tokens an answer", style="dim")
 
     class Watch(TrainerCallback):
+        note = ""
+
         def on_step_end(self, args, state, control, **kwargs):
-            progress.update(task, completed=state.global_step)
+            update(state.global_step, self.note)
 
         def on_log(self, args, state, control, logs, **kwargs):
             if "fit/r2" in logs:
-                progress.update(task, note=f"fit R² {logs['fit/r2']:.2f}")
+                self.note = f"fit R² {logs['fit/r2']:.2f}"
 
         def on_evaluate(self, args, state, control, metrics, **kwargs):
-            progress.console.print(
-                f"  {state.global_step // steps_per_round:>5}"
+            console.print(
+                f"  {state.global_step // round_steps:>5}"
                 f"   {metrics['eval_policy/win_rate_reference']:>15.1%}"
                 f"   {metrics['eval_policy/kl_reference']:>15.2f}"
                 f"   {metrics['eval_completions/mean_length']:>16.1f}"
