@@ -57,6 +57,19 @@ def test_prints_tables(capsys):
     assert all(number.replace(",", "").isdigit() for number in scored.split()[2:])
 
 
+@pytest.mark.parametrize(
+    ("typed", "hardware"),
+    [
+        ([], "1 x 80 GiB (H100, assumed: --device NAME for yours, or cpu)"),
+        (["--device", "L4"], "1 x 24 GiB (L4)"),
+        (["--accelerate_config", "cpu", "--memory", "8GiB"], "1 x 8 GiB (cpu)"),
+    ],
+)
+def test_the_first_lines_say_which_device_is_planned_for(typed, hardware, capsys):
+    assert main(["plan", "--parameters", "1B", *typed]) == 0
+    assert hardware in "".join(capsys.readouterr().out.splitlines()[:3])
+
+
 @pytest.mark.parametrize("model", ["directory", "file"])
 def test_reads_a_local_model(model, tmp_path, capsys):
     CONFIG.save_pretrained(tmp_path)

@@ -64,9 +64,9 @@ def print_plans(
     grid = Table.grid(padding=(0, 2))
     for term, fact in {
         "model": f"{first.model.name}, {first.model.parameters:,} parameters",
+        "hardware": f"{run.num_processes} x {first.device.memory:.0f} GiB",
         "run": f"{run.algorithm}, {_trained(first)}",
         **run_words(run, run.rounds, run.optimizer_steps),
-        "hardware": f"{run.num_processes} x {first.device.memory:.0f} GiB",
     }.items():
         grid.add_row(Text(term, style="dim"), Text(fact + remarks.get(term, "")))
     console.print(grid, "")

@@ -10,7 +10,7 @@ from typing import Any
 from ...usage import UsageError, did_you_mean
 from ..options.typed import StrictParser, read_config, take_option
 from .check import check
-from .options import ALGORITHMS, add_options
+from .options import ALGORITHMS, ASSUMED, add_options
 
 
 _EXAMPLES = """\
@@ -59,9 +59,14 @@ def run(argv: list[str]) -> int:
     chosen = {name for name, value in vars(options).items() if value is not None}
     run, total = plans[0].run, options.dataset_size
     prompts = None if total is None else total - run.evaluation_prompts
-    remarks = remarks_on(run, chosen, options.max_steps, prompts, run.rounds)
+    remarks = remarks_on(run, chosen, options.max_steps, prompts, run.rounds) | {"hardware": _which(options)}
     print_plans(Console(highlight=False), plans, options.notes, remarks)
     return 0
+
+
+def _which(options: argparse.Namespace) -> str:
+    """The device that is planned for; where nobody has named one it is assumed, whatever this machine has."""
+    return f" ({options.device or f'{ASSUMED}, assumed: --device NAME for yours, or cpu'})"
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -162,7 +167,7 @@ def hardware(options: argparse.Namespace):
     from ...planning.machine import machine_memory
 
     names = {name.lower(): name for name in DEVICES}
-    name = names.get(options.device.lower())
+    name = names.get((options.device or ASSUMED).lower())
     if name is None:
         hint = did_you_mean(options.device.upper(), DEVICES) or f": there are {', '.join(DEVICES)}."
         raise UsageError(f"--device {options.device} is unknown{hint} (Or give --memory, --tflops and --bandwidth.)")

@@ -82,7 +82,7 @@ def check(options: argparse.Namespace) -> list[Run]:
 
 
 def _strategies(options: argparse.Namespace) -> list[str]:
-    on_cpu = options.device.lower() == "cpu"
+    on_cpu = options.device is not None and options.device.lower() == "cpu"
     if options.strategy is None and options.accelerate_config is not None:
         if options.accelerate_config not in STRATEGY_OF:
             raise UsageError(
@@ -92,7 +92,7 @@ def _strategies(options: argparse.Namespace) -> list[str]:
         options.strategy = [STRATEGY_OF[options.accelerate_config]]
     strategies = list(dict.fromkeys(options.strategy or (["cpu"] if on_cpu else ["ddp"])))
     if "cpu" in strategies and (len(strategies) > 1 or not on_cpu):
-        if options.device_typed or len(strategies) > 1:
+        if options.device is not None or len(strategies) > 1:
             raise UsageError("--strategy cpu trains on the CPU: leave out --device and the other strategies.")
         options.device = "cpu"
     return strategies

@@ -44,18 +44,12 @@ def boolean(text: str) -> bool:
     return text.lower() in ("true", "1", "yes")
 
 
-class _Typed(argparse.Action):
-    """Remembers that the option was typed."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, values)
-        setattr(namespace, f"{self.dest}_typed", True)
+ASSUMED = "H100"  # the device, where nobody names one
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds all options, in groups."""
     parser.add_argument("--config", metavar="FILE", help="YAML file of a training command; what is typed goes first")
-    parser.set_defaults(device_typed=False)
     parser.add_argument("--json", action="store_true", help="print JSON, in bytes, FLOP and seconds")
     _add_model(parser.add_argument_group("the model: by name, or by hand"))
     _add_training(parser.add_argument_group("training, as in the training commands"))
@@ -173,11 +167,9 @@ def _add_hardware(group) -> None:
     )
     group.add_argument(
         "--device",
-        default="H100",
-        action=_Typed,
         metavar="NAME",
         help="B200, H200, H100, H100-PCIe, A100-80GB, A100-40GB, L40S, L4, A10, MI300X, RTX-4090, RTX-3090, T4, cpu "
-        "(default: %(default)s). Peak rates are those of public data sheets",
+        f"(default: {ASSUMED}). Peak rates are those of public data sheets",
     )
     group.add_argument("--memory", type=gibibytes, metavar="GB", help="of a device, 80GB (of the machine with cpu)")
     group.add_argument("--tflops", type=float, metavar="X", help="its dense 16-bit TFLOP/s")
