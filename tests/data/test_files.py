@@ -8,8 +8,9 @@ import importlib.util
 import json
 
 import pytest
+from datasets import Dataset
 
-from trl_nash.data.files import load_splits, read_rows, take_split
+from trl_nash.data.files import first_row, load_splits, read_rows, take_split
 
 
 BOM = b"\xef\xbb\xbf"
@@ -59,6 +60,7 @@ def test_all_readers_see_the_same_rows(name, write):
     assert list(load_splits(name)["train"]) == ROWS
     assert list(load_splits(name, streaming=True)["train"]) == ROWS
     assert read_rows(name) == ROWS
+    assert first_row(name) == ROWS[0]
 
 
 def test_a_changed_file_is_read_anew(write):
@@ -73,6 +75,14 @@ def test_cells_of_tables(write):
     write("a.tsv", b'prompt\tlevel\n"one, two\nthree"\t4\n')
     assert list(load_splits("a.tsv")["train"]) == [{"prompt": "one, two\nthree", "level": 4}]
     assert read_rows("a.tsv") == [{"prompt": "one, two\nthree", "level": "4"}]
+    assert first_row("a.tsv") == {"prompt": "one, two\nthree", "level": "4"}
+
+
+def test_the_first_row_of_a_large_file_is_all_that_is_read(write, tmp_path):
+    write("a.jsonl", LINES + b"what cannot be read")
+    assert first_row("a.jsonl") == ROWS[0]
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "a.parquet")
+    assert first_row("a.parquet") == ROWS[0]
 
 
 def test_zstandard(write, monkeypatch):
@@ -90,7 +100,7 @@ def test_zstandard(write, monkeypatch):
 
 def test_folders(write, tmp_path):
     """What `save_to_disk` wrote, with splits or without, and a folder of files."""
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
 
     rows = Dataset.from_list(ROWS)
     rows.save_to_disk(tmp_path / "plain")
@@ -125,6 +135,8 @@ def test_files_that_cannot_be_read(name, content, complaint, write):
     for read in only.get(name, [load_splits, read_rows]):
         with pytest.raises((ValueError, FileNotFoundError), match=complaint):
             read(name)
+    if complaint.startswith("a."):
+        assert first_row(name) is None
 
 
 def test_parts_of_a_split(write):

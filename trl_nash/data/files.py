@@ -175,6 +175,25 @@ def read_rows(name: str) -> list[dict[str, Any]]:
         raise ValueError(f"{name} cannot be read as {ending[1:]}: {error}") from None
 
 
+def first_row(name: str) -> dict[str, Any] | None:
+    """The first row of a file as it is, of which most need not be read; `None` if it has none, or cannot be read."""
+    path, ending = _checked(name), ending_of(name)
+    try:
+        if ending == ".parquet":
+            import pyarrow.parquet
+
+            return next(pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1)).to_pylist()[0]
+        with _open(path) as file:
+            if ending == ".json":
+                return _read_json(file)[0]
+            if ending in (".csv", ".tsv"):
+                return next(csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ","))
+            line = next(filter(str.strip, file))
+            return {"prompt": line.rstrip("\r\n")} if ending == ".txt" else _objects([json.loads(line)])[0]
+    except (ValueError, RecursionError, csv.Error, EOFError, OSError, StopIteration, IndexError):
+        return None
+
+
 def _checked(name: str) -> Path:
     """The path of a file that can be read."""
     path = Path(name)

@@ -164,8 +164,13 @@ def test_answers_without_torch(argv, code, said, tmp_path, built):
 MISTAKES = {
     "--dataset_name=promtps.jsonl": "--dataset_name promtps.jsonl: there is no such file.",
     "--dataset_name=empty.jsonl": "--dataset_name empty.jsonl: the file is empty.",
+    "--dataset_name=columns.csv": "columns.csv has no prompt column among 'prompt', ",
+    "--dataset_name=columns.csv --prompt_column=tetx": "columns.csv has no such column: did you mean text?",
+    "--dataset_name=columns.csv --prompt_column=text": None,
+    "--dataset_name=columns.csv --dataset_train_split=train[1:]": None,
     "--dataset_name=org/name": None,
     "--config=mixture.yaml": "datasets: promtps.csv: there is no such file.",
+    "--config=columns.yaml": "prompts.jsonl has no prompt column among ",
     "--judge=rewrad:foo/bar": "Unknown judge 'rewrad:foo/bar', did you mean 'reward'?",
     "--judge=tast:shorter": "(No module named 'tast').",
     "--judge=taste:shortr": "The judge 'taste:shortr': taste.py has no `shortr`: did you mean taste:shorter?",
@@ -192,8 +197,10 @@ print(json.dumps([said, sorted(found)]))
 def test_what_files_and_judges_lack_is_said_without_torch(tmp_path, built):
     """One process reads all of them, and finds nothing wrong with a name that may be on the hub."""
     files = {
-        "prompts.jsonl": '{"prompt": "a"}\n',
+        "prompts.jsonl": '{"prompt": "a", "source": 1}\n',
         "empty.jsonl": "",
+        "columns.csv": "text,label\na b,1\n",
+        "columns.yaml": "datasets: [{path: prompts.jsonl}, {path: prompts.jsonl, columns: [source]}]\n",
         "mixture.yaml": "datasets: [{path: prompts.jsonl}, {path: org/name}, {path: promtps.csv}]\n",
         "taste.py": "def shorter(prompts, first, second):\n    return [0.5] * len(first)\n",
     }
@@ -203,7 +210,7 @@ def test_what_files_and_judges_lack_is_said_without_torch(tmp_path, built):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path))
         option_table._write(option_table._cache_file(), *built)
     base, data = ["--model_name_or_path=m", "--judge=random"], ["--dataset_name=prompts.jsonl"]
-    argv = [[*base, *([] if typed.startswith("--config") else data), typed] for typed in MISTAKES]
+    argv = [[*base, *([] if typed.startswith("--config") else data), *typed.split()] for typed in MISTAKES]
     here = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", READ_EACH, json.dumps(argv)],

@@ -9,7 +9,8 @@ import os
 import re
 from collections.abc import Iterable
 
-from ...data.files import check_file, is_file
+from ...data.columns import find_prompt_column
+from ...data.files import check_file, first_row, is_file
 from ...extras import pip_install
 from ...trainers.checks.refused import check_refused
 from ...trainers.checks.values import check_values
@@ -106,16 +107,28 @@ def _check_checkpoint(arguments: argparse.Namespace) -> None:
 
 
 def _check_data(arguments: argparse.Namespace) -> None:
-    """Files of prompts, as far as it is seen without reading them."""
-    option, names = "--dataset_name", [arguments.dataset_name]
+    """Files of prompts, as far as it is seen by their first rows."""
+    option, items = "--dataset_name", [{"path": arguments.dataset_name, "split": arguments.dataset_train_split}]
     if arguments.datasets:
-        option, names = "datasets:", [item.get("path") for item in arguments.datasets if isinstance(item, dict)]
-    for name in names:
+        option, items = "datasets:", [item for item in arguments.datasets if isinstance(item, dict)]
+    for item in items:
+        name = item.get("path")
         if isinstance(name, str) and is_file(name):
             try:
                 check_file(name)
             except (OSError, ValueError, ImportError) as error:
                 raise UsageError(f"{option} {error}") from None
+            if "[" not in str(item.get("split")):  # or it may begin with another row
+                _check_prompt_column(name, item.get("columns"), arguments.prompt_column)
+
+
+def _check_prompt_column(name: str, columns: list[str] | None, wanted: str | None) -> None:
+    row = first_row(name)
+    if row is not None:
+        try:
+            find_prompt_column({key: row.get(key) for key in columns or row}, wanted, name)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
 
 def _check_judge(arguments: argparse.Namespace) -> None:
