@@ -209,9 +209,11 @@ def test_a_line_a_round(options, capsys):
     output = capsys.readouterr().out
     lines = [line for line in output.splitlines() if line.startswith("round ")]
     assert [line.split(" | ")[0] for line in lines] == ["round 1/3", "round 2/3", "round 3/3"]
-    pattern = r"\| KL -?[\d.e-]+ \| R² -?[\d.]+ \| \d tokens \| \d+% clipped \| [\d.]+ s \(generate [\d.]+, judge "
+    number = r"-?[\d.e-]+"
+    kl = rf"({number}|about 0 \(estimate {number} ± {number}\))"
+    pattern = rf"\| KL {kl} \| R² {number} \| \d tokens \| \d+% clipped \| [\d.]+ s \(generate [\d.]+, judge "
     assert all(re.search(pattern, line) for line in lines)
-    last = re.search(r"In the last round: KL to the start (\S+), ", output)[1]
+    last = re.search(r"In the last round: KL to the start (.+?), ", output)[1]
     assert f" KL {last} " in lines[-1] and f" KL {last} " not in lines[-2]
     assert "{'loss'" not in output and "'train_runtime'" not in output
 
@@ -232,6 +234,8 @@ def test_the_numbers_of_a_line():
         "round 3/60 | win rate 56.2% | KL 0.0312 | R² 0.42 | 183 tokens | 12% clipped | 39 s (generate 24, judge 3.2, "
         "score 0.0, fit 12) | 40 min left"
     )
+    below = {"policy/kl_reference": -0.0012, "policy/kl_reference_se": 0.004}
+    assert " | KL about 0 (estimate -0.0012 ± 0.004) | " in round_line(metrics | below, 60, 2400)
 
 
 # ---- The card ----

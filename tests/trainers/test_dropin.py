@@ -3,11 +3,12 @@
 
 """What a script written for OnlineDPOTrainer, or for TRL's removed NashMDTrainer, finds in its place."""
 
+import copy
 import inspect
 import logging
 import math
 import textwrap
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -93,6 +94,32 @@ def test_names_of_older_scripts_say_what_they_are_called_now(old, new, tmp_path)
         COMALTrainer("model", args=args, train_dataset=prompt_dataset(), **{old: build_tokenizer()})
     with pytest.raises(TypeError, match="unexpected keyword argument 'tokeniser'"):
         COMALTrainer("model", tokeniser=None)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_options_that_a_config_lacks_are_answered_with_the_nearest(algorithm, tmp_path):
+    """As on the command line, whatever GRPO calls them."""
+    config = ALGORITHMS[algorithm][1]
+    meant = {"max_completion_length": ": did you mean max_new_tokens", "learning_rat": ": did you mean learning_rate"}
+    for name, hint in {**meant, "qqq": "."}.items():
+        with pytest.raises(TypeError, match=f"{config.__name__} has no option `{name}`{hint}"):
+            config(output_dir=str(tmp_path), **{name: 64})
+
+
+def test_a_config_of_ones_own_takes_what_it_says(tmp_path):
+    """A subclass may add fields, or a constructor that takes anything; copies are made as of any dataclass."""
+
+    @dataclass
+    class Mine(COMALConfig):
+        mine: int = 1
+
+    class Any(COMALConfig):
+        def __init__(self, **kwargs):
+            super().__init__(output_dir=kwargs.pop("folder"), **kwargs)
+
+    made = Mine(output_dir=str(tmp_path), use_cpu=True, bf16=False, mine=2)
+    assert replace(made, mine=3).mine == 3 and copy.deepcopy(made) == made
+    assert Any(folder=str(tmp_path), use_cpu=True, bf16=False).output_dir == str(tmp_path)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

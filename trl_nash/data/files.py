@@ -177,8 +177,8 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 
 def first_row(name: str) -> dict[str, Any] | None:
     """The first row of a file as it is, of which most need not be read; `None` if it has none, or cannot be read."""
-    path, ending = _checked(name), ending_of(name)
     try:
+        path, ending = _checked(name), ending_of(name)
         if ending == ".parquet":
             import pyarrow.parquet
 

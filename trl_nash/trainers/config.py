@@ -13,6 +13,7 @@ from ..rounds.held_out import HeldOut
 from ..rounds.pairings import Pairing, pairing_of
 from ..rounds.schedule import Schedule
 from .checks.precision import best_precision
+from .checks.renamed import NamedOptions
 from .checks.round_size import steps_of_round
 from .checks.values import as_list, check_values, collapse, scheduled
 
@@ -21,7 +22,7 @@ WIN_RATE = "policy/win_rate_reference"  # of the policy against the start of the
 
 
 @dataclass
-class NashConfig(OnlineDPOConfig):
+class NashConfig(NamedOptions, OnlineDPOConfig):
     r"""
     Options that all Nash trainers share, on top of [`~trl.experimental.online_dpo.OnlineDPOConfig`].
 

@@ -9,6 +9,7 @@ import time
 from transformers import PrinterCallback, ProgressCallback
 
 from ....trainers.config import WIN_RATE
+from ....trainers.run.reports.result import kl_words
 
 
 PHASES = ("generate", "judge", "score", "fit")
@@ -85,13 +86,16 @@ def round_line(metrics: dict[str, float], rounds: int, left: float) -> str:
     """
     shown = {
         WIN_RATE: "win rate {:.1%}",
-        "policy/kl_reference": "KL {:.3g}",
+        "policy/kl_reference": "KL {}",
         "fit/r2_end": "R² {:.2f}",
         "fit/r2_held_out": "held out {:.2f}",
         "completions/mean_length": "{:.0f} tokens",
         "completions/clipped_ratio": "{:.0%} clipped",
     }
-    parts = [text.format(metrics[name]) for name, text in shown.items() if name in metrics]
+    said = dict(metrics)
+    if (kl := metrics.get("policy/kl_reference")) is not None:
+        said["policy/kl_reference"] = kl_words(kl, metrics.get("policy/kl_reference_se"))
+    parts = [text.format(said[name]) for name, text in shown.items() if name in said]
     seconds = {phase: metrics.get(f"time/{phase}", 0.0) for phase in PHASES}
     spent = ", ".join(f"{phase} {_number(value)}" for phase, value in seconds.items())
     parts.append(f"{_number(sum(seconds.values()))} s ({spent})")
