@@ -126,8 +126,8 @@ def test_index_links_to_every_page():
         assert path == "index.md" or f"({path})" in PAGES["docs/index.md"]
 
 
-def test_the_tree_of_the_readme_is_that_of_the_package():
-    named = set(re.findall(r"^[├└]── ([\w.]+)/? ", PAGES["README.md"], flags=re.MULTILINE))
+def test_the_tree_of_the_contributors_is_that_of_the_package():
+    named = set(re.findall(r"^[├└]── ([\w.]+)/? ", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
     folders = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
     assert folders <= named and all((PACKAGE / name).exists() for name in named)
 
