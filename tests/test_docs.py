@@ -127,7 +127,8 @@ def test_index_links_to_every_page():
 
 
 def test_the_tree_of_the_contributors_is_that_of_the_package():
-    named = set(re.findall(r"^[├└]── ([\w.]+)/? ", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^[├└]── ([\w.]+)/? ", page, flags=re.MULTILINE))
     folders = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
     assert folders <= named and all((PACKAGE / name).exists() for name in named)
 
