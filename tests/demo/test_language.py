@@ -121,7 +121,7 @@ def test_the_demo_leaves_a_model_that_can_be_trained_further(tmp_path, capsys, m
     assert first.kl == 0.0 and len(last.texts) == 2 * len(prompts)
     for number in (f"{first.win_rate:.1%}", f"{last.win_rate:.1%}", f"{last.kl:.2f}"):
         assert number in printed
-    assert f"--model_name_or_path {tmp_path / 'out'}" in printed
+    assert f"--model_name_or_path {tmp_path / 'out'}" in printed and "--learning_rate 0.0003" in printed
 
 
 @pytest.mark.parametrize(("terminal", "shown"), [(True, ["━", "8/8"]), (False, ["4/8  now", "8/8  now"])])

@@ -126,6 +126,7 @@ def test_target_is_the_first_argument():
         ),
         ("my_judges:Biased", {"valu": 1}, "'my_judges:Biased' takes the arguments value: got an unexpected"),
         ("my_judges:make_from_three", {"a": 1}, "takes the arguments a, b, c: missing a required argument: 'b'"),
+        ("my_judges:make_from_three", {"a": 1}, "'b'. One that compares answers itself has .prompts, first, second."),
         ("my_judges:ready", {"value": 1}, "'my_judges:ready' is an object and takes no arguments"),
         ("reward", {}, "takes the arguments reward_funcs, .*missing a required argument: 'reward_funcs'"),
         ({"seed": 1}, {}, "has its name under the key `judge`"),

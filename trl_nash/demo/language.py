@@ -22,6 +22,7 @@ JUDGE = "trl_nash.demo.judge:three_raters"
 PROMPTS_PER_ROUND = 48
 STEPS_PER_ROUND = 12
 REFERENCE_ROUNDS = 6
+LEARNING_RATE = 3e-4  # of a model this small; the default would hardly move it
 ROUNDS_BETWEEN_EVALUATIONS = 3
 WARM_UP_STEPS = 400
 ANSWERS_PER_PROMPT = 16  # of each policy, in the final comparison
@@ -103,7 +104,7 @@ def build_trainer(model, tokenizer, training, held_out, *, rounds: int, seed: in
         per_device_generation_batch_size=PROMPTS_PER_ROUND,
         num_iterations=4,
         max_steps=rounds * STEPS_PER_ROUND,
-        learning_rate=3e-4,
+        learning_rate=LEARNING_RATE,
         eval_strategy="steps",
         eval_steps=ROUNDS_BETWEEN_EVALUATIONS * STEPS_PER_ROUND,
         eval_on_start=True,
@@ -188,7 +189,8 @@ def next_commands(output_dir: str) -> dict[str, str]:
     """What to type next, by what it is for."""
     return {
         "Train it further": f"trl-nash comal --model_name_or_path {output_dir} "
-        f"--dataset_name {Path(output_dir) / 'prompts.jsonl'} --judge {JUDGE} --output_dir {output_dir}-2",
+        f"--dataset_name {Path(output_dir) / 'prompts.jsonl'} --judge {JUDGE} --learning_rate {LEARNING_RATE:g} "
+        f"--output_dir {output_dir}-2",
         "Train others on a game with a known equilibrium": "trl-nash demo --game comal-cycle",
         "Next, a real model": "trl-nash comal --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct "
         "--dataset_name trl-lib/ultrafeedback-prompt --judge reward:Skywork/Skywork-Reward-V2-Qwen3-0.6B "

@@ -245,7 +245,8 @@ def _check_arguments(bind: Callable, factory: Callable, spec: str, kwargs: dict[
         bind(*args, **kwargs)
     except TypeError as error:
         names = ", ".join(inspect.signature(factory).parameters)
-        raise ValueError(f"The judge {spec!r} takes the arguments {names}: {error}.") from None
+        hint = " One that compares answers itself has (prompts, first, second)." * inspect.isfunction(factory)
+        raise ValueError(f"The judge {spec!r} takes the arguments {names}: {error}.{hint}") from None
 
 
 def _is_judge_function(function: Callable, kwargs: dict[str, Any]) -> bool:
