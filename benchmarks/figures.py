@@ -19,7 +19,7 @@ from trl_nash.cli.simulate import parse, simulation_of
 from trl_nash.figures.svg import save_schemes
 from trl_nash.games import load_game, nash_equilibrium
 from trl_nash.games.plots import gap_figure, simplex_figure
-from trl_nash.games.simulation_report import draw
+from trl_nash.games.simulation.report import draw
 
 
 RESULTS = Path(__file__).parent / "results"

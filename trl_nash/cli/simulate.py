@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
     options = parse(argv)
     from rich.console import Console
 
-    from ..games.simulation_report import print_facts, print_results, write_files
+    from ..games.simulation.report import print_facts, print_results, write_files
 
     simulation = simulation_of(options)
     console = Console(highlight=False)

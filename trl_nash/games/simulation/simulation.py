@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ..algorithms.stability import largest_stable_step
-from ..algorithms.table import regularized
-from ..figures.style import styles
-from .dialogues.game import DialogueGame, Game
-from .equilibria import nash_equilibrium, regularized_equilibrium
-from .history import History
-from .sampled import SampledPairs
-from .settings import check_stability
-from .solvers import SOLVERS
-from .stability import own_rates, rotation_rate
+from ...algorithms.stability import largest_stable_step
+from ...algorithms.table import regularized
+from ...figures.style import styles
+from ..dialogues.game import DialogueGame, Game
+from ..equilibria import nash_equilibrium, regularized_equilibrium
+from ..history import History
+from ..sampled import SampledPairs
+from ..settings import check_stability
+from ..solvers import SOLVERS
+from ..stability import own_rates, rotation_rate
 
 
 @dataclass

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..figures.style import figures_missing
-from .dialogues.game import DialogueGame
-from .plots import gap_figure, save_report, simplex_figure
+from ...figures.style import figures_missing
+from ..dialogues.game import DialogueGame
+from ..plots import gap_figure, save_report, simplex_figure
 from .simulation import Outcome, Simulation
 
 
