@@ -3,6 +3,7 @@
 
 """Every method with the same prompts, answers and judge: what its trainer is told."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +53,12 @@ class Method:
 
     trainer: type
     config: type
-    options: dict
+    options: Callable[[float], dict]  # of a step size
     fits: int = 1  # passes over a round are counted for each
     samplings: int = 1
     on_policy: bool = False  # a policy gradient: a step of its own for each sampling, and no second pass
 
-    def build(self, judge, *, passes: int, tokens: int, answers: int, **arguments):
+    def build(self, judge, *, step: float, passes: int, tokens: int, answers: int, **arguments):
         """The trainer, and the optimizer steps of its round."""
         settings = {
             "use_cpu": True,
@@ -71,7 +72,7 @@ class Method:
             "save_strategy": "no",
             "disable_tqdm": True,
             **SAMPLED,
-            **self.options,
+            **self.options(step),
             **arguments.pop("settings"),
         }
         steps = STEPS if self.on_policy else self.fits * passes * STEPS
@@ -113,23 +114,36 @@ class Method:
         return self.trainer(args=self.config(**settings), peft_config=lora, **source, **arguments), steps
 
 
-# Steps are in the regime in which fits can reach their target: a margin of at most step_size / 2 nats.
+def _proximal(step: float) -> dict:
+    """A reference that follows the policy after six rounds; ρ = 3/4."""
+    return {"step_size": step, "beta": 0.75 / step, "reference_rounds": 6}
+
+
+def _regularized(step: float) -> dict:
+    """A price for leaving the start; ρ = 0.3."""
+    return {"step_size": step, "beta": 0.3 / step}
+
+
+def _plain(step: float) -> dict:
+    return {"step_size": step}
+
+
 METHODS = {
-    "comal": Method(COMALTrainer, COMALConfig, {"step_size": 6.0, "beta": 1 / 8, "reference_rounds": 6}),
-    "mpo": Method(MPOTrainer, MPOConfig, {"step_size": 6.0, "beta": 1 / 8, "reference_rounds": 6}),
-    "onpo": Method(ONPOTrainer, ONPOConfig, {"step_size": 2.0}),
-    "onpo-two-fits": Method(ONPOTrainer, ONPOConfig, {"step_size": 2.0, "fits": "two"}, fits=2),
-    "inpo": Method(INPOTrainer, INPOConfig, {"step_size": 6.0, "beta": 0.05}),
-    "egpo": Method(EGPOTrainer, EGPOConfig, {"step_size": 6.0, "beta": 0.05}, fits=2, samplings=2),
-    "nash-mp": Method(NashMirrorProxTrainer, NashMirrorProxConfig, {"step_size": 6.0, "beta": 0.05}, 2, 2),
-    "mnpo": Method(MNPOTrainer, MNPOConfig, {"step_size": 6.0, "beta": 0.05}),
-    "nash-md": Method(NashMDTrainer, NashMDConfig, {"beta": 0.05, "mixture_coef": 0.125}, on_policy=True),
+    "comal": Method(COMALTrainer, COMALConfig, _proximal),
+    "mpo": Method(MPOTrainer, MPOConfig, _proximal),
+    "onpo": Method(ONPOTrainer, ONPOConfig, _plain),
+    "onpo-two-fits": Method(ONPOTrainer, ONPOConfig, lambda step: {"step_size": step, "fits": "two"}, fits=2),
+    "inpo": Method(INPOTrainer, INPOConfig, _regularized),
+    "egpo": Method(EGPOTrainer, EGPOConfig, _regularized, fits=2, samplings=2),
+    "nash-mp": Method(NashMirrorProxTrainer, NashMirrorProxConfig, _regularized, fits=2, samplings=2),
+    "mnpo": Method(MNPOTrainer, MNPOConfig, _regularized),
+    "nash-md": Method(NashMDTrainer, NashMDConfig, lambda _: {"beta": 0.05, "mixture_coef": 0.125}, on_policy=True),
     "nash-prox": Method(
-        NashProxTrainer, NashProxConfig, {"beta": 0.05, "reference_rounds": 6 * STEPS}, on_policy=True
+        NashProxTrainer, NashProxConfig, lambda _: {"beta": 0.05, "reference_rounds": 6 * STEPS}, on_policy=True
     ),
-    "online-ipo": Method(OnlineIPOTrainer, OnlineIPOConfig, {"step_size": 6.0}, on_policy=True),
-    "iterative-ipo": Method(NashTrainer, PairConfig, {"step_size": 6.0}),
-    "sppo": Method(SPPOTrainer, SPPOConfig, {"step_size": 6.0}),
-    "online-dpo": Method(OnlineDPOTrainer, OnlineDPOConfig, {"beta": 0.1}),
-    "grpo": Method(GRPOTrainer, GRPOConfig, {}),
+    "online-ipo": Method(OnlineIPOTrainer, OnlineIPOConfig, _plain, on_policy=True),
+    "iterative-ipo": Method(NashTrainer, PairConfig, _plain),
+    "sppo": Method(SPPOTrainer, SPPOConfig, _plain),
+    "online-dpo": Method(OnlineDPOTrainer, OnlineDPOConfig, lambda _: {"beta": 0.1}),
+    "grpo": Method(GRPOTrainer, GRPOConfig, lambda _: {}),
 }

@@ -23,6 +23,10 @@ TOKENS = {"cycle": 1, "majority": 24, "one-rater": 24}
 ANSWERS = {"cycle": 8, "majority": 4, "one-rater": 4}
 ROUNDS = {"cycle": 30, "majority": 8, "one-rater": 8}
 PASSES = {"cycle": 3, "majority": 2, "one-rater": 2}
+# Of whole texts little of a step reaches prompts that a round did not have, so steps must be large. Of single tokens
+# about half of it does, and a step that is too large turns in a circle: ONPO's limit there is a third of COMAL's.
+STEP_SIZE = {"cycle": 6.0, "majority": 24.0, "one-rater": 24.0}
+SHORTER = {("cycle", "onpo"): 2.0, ("cycle", "onpo-two-fits"): 2.0}
 
 
 def messages(prompt: str) -> list[dict]:
@@ -145,6 +149,7 @@ def play(
     watch = Watch(JUDGES[judge], 1, Reader(tokenizer, train) if judge == "cycle" else None, bar)
     trainer, watch.every = METHODS[method].build(
         watch,
+        step=SHORTER.get((judge, method), STEP_SIZE[judge]),
         passes=passes,
         tokens=tokens,
         answers=ANSWERS[judge],
