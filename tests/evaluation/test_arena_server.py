@@ -3,10 +3,14 @@
 
 """A policy behind a server with OpenAI's API, and that its key stays with it."""
 
+import json
+
 import pytest
 from loopback import KEY, Loopback, reply, says, status
 
-from trl_nash.evaluation.arena import Arena, Sampling
+from trl_nash.evaluation.arena import Arena, Sampling, Standings
+from trl_nash.judges import as_judge
+from trl_nash.judges.transcript import messages_of
 
 
 PROMPTS = [f"{a} {b}" for a in "abc" for b in "de"]
@@ -69,3 +73,47 @@ def test_a_server_that_fails(arena, monkeypatch):
 def test_addresses(arena):
     with pytest.raises(ValueError, match="`base_url` of the policy must look like"):
         arena("http://user:secret@host/v1").sample()
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bonn"}'}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@pytest.mark.parametrize("user", [None, lambda messages: "And then?"])
+def test_calls_of_tools_are_judged(write_rows, tmp_path, caplog, user):
+    """Prompts with tools: an answer that is a call is judged as one, and a dialogue, in which nobody runs it, ends."""
+    rows = [{"prompt": prompt, "tools": json.dumps(TOOLS), "completion": "x"} for prompt in PROMPTS]
+    file = write_rows(rows, "file.jsonl")
+
+    def make(url):
+        return Arena([f"openai:org/tiny@{url}", file], file, tmp_path / "out", Sampling(user=user))
+
+    calls = reply({"content": None, "tool_calls": [CALL]}, finish_reason="tool_calls")
+    with Loopback(lambda question, number: calls) as server:
+        make(server.url).sample()
+        assert sorted(asked(server)) == PROMPTS
+        assert all(request.body["tools"] == TOOLS for request in server.log)
+        played = make(server.url)  # as it is on disk
+    (text, _), *_ = [row.completions for row in played.questions()]
+    assert messages_of(text) == [{"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    assert text == f"Assistant: \nCall: {json.dumps(CALL['function'])}"
+    assert ("tiny: A dialogue ends with a call of a tool, weather" in caplog.text) == (user is not None)
+
+
+@pytest.mark.parametrize("user", [None, lambda messages: "And then?"])
+def test_calls_of_tools_that_were_not_offered_are_not_judged(write_rows, tmp_path, caplog, user):
+    """An empty text would lose: it is said that there is no answer, and the others are judged."""
+    file = write_rows([{"prompt": prompt, "completion": "x"} for prompt in PROMPTS], "file.jsonl")
+
+    def answer(handler):
+        calls = handler.body["messages"][0]["content"] == PROMPTS[0]
+        (reply({"content": None, "tool_calls": [CALL]}, finish_reason="tool_calls") if calls else says("y"))(handler)
+
+    with Loopback(lambda question, number: answer) as server:
+        sampling = Sampling(user=user, max_turns=user and 1)
+        arena = Arena([f"openai:org/tiny@{server.url}", file], file, tmp_path / "out", sampling)
+        arena.sample()
+    assert [row.prompt for row in arena.questions()] == PROMPTS[1:]
+    result = arena.judge(as_judge(lambda prompts, first, second: [1.0] * len(first)), "first")
+    assert Standings.of(result).failed == {"tiny": {"tool call": 1}}
+    assert "tiny: There is no answer to a prompt (it calls a tool, weather, and none was offered" in caplog.text

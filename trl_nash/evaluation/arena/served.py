@@ -12,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...data.columns import as_turn
-from ...data.messages import Message
+from ...data.messages import Message, tools_of
 from ...generation.dialogue.rollout import Rollout, RolloutFailed
 from ...generation.prompts import strip_thinking
 from ...judges.servers.pace import NoMoreAnswers, Pace, RequestFailed, Stopped
 from ...judges.servers.server import ChatServer, Declined, find_server
+from ...judges.transcript import Transcript
 from ..rows import Row
 from .answers import answer_record, dialogue_record
 from .contestants import Contestant
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SECONDS = 600.0  # that a server may take for an answer
 RETRIES = 5  # of a request that failed for a passing reason
+UNCALLED = "tool call"  # how an answer fails that calls a tool which was not offered
 
 
 @contextmanager
@@ -79,7 +81,7 @@ class _Speaker:
         dialogue = Rollout(list(as_turn(row.prompt)), [], columns_of(row))
         while ending is None:
             try:
-                text, sampled, finished = self._turn(attempt, row, dialogue.messages, seed + dialogue.own_turns)
+                message, sampled, finished = self._turn(attempt, row, dialogue.messages, seed + dialogue.own_turns)
             except Declined as declined:
                 if declined.reason != "too long" or dialogue.own_turns == 0:
                     raise SamplingError(str(declined)) from None
@@ -87,21 +89,29 @@ class _Speaker:
                     dialogue.turns.pop()
                 ending = "max_length"
                 continue
-            dialogue.say([], {"role": "assistant", "content": text}, None)
+            dialogue.say([], message, None)
             tokens = None if tokens is None or sampled is None else tokens + sampled
-            if not finished:
+            if message.get("tool_calls") and not tools_of(row.columns):
+                ending = self._uncalled(message)
+            elif not finished:
                 ending = "unfinished"
             elif dialogue.own_turns == own.turns:
                 ending = "max_turns"
+            elif message.get("tool_calls"):
+                self._say_once(f"A dialogue ends with a call of a tool, {_called(message)}: nobody runs it.", "call")
+                ending = "over"
             else:
                 ending = self._heard(dialogue)
-        if self._user is None:
+        if self._user is None and ending != UNCALLED:
+            text = Transcript([message]) if message.get("tool_calls") else message["content"]
             record = answer_record(row, text, tokens, finished)
         else:
             record = dialogue_record(row, dialogue.turns, ending, tokens)
         return record | {"seconds": round(time.perf_counter() - start, 4)}
 
-    def _turn(self, attempt: Callable, row: Row, messages: list[Message], seed: int) -> tuple[str, int | None, bool]:
+    def _turn(
+        self, attempt: Callable, row: Row, messages: list[Message], seed: int
+    ) -> tuple[Message, int | None, bool]:
         sampling = self._sampling
         body = {
             "messages": messages,
@@ -112,16 +122,27 @@ class _Speaker:
         }
         if sampling.chat_template_kwargs:
             body["chat_template_kwargs"] = sampling.chat_template_kwargs
-        if hasattr(row.prompt, "tools"):
-            body["tools"] = row.prompt.tools
+        if tools := tools_of(row.columns):
+            body["tools"] = tools
         try:
             reply = self._server.complete(attempt, body, SECONDS)
         except (RequestFailed, NoMoreAnswers) as error:
             raise SamplingError(str(error)) from None
-        text = reply.choices[0]["message"].get("content") or ""
-        if sampling.strip_thinking:
-            text = strip_thinking(text)
-        return text, reply.usage.get("completion_tokens"), reply.choices[0].get("finish_reason") != "length"
+        said = reply.choices[0]["message"]
+        text = said.get("content") or ""
+        message = {"role": "assistant", "content": strip_thinking(text) if sampling.strip_thinking else text}
+        if said.get("tool_calls"):
+            message["tool_calls"] = said["tool_calls"]
+        return message, reply.usage.get("completion_tokens"), reply.choices[0].get("finish_reason") != "length"
+
+    def _uncalled(self, message: Message) -> str:
+        """How an answer ends whose text is not all that was said, and the rest nobody asked for."""
+        self._say_once(
+            f"There is no answer to a prompt (it calls a tool, {_called(message)}, and none was offered): it is not "
+            "judged.",
+            UNCALLED,
+        )
+        return UNCALLED
 
     def _heard(self, dialogue: Rollout) -> str | None:
         """The user's turn; how the dialogue ends where there is none."""
@@ -134,3 +155,8 @@ class _Speaker:
             return "over"
         dialogue.hear([], answer)
         return None
+
+
+def _called(message: Message) -> str:
+    """The names of the tools that a message calls."""
+    return " and ".join(str(call.get("function", call).get("name")) for call in message["tool_calls"])

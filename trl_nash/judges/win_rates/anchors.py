@@ -152,7 +152,7 @@ class PolicyAnchor(Anchor):
         rows = {key: Row(place, prompt, [], {}) for place, (key, prompt) in enumerate(zip(keys, prompts, strict=True))}
         seed = hashlib.sha256(json.dumps([step, *rows]).encode()).hexdigest()  # another one at every step
 
-        def ask(places: list[int]) -> list[str]:
+        def ask(places: list[int]) -> list[str | None]:
             if self._draw is None:
                 self._open()
             some = [list(rows.values())[place] for place in places]
@@ -160,7 +160,7 @@ class PolicyAnchor(Anchor):
             return [found[row.index] for row in some]
 
         said = dict(zip(rows, exchange.shared_out(ask, len(rows)), strict=True))
-        return [[said[key]] for key in keys]
+        return [[] if said[key] is None else [said[key]] for key in keys]
 
 
 def load_anchor(anchor: Any, kwargs: dict[str, Any] | None = None) -> Anchor | None:
