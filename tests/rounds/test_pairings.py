@@ -19,7 +19,7 @@ from trl_nash.rounds.pairings import (
     win_rates,
     win_table,
 )
-from trl_nash.rounds.pairings.active import deviations, draw, draw_weights
+from trl_nash.rounds.pairings.active import deviations, draw, draw_weights, voices
 from trl_nash.rounds.pairings.base import all_pairs
 
 
@@ -170,9 +170,11 @@ def test_in_a_tournament_an_abstention_is_a_tie_in_which_the_first_goes_on():
 
 
 def gradient(pairs, preference, weights, margins, step=2.0) -> np.ndarray:
-    """Of `mean w (h_i - h_j - η (P - ½))²` in the K margins of a group."""
+    """Of `mean w (h_i - h_j - η (P - ½))²` in the K margins of a group; an abstention counts in the mean alone."""
     gradient = np.zeros(len(margins))
     for (i, j), p, w in zip(pairs, preference, weights, strict=True):
+        if np.isnan(p):
+            continue
         residual = 2 * w * (margins[i] - margins[j] - step * (p - 0.5)) / len(weights)
         gradient[i] += residual
         gradient[j] -= residual
@@ -218,7 +220,7 @@ def test_pairs_that_do_not_depend_on_completions_make_the_mirror_descent_step(se
 
 def sequences(chances: np.ndarray, number: int):
     """All orders in which so many may be drawn: what, each one's chance when it was, and that of the whole."""
-    if number == 0:
+    if number == 0 or not chances.any():
         yield (), (), 1.0
         return
     for place in np.flatnonzero(chances):
@@ -228,16 +230,18 @@ def sequences(chances: np.ndarray, number: int):
             yield (int(place), *drawn), (chance, *own), chance * whole
 
 
+@pytest.mark.parametrize("silent", [(), (3,), (0, 1)])
 @pytest.mark.parametrize("answers", [[0, 1, 2, 1], [0, 1, 2, 0], [2, 2, 1, 2], [1, 1, 1, 1]])
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 6])
-def test_active_pairs_have_the_gradient_of_all_pairs_in_expectation(answers, number):
+def test_active_pairs_have_the_gradient_of_all_pairs_in_expectation(answers, number, silent):
     """
     Every order in which the pairs of a group may be drawn, weighted by its chance; the second half depends on the
     verdicts of the first. Equal completions are never asked, and have no gradient: of the U other pairs M U / 6 are
-    drawn, rounded up or down at random, and at least one.
+    drawn, rounded up or down at random, and at least one. An abstention has no gradient either, whether it was asked.
     """
     keys, every, margins = np.array(answers), all_pairs(4), np.array([0.3, -0.2, 0.9])[answers]
-    table = CYCLE[np.ix_(answers, answers)]
+    table = CYCLE[np.ix_(answers, answers)].copy()
+    table[list(silent)] = table[:, list(silent)] = np.nan
     preference = table[every[:, 0], every[:, 1]]
     uncertain = (keys[every[:, 0]] != keys[every[:, 1]]).astype(float)
     population = int(uncertain.sum())
@@ -248,18 +252,52 @@ def test_active_pairs_have_the_gradient_of_all_pairs_in_expectation(answers, num
     total, chance_of_all = np.zeros(4), 0.0
     for quota, rounded in quotas.items():
         for drawn, own, whole in sequences(uncertain, (quota + 1) // 2 if rounded else 0):
-            chances = uncertain * deviations(every[list(drawn)][None], preference[list(drawn)][None], 4)[0]
+            known = every[list(drawn)][None], preference[list(drawn)][None], 4
+            chances = uncertain * (deviations(*known) * voices(*known))[0]
             chances[list(drawn)] = 0
             for more, others, part in sequences(chances, quota // 2 if rounded else 0):
                 asked, unused = [*drawn, *more], number - len(drawn) - len(more)
                 filled = np.array([[*own, *others, *[0.0] * unused]])
-                weights = draw_weights(filled, np.array([population]), 6)[0]
+                weights = draw_weights(filled, np.array([quota]), np.array([population]), 6)[0]
                 chosen = asked + [0] * unused
                 chance = rounded * whole * part
                 total += chance * gradient(every[chosen], preference[chosen], weights, margins)
                 chance_of_all += chance
     assert chance_of_all == pytest.approx(1)
     np.testing.assert_allclose(total, gradient(every, preference, np.ones(6), margins), atol=1e-12)
+
+
+def test_active_does_not_ask_again_of_whom_the_judge_says_nothing():
+    """
+    Of six, 5 has no verdicts. Behind the first wave none of its pairs is asked where one of its opponents has been
+    heard. Where none has, it could be the opponents that are silent: a tenth as often.
+    """
+    judge = Judge(4000, 6)
+    judge.table[:, 5] = judge.table[:, :, 5] = np.nan
+    compared = Active(6).compare(judge, Groups(4000, 6))
+    first, second = compared.pairs[:, :3], compared.pairs[:, 3:]
+    heard = np.zeros((4000, 6), dtype=bool)
+    for side in np.moveaxis(first, -1, 0):
+        np.logical_or.at(heard, (np.arange(4000)[:, None], side), ~np.isnan(compared.preference[:, :3]))
+    met = (first == 5).any(-1)
+    known = (met & np.take_along_axis(heard, first.min(axis=2), axis=1)).any(axis=1)
+    again = (second == 5).any(-1).sum(axis=1)
+    assert known.sum() > 1000 and again[known].sum() == 0
+    unsure, unmet = met.any(axis=1) & ~known, ~met.any(axis=1)
+    assert unsure.sum() > 1000 and again[unsure].mean() < again[unmet].mean() / 3
+    every = Active(15).compare(judge, Groups(4000, 6))
+    verdicts = ~np.isnan(every.preference)
+    assert (verdicts.sum(axis=1) == 10).all() and (every.weights[verdicts] == 1).all()  # nothing was left to chance
+    assert every.asked.sum(axis=1).mean() < 13
+
+
+def test_active_asks_no_pair_of_who_is_out():
+    """As of equal completions: of the others the same share."""
+    out = np.tile([True, False, False, False, False], (2000, 1))
+    judge = Judge(2000, 5)
+    compared = Active(5).compare(judge, Groups(2000, 5, out=out))
+    assert (compared.pairs[compared.asked] != 0).all()
+    assert compared.asked.sum(axis=1).mean() == pytest.approx(5 * 6 / 10)
 
 
 def test_the_gradient_of_active_pairs_as_they_are_drawn_is_that_of_all():
