@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from judge_files import complaint
+from judge_files import Unanswered, complaint
 from scipy.stats import spearmanr
 
 from trl_nash.cli.main import main
@@ -130,7 +130,10 @@ def test_one_prompt_has_no_interval_and_prompts_without_verdicts_no_best(write_r
         (["--pair_selection", "random", "--pairs_per_prompt", "7"], "is how many of the 6 pairs of 4 completions"),
         (["--pairs_per_prompt", "3"], "--pairs_per_prompt belongs to random and active"),
         (["--compare_pairing", "all"], "all is asked already: name another pairing"),
-        (["--pair_selection", "swiss", "--judge", "group:judge_files:sharp"], "and swiss would ask it 2 times: leave"),
+        (
+            ["--pair_selection", "swiss", "--judge", "group:judge_files:sharp"],
+            "at once, and swiss saves nothing: leave",
+        ),
     ],
 )
 def test_what_does_not_go_together(write_rows, capsys, options, message):
@@ -150,3 +153,46 @@ def test_judges_that_compare_for_themselves_get_the_same_pairs(write_rows, tmp_p
     assert len(ASKED) == 2 * asked == 2 * 3 * 10
     for key in ("rank_correlation", "same_best", "prompts"):
         assert found[key] == plain[key]
+
+
+GROUPS: list[tuple] = []
+
+
+def grouped(prompts, groups):
+    """A score for each completion of a group, its length."""
+    GROUPS.extend(zip(prompts, map(tuple, groups), strict=True))
+    return [[2.0 * len(text) for text in group] for group in groups]
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("first", ["all", "circular"])
+def test_a_group_is_one_question_for_all_waves(write_rows, tmp_path, monkeypatch, first, second):
+    """In both orders; a second judge, of pairs, is asked those that the pairings ask, and no other."""
+    GROUPS.clear()
+    monkeypatch.setattr("judge_files.grouped", grouped, raising=False)
+    argv = ["judge", write_rows(ROWS, "answers.jsonl"), "--judge", "group:judge_files:grouped"]
+    argv += ["--pair_selection", first, "--compare_pairing", "elimination", "--output_dir", str(tmp_path / "out")]
+    argv += ["--second_judge", "judge_files:sharp"] if second else []
+    assert main(argv) == 0
+    assert sorted(GROUPS) == sorted(
+        (row["prompt"], tuple(order)) for row in ROWS for order in (row["completions"], row["completions"][::-1])
+    )
+    assert len(ASKED) == len(set(ASKED)) <= (18 if second else 0)
+    found = json.loads((tmp_path / "out" / "judge.json").read_text())["judge"]
+    assert found["pairs"] == {"all": 18, "circular": 12}[first]
+    costs = found["pairings"]["costs"]
+    assert [(cost["pairs"], cost["waves"]) for cost in costs.values()] == [(found["pairs"], 1), (15, 3)]
+    assert costs["elimination"]["seconds"] == pytest.approx(3 * costs[first]["seconds"])
+    assert costs[first]["seconds"] == pytest.approx(found["cost"]["seconds"])
+    done = len(GROUPS), len(ASKED)
+    assert main(argv) == 0 and (len(GROUPS), len(ASKED)) == done
+
+
+def test_a_server_that_is_away_is_asked_once_in_a_run(write_rows, tmp_path, monkeypatch):
+    """And again in the next one: what both pairings ask is one question for both of them."""
+    monkeypatch.setattr(Unanswered, "asked", [])
+    monkeypatch.setattr(Unanswered, "away", {"x"})
+    argv = ["judge", write_rows(ROWS, "answers.jsonl"), "--judge", "judge_files:Unanswered"]
+    argv += ["--compare_pairing", "swiss", "--output_dir", str(tmp_path / "out")]
+    assert main(argv) == 0 and len(Unanswered.asked) == 18
+    assert main(argv) == 0 and len(Unanswered.asked) == 18 + 9  # three pairs with it in each row

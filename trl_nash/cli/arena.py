@@ -102,7 +102,7 @@ def _judge(arena: "Arena", judge: "PairwiseJudge", options: argparse.Namespace, 
         rows = arena.questions()
         output = arena.output(options.judge, judge, kwargs)
         pairs = sum(len(row.pairs) for row in rows)
-        done = pairs - sum(len(row.pairs) for row in rows if output.missing(row, "judge"))
+        done = pairs - sum(len(row.pairs) for row in rows if output.missing(row, "judge").pairs)
         with progress_bar() as progress, _going_on(arena):
             task = progress.add_task("pairs judged", total=pairs, completed=done)
             result = arena.judge(

@@ -6,6 +6,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +68,9 @@ def run(argv: list[str]) -> int:
 def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, PairwiseJudge]", kwargs: dict) -> int:
     from rich.console import Console
 
-    from ..evaluation.asking import judge_rows, judge_settings
+    from ..evaluation.asking import batches, judge_rows, judge_settings
     from ..evaluation.judgements import Output
-    from ..evaluation.pairings import choose, missing_of, play, print_summary, summary
+    from ..evaluation.pairings import choose, play, print_summary, summary
     from ..evaluation.report import evaluate, print_results, write_files
     from ..judges.base import JudgeError
 
@@ -81,11 +82,10 @@ def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, Pa
         {name: judge_settings(specs[name], judge, kwargs[name]) for name, judge in judges.items()},
     )
     total = sum(pairing.calls(len(row.completions)) for pairing in pairings for row in rows)
-    whole = any(judge.sees_groups for judge in judges.values())
 
-    def to_judge(some: "list[Row]") -> "list[Row]":
-        """Rows with the pairs on which a verdict is missing; all of a row's for judges that see them together."""
-        return [row for row in (missing_of(row, output, judges, whole) for row in some) if row.pairs]
+    def to_judge(some: "list[Row]", name: str) -> int:
+        """Pairs on which a judge's verdict is missing."""
+        return sum(len(output.missing(row, name).pairs) for row in some)
 
     def how_to_go_on() -> str:
         again = "the same command goes on where it stopped."
@@ -93,19 +93,24 @@ def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, Pa
             return f"With --output FILE.jsonl {again}"
         if len(pairings) > 1 or options.pair_selection != "all":
             return f"What was judged is in {output.lines}: {again}"
-        done = total - sum(len(row.pairs) for row in to_judge(rows))
+        done = total - max(to_judge(rows, name) for name in judges)
         return f"{done:,} of {total:,} pairs are in {output.lines}: {again}"
 
-    to_judge(rows)  # or says what is wrong with the file that goes on, before a bar is there
+    max(
+        to_judge(rows, name) for name in judges
+    )  # or says what is wrong with the file that goes on, before a bar is there
     played = []
     try:
         with progress_bar() as progress:
-            task = progress.add_task("pairs", total=total)
+            task = progress.add_task("pairs" if len(judges) == 1 else "verdicts", total=total * len(judges))
 
             def ask(some: "list[Row]") -> None:
-                todo = to_judge(some)
-                progress.advance(task, sum(len(row.pairs) for row in some) - sum(len(row.pairs) for row in todo))
-                judge_rows(judges, todo, output, options.batch_size, lambda judged: progress.advance(task, judged))
+                for batch in batches(some, options.batch_size):
+                    for name, judge in judges.items():
+                        # One question gives all verdicts on a group: later waves find theirs.
+                        asked = [replace(row, asked=None) for row in batch] if judge.sees_groups else batch
+                        judge_rows(name, judge, asked, output, options.batch_size)
+                        progress.advance(task, sum(len(row.pairs) for row in batch))
 
             for pairing in pairings:
                 played.append(play(pairing, rows, output, ask))
@@ -120,7 +125,8 @@ def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, Pa
     results = evaluate(records, output.counts, specs, options.price)
     print_results(console, results)
     if len(played) > 1:
-        found = summary(*played, output.counts["judge"], results["judge"]["cost"].get("price"))
+        price, whole = results["judge"]["cost"].get("price"), judges["judge"].sees_groups
+        found = summary(*played, output.counts["judge"], price, whole)
         results["judge"]["pairings"] = found
         print_summary(console, found)
     if options.price and "price" not in results["judge"]["cost"]:

@@ -27,33 +27,34 @@ def judge_settings(spec: str, judge: PairwiseJudge, kwargs: dict[str, Any]) -> d
 
 
 def judge_rows(
-    judges: dict[str, PairwiseJudge],
+    name: str,
+    judge: PairwiseJudge,
     rows: list[Row],
     output: Output,
     batch_size: int,
     advance: Callable[[int], None] = lambda judged: None,
 ) -> None:
     """
-    Has the pairs of some rows judged, by each judge those that it has not judged yet.
+    Has those pairs of some rows judged on which there is no verdict; by a judge that sees groups all pairs of a row on
+    one of which there is none, as they are one question.
 
     Args:
-        judges (`dict[str, PairwiseJudge]`): `"judge"`, and perhaps `"second_judge"`.
+        name (`str`): `"judge"` or `"second_judge"`.
+        judge ([`PairwiseJudge`]): who is asked.
         rows (`list[Row]`): of the file.
         output ([`Output`]): where the judgements go.
         batch_size (`int`): pairs in a call, but at least those of one row.
-        advance (`Callable`, *optional*): is called with the number of pairs after each call of the judges.
+        advance (`Callable`, *optional*): is called with the number of pairs after each call of the judge.
     """
-    for batch in batches(rows, batch_size):
-        records = {row.index: [output.record(row, pair) for pair in row.pairs] for row in batch}
-        try:
-            for name, judge in judges.items():
-                todo = [row for row in batch if output.missing(row, name)]
-                verdicts = iter(ask(judge, todo, output, name) if todo else ())
-                for record in (record for row in todo for record in records[row.index]):
-                    _add(record, name.removesuffix("judge"), next(verdicts))
-        finally:  # of two judges the second one may have failed, and what the first one said is kept
-            output.append([record for group in records.values() for record in group if "preference" in record])
-        advance(sum(map(len, records.values())))
+    missing = [output.missing(row, name) for row in rows]
+    if judge.sees_groups:
+        missing = [row if left.pairs else left for row, left in zip(rows, missing, strict=True)]
+    for batch in batches([row for row in missing if row.pairs], batch_size):
+        records = [output.record(row, pair) for row in batch for pair in row.pairs]
+        for record, verdict in zip(records, ask(judge, batch, output, name), strict=True):
+            _add(record, name.removesuffix("judge"), verdict)
+        output.append(records, name)
+        advance(len(records))
 
 
 def batches(rows: list[Row], size: int) -> Iterator[list[Row]]:

@@ -6,6 +6,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Output:
         self.path, self.settings, self.option = path, settings, option
         self.records: dict[Key, dict[str, Any]] = {}
         self.counts: dict[str, Counter] = {name: Counter() for name in settings}
+        self._asked: set[tuple[str, int, int, int]] = set()  # by this run, whatever was answered
         if path is None:
             return
         self.lines, self.state = _files(path)
@@ -75,17 +77,25 @@ class Output:
         texts = {"prompt": row.prompt, "first": row.completions[first], "second": row.completions[second]}
         return earlier | texts | {"label": row.label}
 
-    def missing(self, row: Row, name: str) -> bool:
-        """Whether a judge is still to be asked about a pair of `row`: it was not, or its server gave no answer."""
+    def missing(self, row: Row, name: str) -> Row:
+        """
+        The row with those of its pairs that a judge is still to be asked about: it was not, or its server gave no
+        answer in an earlier run.
+        """
         prefix = name.removesuffix("judge")
-        for record in [self.record(row, pair) for pair in row.pairs]:
-            reason = record.get(f"{prefix}abstained")
-            if record.get(f"{prefix}preference") is None and (reason is None or NO_ANSWER in reason.split(" or ")):
-                return True
-        return False
 
-    def append(self, records: list[dict[str, Any]]) -> None:
-        """Adds judgements, or those of another judge to them; what has returned is on disk."""
+        def is_missing(pair: tuple[int, int]) -> bool:
+            record = self.record(row, pair)
+            reason = record.get(f"{prefix}abstained")
+            if record.get(f"{prefix}preference") is not None or (name, row.index, *pair) in self._asked:
+                return False
+            return reason is None or NO_ANSWER in reason.split(" or ")
+
+        return replace(row, asked=tuple(pair for pair in row.pairs if is_missing(pair)))
+
+    def append(self, records: list[dict[str, Any]], name: str) -> None:
+        """Adds what a judge has said, also to what another one has; what has returned is on disk."""
+        self._asked |= {(name, *key) for key in _by_pair(records)}
         with open(os.devnull if self.path is None else self.lines, "a", encoding="utf-8") as file:
             file.write(as_lines(records))
             file.flush()

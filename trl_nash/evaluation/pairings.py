@@ -84,8 +84,8 @@ def choose(
     waves = max(found[0].waves(len(row.completions)) for row in rows)
     if waves > 1 and (names := [judge.name for judge in judges if judge.sees_groups]):
         raise UsageError(
-            f"The judge {names[0]} sees all completions of a prompt at once, and {found[0].name} would ask it {waves} "
-            "times: leave --pair_selection at all, which costs no more."
+            f"The judge {names[0]} sees all completions of a prompt at once, and {found[0].name} saves nothing: leave "
+            "--pair_selection at all, which costs no more."
         )
     return found
 
@@ -121,22 +121,6 @@ def play(pairing: Pairing, rows: list[Row], output: Output, ask: Callable[[list[
     return Played(pairing, [asked[row.index] for row in rows], [rates[row.index] for row in rows])
 
 
-def missing_of(row: Row, output: Output, judges: Iterable[str], whole: bool) -> Row:
-    """
-    A row with those of its pairs on which a verdict of a judge is missing.
-
-    Args:
-        row (`Row`): with the pairs that are asked for.
-        output ([`Output`]): what was judged.
-        judges (`Iterable[str]`): `"judge"`, and perhaps `"second_judge"`.
-        whole (`bool`): whether all its pairs are asked if one is missing.
-    """
-    names = list(judges)
-    single = {pair: replace(row, asked=(pair,)) for pair in row.pairs}
-    missing = tuple(pair for pair, one in single.items() if any(output.missing(one, name) for name in names))
-    return row if whole and missing else replace(row, asked=missing)
-
-
 def agreement_of(one: Played, other: Played) -> dict[str, Any]:
     """
     How near the win rates that another pairing finds are to those of one.
@@ -161,7 +145,9 @@ def agreement_of(one: Played, other: Played) -> dict[str, Any]:
     return {"rank_correlation": _mean(correlations, lowest=-1.0), "same_best": _mean(best, lowest=0.0)}
 
 
-def summary(one: Played, other: Played, counts: dict[str, float], price: float | None = None) -> dict[str, Any]:
+def summary(
+    one: Played, other: Played, counts: dict[str, float], price: float | None = None, whole: bool = False
+) -> dict[str, Any]:
     """
     What two pairings ask of a judge, what that costs at the mean of its pairs, and how near they come to each other.
 
@@ -169,8 +155,20 @@ def summary(one: Played, other: Played, counts: dict[str, float], price: float |
         one, other ([`Played`]): of the same rows.
         counts (`dict[str, float]`): of the judge, as [`Output`] has them.
         price (`float`, *optional*): of all that was asked.
+        whole (`bool`, *optional*): whether the judge was asked about all completions of a row at once, which costs the
+            same whichever pairs are wanted, and again in each wave.
     """
     each = {"seconds": counts.get("seconds", 0.0)} | ({} if price is None else {"price": price})
+    if whole:
+        every = sum(len(replace(row, asked=None).pairs) for row in one.rows)
+        cost = {name: value * every / counts["pairs"] for name, value in each.items() if counts.get("pairs")}
+        costs = {
+            played.pairing.name: {"pairs": played.pairs, "waves": waves}
+            | {name: waves * value for name, value in cost.items()}
+            for played in (one, other)
+            for waves in [max(map(played.pairing.waves, _sizes(played)))]
+        }
+        return {"costs": costs, "prompts": len(one.rows)} | agreement_of(one, other)
     differ = {
         (row.index, i, j): row.completions[i] != row.completions[j]
         for played in (one, other)

@@ -251,8 +251,7 @@ class Arena:
             raise UsageError("no prompt has answers of two policies: there is nothing to compare.")
         spec = spec or judge.description
         output = self.output(spec, judge, kwargs)
-        todo = [row for row in rows if output.missing(row, "judge")]
-        judge_rows({"judge": judge}, todo, output, batch_size, advance)
+        judge_rows("judge", judge, rows, output, batch_size, advance)
         output.finish(rows)
         return self._result(spec, rows, output)
 

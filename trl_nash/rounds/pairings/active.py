@@ -24,7 +24,7 @@ class Active(Pairing):
     uncertain.
 
     A pair is drawn in proportion to `√(P̂(1-P̂))`, the deviation of a verdict, with P̂ predicted from scores that are
-    fitted to what was asked. Pairs of equal completions are certain: they are never drawn, nor are those of who is out,
+    fitted to what was asked. Pairs of equal completions are certain: they are not drawn, nor are those of who is out,
     and of the others the same share is asked as `"random"` would. Of whom the judge has nothing to say is not asked
     again ([`voices`]). The weights ([`draw_weights`]) are those of *On Statistical Bias in Active Learning*
     ([2101.11665](https://huggingface.co/papers/2101.11665)).
@@ -128,8 +128,8 @@ def draw_weights(chances: np.ndarray, draws: np.ndarray, population: np.ndarray,
     `w_m = 1 + (U-D)/(U-m) · (1/((U-m+1) q_m) - 1)`, m = 1 ... D (2101.11665)
 
     for D draws of U uncertain pairs, times what makes the mean over draws one over columns; with uniform chances it is
-    the same of all. Certain pairs, whose loss is 0, only count in the mean; nor does an abstention have a loss, so that
-    pairs which would be one need no chance, and draws behind the last that has one draw nothing.
+    the same of all. Certain pairs, whose loss is 0, only count in the mean. Nor does an abstention have a loss, so
+    that pairs which would be one need no chance, and draws behind the last that has one draw nothing.
 
     Args:
         chances (`np.ndarray` of shape `(B, M)`): q_m, in the order of the draws; 0 where nothing was drawn.
