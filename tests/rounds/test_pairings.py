@@ -20,7 +20,7 @@ from trl_nash.rounds.pairings import (
     win_table,
 )
 from trl_nash.rounds.pairings.active import deviations, draw, draw_weights, voices
-from trl_nash.rounds.pairings.base import all_pairs
+from trl_nash.rounds.pairings.base import all_pairs, asked_once
 
 
 CYCLE = np.array([[0.5, 0.1, 0.8], [0.9, 0.5, 0.1], [0.2, 0.9, 0.5]])
@@ -441,3 +441,21 @@ def test_a_swiss_puts_those_without_verdicts_together():
         assert (np.isnan(compared.preference).sum(axis=1) == lost).all()
         both = out[np.arange(50)[:, None, None], compared.pairs].all(-1)
         assert (both.sum(axis=1) == 1).all()
+
+
+def test_a_pair_is_asked_once_whatever_was_answered():
+    """Of three texts the third is the first again. What was asked, either way round, is known, and abstentions."""
+    asked = []
+
+    def ask(pairs):
+        asked.append(pairs.tolist())
+        return np.array([[0.9, np.nan], [0.2, 0.5]]) if len(asked) == 1 else np.full(pairs.shape[:2], 0.6)
+
+    once = asked_once(ask, np.array([[0, 1, 0, 3], [0, 1, 2, 3]]))
+    first = once(np.array([[[0, 1], [1, 3]], [[2, 3], [0, 0]]]))
+    np.testing.assert_equal(first, [[0.9, np.nan], [0.2, 0.5]])
+    second = once(np.array([[[1, 2], [3, 1]], [[3, 2], [1, 0]]]))
+    np.testing.assert_allclose(second, [[0.1, np.nan], [0.8, 0.6]])
+    assert asked[1] == [[[0, 0], [0, 0]], [[0, 0], [1, 0]]]
+    np.testing.assert_allclose(once(np.array([[[0, 1]], [[0, 1]]])), [[0.9], [0.4]])
+    assert len(asked) == 2

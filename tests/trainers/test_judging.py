@@ -10,13 +10,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import ALGORITHMS, equal, history, make_trainer, prompt_dataset, weights
 from recorded_judge import RecordedJudge
+from tiny import build_tokenizer
 
 from trl_nash import PairwiseJudge
+from trl_nash.judges import as_judge
 from trl_nash.judges.base import Abstained, JudgeError
+from trl_nash.rounds.batch import Samples
+from trl_nash.rounds.pairings import pairing_of
+from trl_nash.trainers.run.judging import Judging
 
 
 # Rounds of 4 prompts in chunks of 2, two optimizer steps each; two rounds an epoch.
@@ -252,3 +258,22 @@ def test_two_processes(tmp_path):
     assert (tmp_path / "out" / "checkpoint-1").is_dir()
     (logged,) = [entry for entry in result["log"] if "loss" in entry]
     assert logged["judge/abstained"] == logged["judge/abstained/server"] == pytest.approx(0.25)
+
+
+def test_a_pair_is_asked_once_in_a_round():
+    """By all waves of a knock-out, whatever was answered: two completions read the same, and a dialogue failed."""
+    asked = []
+
+    def silent(prompts, first, second):
+        asked.extend(zip(first, second, strict=True))
+        return [None] * len(first)
+
+    silent.symmetric = True
+    args = SimpleNamespace(strip_thinking=False, pairing=pairing_of("tournament"), num_generations=3, seed=0)
+    judging = Judging(as_judge(silent), args, build_tokenizer(), lambda: SimpleNamespace(global_step=0))
+    said = [[{"role": "assistant", "content": text}] for text in ("a", "b", "b")]
+    ids = [[[5], [6], [6]]]
+    for endings in (["over"] * 3, ["over", "user", "over"]):
+        asked.clear()
+        judging.verdicts([{"prompt": "c"}], Samples([[7]], ids, turns=[said], endings=[endings]))
+        assert asked == [(said[0], said[1])]

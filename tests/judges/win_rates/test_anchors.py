@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from loopback import Loopback, says
+from loopback import Loopback, reply, says
 from tiny import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
@@ -116,6 +116,12 @@ def test_a_server_is_asked_once_a_prompt_and_side_by_side():
         ({"anchor": build_model(build_tokenizer())}, "knows no tokenizer: load it with `from_pretrained`"),
         ({"anchor": "model:answers.jsonl"}, "`anchor='model:answers.jsonl'` is a file and no policy"),
         ({"anchor": "openai:m@http://user:secret@host/v1"}, "`base_url` of the policy must look like"),
+        ({"anchor": "openai:m@localhost:8000/v1"}, "policy has an address without http:// or https:// behind its"),
+        ({"anchor": "openai:http://localhost:8000/v1"}, "The policy needs the name of a model"),
+        ({"anchor": "model:/no/such"}, "^'/no/such' cannot be loaded as `anchor`, a causal language model: check"),
+        ({"anchor": "m@http://localhost/v1"}, "`anchor='m@http://localhost/v1'` is no column: write 'openai:m@http"),
+        ({"anchor": "./tests"}, "`anchor='./tests'` is no column: write 'model:./tests'"),
+        ({"anchor": "completion"}, "no trainer passes the column 'completion' on to a reward function: rename it"),
     ],
 )
 def test_anchors_that_cannot_be(arguments, message):
@@ -123,6 +129,22 @@ def test_anchors_that_cannot_be(arguments, message):
         as_reward_func("random", **arguments)
     with pytest.raises(TypeError, match="`anchor` is a column, a function, a model, .* got 3"):
         as_reward_func("random", anchor=3)
+
+
+def test_an_adapter_without_its_model_is_said_at_once(tmp_path):
+    """Before the policy is loaded and sampled, as of any model that is not there."""
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/no/base", "peft_type": "LORA"}')
+    with pytest.raises(ValueError, match="'/no/base' cannot be loaded as `anchor`"):
+        as_reward_func("random", anchor=f"model:{tmp_path}")
+
+
+def test_a_server_that_has_no_answer_is_no_opponent():
+    """It calls a tool that nobody offered: the group has nobody to be compared with."""
+    pytest.importorskip("openai")
+    calls = reply({"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]})
+    with Loopback(lambda question, number: calls) as server:
+        reward_func = as_reward_func("random", anchor=f"openai:tiny@{server.url}", anchor_kwargs=SHORT)
+        assert reward_func(prompts=["a", "a"], completions=["b", "c"]) == [None, None]
 
 
 # ---- Side by side ----

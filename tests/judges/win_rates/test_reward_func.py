@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from loopback import Loopback, status
 from tiny import build_model, build_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
@@ -360,3 +361,15 @@ def test_a_dialogue_is_judged_whole():
     dialogue = [call, {"role": "tool", "content": "7"}, {"role": "assistant", "content": "It is 7."}]
     as_reward_func(judge)(["x", "x"], [dialogue, [{"role": "assistant", "content": "8"}]])
     assert dialogue in seen and "8" in seen
+
+
+def test_a_server_that_is_away_is_asked_once_about_a_pair():
+    """In all waves of a call: the second and the third text of a group are the same."""
+    pytest.importorskip("openai")
+    with Loopback(lambda question, number: status(500)) as server:
+        options = {"mode": "text", "cache": None, "max_retries": 0, "max_failures": 100}
+        reward_func = as_reward_func(f"openai:tiny@{server.url}", pairing="tournament", **options)
+        assert reward_func(prompts=["x"] * 3, completions=["red", "blue", "blue"]) == [None, 0.5, 0.5]
+        assert server.asked == {("red", "blue"): 1, ("blue", "red"): 1}
+        reward_func(prompts=["x"] * 3, completions=["red", "blue", "blue"])  # of the next call it is another question
+        assert server.asked == {("red", "blue"): 2, ("blue", "red"): 2}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ...extras import pip_install
 
@@ -61,6 +61,28 @@ def load_model(auto_class: Any, path: str, *, kind: str, device: Any = None, **m
     if untrained := [*info["missing_keys"], *info["mismatched_keys"]]:
         raise ValueError(f"{path} is not {kind}: {untrained} would be random.")
     return model.eval() if device is None or "device_map" in options else model.eval().to(device)
+
+
+def check_there(path: str, *, kind: str, trust_remote_code: bool = False) -> None:
+    """
+    Refuses the path or hub id of what is no model, or of an adapter of none, before any weights are read.
+
+    Args:
+        path (`str`): of a model or an adapter.
+        kind (`str`): what it ought to be, for error messages.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): as it will be loaded.
+
+    Raises:
+        `ValueError`: If there is none.
+    """
+    from ...trainers.loading import adapter_config
+
+    if (adapter := adapter_config(path)) is not None:
+        path = adapter["base_model_name_or_path"]
+    try:
+        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise _not_found(path, kind, error) from error
 
 
 def load_tokenizer(path: str, model_kwargs: dict[str, Any] | None = None) -> PreTrainedTokenizerBase:

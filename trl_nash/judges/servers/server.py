@@ -221,7 +221,12 @@ def find_server(
             f"`base_url` of the {whose} must look like http://host:port/v1, without password or query; got one for "
             f"{host_of(base_url)!r}. A key goes into the environment variable {api_key_env}."
         )
-    if not model:
+    if re.search(r"@(localhost|[\w.-]+:\d+|[\w.-]+/v\d)", model):  # which is not shown: it may hold a password
+        raise ValueError(
+            f"The {whose} has an address without http:// or https:// behind its model: write it as "
+            "`openai:MODEL@http://host:port/v1`."
+        )
+    if not model or model.startswith(("http://", "https://")):
         raise ValueError(f"The {whose} needs the name of a model, as in `openai:MODEL` or `openai:MODEL@http://...`.")
     return model, base_url
 

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from .processes import Exchange
 
 
 MODEL, SERVER = "model:", "openai:"
+_KEPT = ("prompt", "prompts", "completion", "completions", "completion_ids")  # by trainers, whatever is in the dataset
 
 
 class Anchor(ABC):
@@ -46,9 +48,22 @@ class Anchor(ABC):
 
 
 class ColumnAnchor(Anchor):
-    """What is in a column of the dataset."""
+    """
+    What is in a column of the dataset.
+
+    Raises:
+        `ValueError`: If it cannot be one. Whether the dataset has it is seen when the columns come.
+    """
 
     def __init__(self, name: str):
+        if name in _KEPT:
+            raise ValueError(
+                f"`anchor={name!r}`: no trainer passes the column {name!r} on to a reward function: rename it in the "
+                "dataset, and name that."
+            )
+        policy = SERVER if "@http" in name else MODEL if os.sep in name and os.path.isdir(name) else None
+        if policy is not None:
+            raise ValueError(f"`anchor={name!r}` is no column: write '{policy}{name}' for that policy.")
         self.name, self.needs = name, frozenset({name})
 
     def answers(self, exchange, prompts, columns, step):
@@ -104,6 +119,7 @@ class PolicyAnchor(Anchor):
     def __init__(self, policy: Any, sampling: dict[str, Any]):
         from ...evaluation.arena.contestants import Contestant, contestants_of
         from ...evaluation.arena.sampling import Sampling, name_of
+        from ..local.loading import check_there
 
         try:
             self._sampling = Sampling(**sampling)
@@ -123,6 +139,12 @@ class PolicyAnchor(Anchor):
             if found[0].kind == "file":
                 raise ValueError(f"`anchor={policy!r}` is a file and no policy: have its answers in a column.")
             self._contestant = found[0]
+            if found[0].kind == "model":
+                check_there(
+                    found[0].spec,
+                    kind="`anchor`, a causal language model",
+                    trust_remote_code=self._sampling.trust_remote_code,
+                )
         elif policy.name_or_path:
             self._contestant = Contestant(policy.name_or_path.rpartition("/")[2], "model", "")
         else:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...rounds.pairings import All, BestWorst, Compared, Groups, Pairing, win_rates, win_table
+from ...rounds.pairings import All, BestWorst, Compared, Groups, Pairing, asked_once, win_rates, win_table
 from ..base import PairwiseJudge
 from ..tally import Tally
 from .anchors import Anchor, text_of
@@ -172,7 +172,7 @@ class WinRate:
         known = json.dumps([contest.texts, getattr(trainer_state, "global_step", 0)])
         seed = int.from_bytes(hashlib.sha256(known.encode()).digest()[:8])
         keys = np.array([[texts.index(text) for text in texts] for texts in contest.texts])
-        return (self.pairing or All()).compare(ask, Groups(count, size, seed=seed, keys=keys))
+        return (self.pairing or All()).compare(asked_once(ask, keys), Groups(count, size, seed=seed, keys=keys))
 
     def _ask(self, batch: Batch, contest: Contest, pairs: np.ndarray, some: list[int], trainer_state) -> np.ndarray:
         rows, own = contest.rows[some], pairs[some]

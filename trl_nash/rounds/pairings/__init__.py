@@ -13,7 +13,7 @@ the fit to all pairs. NumPy only.
 """
 
 from .active import Active
-from .base import Ask, Compared, Groups, Pairing, are_pairs
+from .base import Ask, Compared, Groups, Pairing, are_pairs, asked_once
 from .fixed import All, Circular, Given, Iid, Random
 from .knockout import BestWorst, Elimination, Tournament
 from .scores import win_rates, win_table
@@ -37,6 +37,7 @@ __all__ = [
     "Swiss",
     "Tournament",
     "are_pairs",
+    "asked_once",
     "pairing_of",
     "win_rates",
     "win_table",

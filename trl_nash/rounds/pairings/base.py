@@ -186,6 +186,32 @@ class InWaves(Pairing):
                 return Compared.plain(np.concatenate(asked, axis=1), np.concatenate(answers, axis=1))
 
 
+def asked_once(ask: Ask, keys: np.ndarray) -> Ask:
+    """
+    The same judge for a pairing of several waves: what an earlier wave has asked is answered from memory, abstentions
+    too, and stands in later ones as a completion with itself.
+
+    Args:
+        ask (`Callable`): the judge.
+        keys (`np.ndarray` of shape `(B, N)`): integers that are equal where completions of a prompt are equal.
+    """
+    rows, count = np.arange(len(keys))[:, None], keys.shape[1]
+    same = (keys[:, :, None] == keys[:, None]).argmax(axis=2)  # the first that is equal
+    known, table = np.zeros((len(keys), count, count), dtype=bool), np.full((len(keys), count, count), np.nan)
+
+    def once(pairs: np.ndarray) -> np.ndarray:
+        first, second = (take(same, pairs[..., side]) for side in (0, 1))
+        old = known[rows, first, second] & (first != second)
+        preference = table[rows, first, second]
+        if not old.all():
+            preference = np.where(old, preference, np.asarray(ask(np.where(old[..., None], 0, pairs)), np.float64))
+        for i, j, p in ((first, second, preference), (second, first, 1 - preference)):
+            known[rows, i, j], table[rows, i, j] = True, p
+        return preference
+
+    return once
+
+
 def or_silent(preference: np.ndarray, first: np.ndarray, second: np.ndarray, silence: np.ndarray) -> np.ndarray:
     """Verdicts, of shape (B, m); where there is none, who has been silent longer has lost, and else it is a tie."""
     longer = np.sign(take(silence, second) - take(silence, first))

@@ -20,7 +20,7 @@ from ...generation.prompts import AnswerReader
 from ...judges.base import JudgeError, PairwiseJudge, Tally
 from ...judges.transcript import Transcript
 from ...rounds.batch import Samples
-from ...rounds.pairings import Compared, Given, Groups, Pairing, are_pairs
+from ...rounds.pairings import Compared, Given, Groups, Pairing, are_pairs, asked_once
 from ...rounds.rows import count_of
 
 
@@ -134,7 +134,10 @@ class Judging:
             return self._compare(rows, samples, texts, pairs, asked)
 
         pairing = self._args.pairing if samples.pairs is None else Given(tuple(samples.pairs))
-        return Judged(rows, samples, texts, pairing, pairing.compare(ask, self._groups(texts, samples)), asked)
+        # Two dialogues of one text are not the same where one of them failed.
+        known = [list(zip(*own, strict=True)) for own in zip(texts, samples.failed, strict=True)]
+        once = asked_once(ask, np.array([[own.index(text) for text in own] for own in known]))
+        return Judged(rows, samples, texts, pairing, pairing.compare(once, self._groups(texts, samples)), asked)
 
     def texts(self, samples: Samples) -> list[list[str]]:
         """What the judge sees of each completion; of a dialogue all that was said in it."""
