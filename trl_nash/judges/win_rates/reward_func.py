@@ -65,9 +65,9 @@ def as_reward_func(
         number of verdicts on each completion.
 
     Raises:
-        `ValueError`: If arguments do not go together, or there is no such policy. The function raises it for a completion that is alone with its
-            prompt, and for an `anchor` that is no column. `JudgeError` on the other processes if the judge fails on
-            one.
+        `ValueError`: If arguments do not go together, or there is no such policy. The function raises it for a
+            completion that is alone with its prompt, and for an `anchor` that is no column. `JudgeError` on the other
+            processes if the judge fails on one.
 
     Example:
 
