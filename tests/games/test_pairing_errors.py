@@ -3,15 +3,20 @@
 
 """Pairings at equal judge calls, in three games: a short run of benchmarks/pairings.py."""
 
+import json
 import math
 import sys
 from pathlib import Path
 
 import pytest
 
+from trl_nash.rounds.pairings import PAIR_SELECTIONS
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from judge_concurrency import QUALITY, correlation, smallest  # noqa: E402
 from pairings import errors, games  # noqa: E402
 
 
@@ -26,3 +31,15 @@ def test_active_pairs_are_no_worse_than_random_ones_at_equal_judge_calls(name, l
     assert active["error"] < random["error"] + noise < 2 * random["error"]
     if name == "reward":
         assert errors(game, "swiss", **settings)["error"] > random["error"] + noise
+
+
+def test_what_is_said_of_pairings_at_equal_quality_is_what_they_do():
+    """The rank correlations that docs/guides/pairings.md quotes of judge_concurrency.py, without its server."""
+    quoted = json.loads((BENCHMARKS / "results" / "judge_concurrency.json").read_text())["round"]["results"]
+    found = {entry["pairing"]: smallest(entry["pairing"]) for entry in quoted if "correlation" in entry}
+    assert set(found) == set(PAIR_SELECTIONS)
+    for entry in quoted:
+        if pairing := found.get(entry["pairing"]):
+            assert pairing.calls(8) == entry["pairs_per_prompt"]
+            assert correlation(pairing) == pytest.approx(entry["correlation"], abs=6e-4)
+    assert all(correlation(found[name]) >= QUALITY for name in ("random", "active", "swiss", "elimination"))

@@ -14,7 +14,14 @@ from helpers import answer_with, make_trainer, prompt_dataset
 from loopback import Loopback, reply, status
 from waiting import PATIENCE
 
-from trl_nash.judges import CallableGroupJudge, EnsembleJudge, JudgementStore, LengthDebiasedJudge, load_judge
+from trl_nash.judges import (
+    CallableGroupJudge,
+    CallableJudge,
+    EnsembleJudge,
+    JudgementStore,
+    LengthDebiasedJudge,
+    load_judge,
+)
 from trl_nash.judges.groups.openai_api import OpenAIGroupJudge
 from trl_nash.judges.groups.question import GroupQuestion, last_object
 from trl_nash.judges.servers import pace
@@ -394,3 +401,16 @@ def test_a_function_gets_dialogues_as_messages():
 
     CallableGroupJudge(judge, symmetric=True).compare(["x"], [[Transcript(own) for own in turns]], [(0, 1)])
     assert seen == [turns]
+
+
+def test_contents_in_parts_are_one_text():
+    seen = []
+
+    def score(prompts, groups):
+        seen.extend(prompts)
+        return [[0.0] * len(group) for group in groups]
+
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]}]
+    CallableGroupJudge(score, symmetric=True).compare([parts], [["x", "y"]], [(0, 1)])
+    CallableJudge(lambda prompts, first, second: seen.extend(prompts) or [0.5], symmetric=True)([parts], ["x"], ["y"])
+    assert seen == [[{"role": "user", "content": "a b"}]] * 2

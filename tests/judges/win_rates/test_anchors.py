@@ -118,7 +118,7 @@ def test_a_server_is_asked_once_a_prompt_and_side_by_side():
         ({"anchor": "openai:m@http://user:secret@host/v1"}, "`base_url` of the policy must look like"),
         ({"anchor": "openai:m@localhost:8000/v1"}, "policy has an address without http:// or https:// behind its"),
         ({"anchor": "openai:http://localhost:8000/v1"}, "The policy needs the name of a model"),
-        ({"anchor": "model:/no/such"}, "^'/no/such' cannot be loaded as `anchor`, a causal language model: check"),
+        ({"anchor": "model:/no/such"}, "^'/no/such' cannot be loaded as a causal language model: check"),
         ({"anchor": "m@http://localhost/v1"}, "`anchor='m@http://localhost/v1'` is no column: write 'openai:m@http"),
         ({"anchor": "./tests"}, "`anchor='./tests'` is no column: write 'model:./tests'"),
         ({"anchor": "completion"}, "no trainer passes the column 'completion' on to a reward function: rename it"),
@@ -134,7 +134,7 @@ def test_anchors_that_cannot_be(arguments, message):
 def test_an_adapter_without_its_model_is_said_at_once(tmp_path):
     """Before the policy is loaded and sampled, as of any model that is not there."""
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/no/base", "peft_type": "LORA"}')
-    with pytest.raises(ValueError, match="'/no/base' cannot be loaded as `anchor`"):
+    with pytest.raises(ValueError, match="'/no/base' cannot be loaded as a causal"):
         as_reward_func("random", anchor=f"model:{tmp_path}")
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from ...data.columns import as_turn
 from ...data.messages import Dialogue, tools_of
@@ -22,10 +23,10 @@ from ...generation.dialogue.play import TurnByTurn
 from ...generation.dialogue.users import User
 from ...generation.plain import generate_plainly
 from ...generation.prompts import AnswerReader, PromptRenderer
-from ...judges.local.loading import whole_weights
+from ...judges.local.loading import not_found, whole_weights
 from ...policies import load_frozen
 from ...rounds.batch import chunks, until_eos
-from ...trainers.loading import load_policy, load_tokenizer
+from ...trainers.loading import adapter_config, load_policy, load_tokenizer
 from ...trainers.online_dpo import agree_on_tokens
 from ...usage import UsageError
 from ..frozen import model_beneath
@@ -61,6 +62,21 @@ def loaded(contestant: Contestant, sampling: Sampling, user: User | None = None)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def check_there(contestant: Contestant, sampling: Sampling) -> None:
+    """
+    Refuses what is no model, or an adapter of none, before any weights are read.
+
+    Raises:
+        `ValueError`: If there is none.
+    """
+    adapter = adapter_config(contestant.spec)
+    path = contestant.spec if adapter is None else adapter["base_model_name_or_path"]
+    try:
+        AutoConfig.from_pretrained(path, trust_remote_code=sampling.trust_remote_code)
+    except OSError as error:
+        raise not_found(path, "a causal language model", error) from error
 
 
 def drawing(model, name: str, sampling: Sampling, path: str | None = None, user: User | None = None) -> Draw:

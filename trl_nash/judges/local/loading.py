@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ...extras import pip_install
 
@@ -49,7 +49,7 @@ def load_model(auto_class: Any, path: str, *, kind: str, device: Any = None, **m
             model, info = auto_class.from_pretrained(path, output_loading_info=True, **options)
     except OSError as error:
         if "safetensors" not in str(error) or not options["use_safetensors"]:
-            raise _not_found(path, kind, error) from error
+            raise not_found(path, kind, error) from error
         raise ValueError(
             f"{path} has no weights in safetensors; convert them, or, if you trust the file, which may hold code, "
             f'pass `model_kwargs={{"use_safetensors": False}}`.'
@@ -63,38 +63,17 @@ def load_model(auto_class: Any, path: str, *, kind: str, device: Any = None, **m
     return model.eval() if device is None or "device_map" in options else model.eval().to(device)
 
 
-def check_there(path: str, *, kind: str, trust_remote_code: bool = False) -> None:
-    """
-    Refuses the path or hub id of what is no model, or of an adapter of none, before any weights are read.
-
-    Args:
-        path (`str`): of a model or an adapter.
-        kind (`str`): what it ought to be, for error messages.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): as it will be loaded.
-
-    Raises:
-        `ValueError`: If there is none.
-    """
-    from ...trainers.loading import adapter_config
-
-    if (adapter := adapter_config(path)) is not None:
-        path = adapter["base_model_name_or_path"]
-    try:
-        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise _not_found(path, kind, error) from error
-
-
 def load_tokenizer(path: str, model_kwargs: dict[str, Any] | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of the model at `path`, loaded as `model_kwargs` say that the model is."""
     options = {key: value for key, value in (model_kwargs or {}).items() if key in ("revision", "trust_remote_code")}
     try:
         return AutoTokenizer.from_pretrained(path, **options)
     except OSError as error:
-        raise _not_found(path, "the judge's tokenizer", error) from error
+        raise not_found(path, "the judge's tokenizer", error) from error
 
 
-def _not_found(path: str, kind: str, error: OSError) -> ValueError:
+def not_found(path: str, kind: str, error: OSError) -> ValueError:
+    """What is said of a path or hub id of which something cannot be loaded that ought to be a `kind`."""
     reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
     return ValueError(
         f"{path!r} cannot be loaded as {kind}: check the path or hub id, and your token if it is gated ({reason})."

@@ -119,7 +119,6 @@ class PolicyAnchor(Anchor):
     def __init__(self, policy: Any, sampling: dict[str, Any]):
         from ...evaluation.arena.contestants import Contestant, contestants_of
         from ...evaluation.arena.sampling import Sampling, name_of
-        from ..local.loading import check_there
 
         try:
             self._sampling = Sampling(**sampling)
@@ -140,11 +139,9 @@ class PolicyAnchor(Anchor):
                 raise ValueError(f"`anchor={policy!r}` is a file and no policy: have its answers in a column.")
             self._contestant = found[0]
             if found[0].kind == "model":
-                check_there(
-                    found[0].spec,
-                    kind="`anchor`, a causal language model",
-                    trust_remote_code=self._sampling.trust_remote_code,
-                )
+                from ...evaluation.arena.loaded import check_there
+
+                check_there(found[0], self._sampling)
         elif policy.name_or_path:
             self._contestant = Contestant(policy.name_or_path.rpartition("/")[2], "model", "")
         else:
