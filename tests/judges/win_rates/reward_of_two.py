@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from tiny import build_model, build_tokenizer
 from trl import GRPOConfig, GRPOTrainer
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 from trl_nash.judges.base import Abstained, JudgeError, PairwiseJudge
 from trl_nash.judges.win_rates.reward_func import as_reward_func
@@ -137,8 +137,10 @@ def main(folder: Path) -> None:
 
     tokenizer = build_tokenizer(chat=False)
     if os.environ["RANK"] == "0":
-        build_model(tokenizer).save_pretrained(folder / "start")
-        tokenizer.save_pretrained(folder / "start")
+        build_model(tokenizer).save_pretrained(folder / "saved")
+        tokenizer.save_pretrained(folder / "saved")
+        (folder / "saved").rename(folder / "start")
+    until((folder / "start").is_dir)  # a function is made of a model that is there
     # A rank scores six completions of groups of four: the second of three groups lies on both.
     trainer = GRPOTrainer(
         model=build_model(tokenizer),
