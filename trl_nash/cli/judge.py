@@ -96,9 +96,8 @@ def _judge(options: argparse.Namespace, rows: "list[Row]", judges: "dict[str, Pa
         done = total - max(to_judge(rows, name) for name in judges)
         return f"{done:,} of {total:,} pairs are in {output.lines}: {again}"
 
-    max(
-        to_judge(rows, name) for name in judges
-    )  # or says what is wrong with the file that goes on, before a bar is there
+    for name in judges:  # says what is wrong with the file that goes on, before a bar is there
+        to_judge(rows, name)
     played = []
     try:
         with progress_bar() as progress:
