@@ -198,7 +198,7 @@ def test_a_mixture_of_judges_in_a_config_file(tmp_path, capsys, monkeypatch, opt
             "the model smollm: there is no such folder, the hub can",
         ),
         (["--judge=random", "--dataset_name=nowhere.jsonl"], 2, "--dataset_name nowhere.jsonl: there is no such file"),
-        (["--judge=random", "--prompt_column=prmpt"], 1, "did you mean prompt?"),
+        (["--judge=random", "--prompt_column=prmpt"], 2, "did you mean prompt?"),
         (["--judge=random", "--num_generations=1"], 2, "`num_generations` must be at least 2, got 1."),
         (["--judge=random", "--per_device_train_batch_size=32"], 1, "fewer than a round of 32"),
         (["--judge=random", "--learing_rate=1"], 2, "unknown option --learing_rate: did you mean --learning_rate?"),
