@@ -2,18 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Trains a LoRA adapter with ONPO, in rounds that are fitted: a small step, a hundred optimizer steps a round.
+Trains a LoRA adapter with ONPO, in rounds that are fitted: a hundred optimizer steps a round.
 
     accelerate launch examples/onpo.py \
         --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \
         --dataset_name trl-lib/ultrafeedback-prompt \
         --judge examples.judge_function:on_topic_and_short \
         --use_peft \
-        --step_size 2 \
+        --step_size 24 \
         --num_generations 4 \
         --per_device_train_batch_size 4 \
         --generation_batch_size 512 \
-        --learning_rate 1e-5 \
+        --learning_rate 1e-4 \
         --output_dir Qwen2.5-0.5B-ONPO
 
 `trl-nash onpo` takes the same options, and more.
