@@ -43,7 +43,8 @@ later_word.symmetric = True
 
 
 def test_a_healthy_run_says_nothing(tmp_path, said):
-    trainer = make_trainer("ipo", tmp_path, judge=later_word, step_size=2.0, **HEALTHY)
+    """Its step is not small: at 2 the KL is still within its error of 0 after five rounds of a good R²."""
+    trainer = make_trainer("ipo", tmp_path, judge=later_word, step_size=8.0, **HEALTHY)
     quick_to_end(trainer)
     trainer.train()
     assert trainer.state.log_history[-2]["round"] == 6 and said() == []
@@ -111,6 +112,25 @@ def test_a_warm_up_is_waited_for(tmp_path, said):
 def test_which_fits_fell_short(changed, short):
     facts = {"fit/r2_end": 0.02, "fit/margin": 0.01, "fit/target": 1.0, "steps_per_fit": 4} | changed
     assert fell_short(Facts(facts | {"reached": reached(facts)})) == short
+
+
+@pytest.mark.parametrize(
+    ("changed", "learned"),
+    [
+        ({}, True),  # measured: COMAL on SmolLM2-135M with a step of 6, which won little
+        ({"policy/kl_reference": 11.2, "policy/kl_reference_se": 1.2}, False),  # the same with a step of 24
+        ({"fit/r2_end": 0.2}, False),
+        ({"passes": 1}, False),  # new texts in each step: what it reaches it has not seen
+        ({"round": 4}, False),
+        ({"policy/kl_reference": float("nan")}, False),
+    ],
+)
+def test_which_fits_learn_by_heart(changed, learned):
+    facts = {"round": 5, "warm_steps": 32, "passes": 2, "fit/r2_end": 0.71}
+    facts |= {"policy/kl_reference": 0.05, "policy/kl_reference_se": 0.07} | changed
+    (advice,) = [advice for advice in ADVICE if advice.name == "by heart"]
+    assert advice.holds(Facts(facts)) == learned
+    assert "Raise `step_size`" in advice.sentence.format_map(facts)
 
 
 def test_a_fit_that_overshoots(tmp_path, said):

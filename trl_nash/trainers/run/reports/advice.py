@@ -18,6 +18,9 @@ STILL_KL, STILL_R2 = 1e-3, 0.01  # nats a completion, and share of the targets, 
 MEMORISED_R2, GENERALISED, LEAST_HELD_OUT = 0.6, 0.5, 32
 
 
+LEARNED_R2 = 0.4  # of a fit that reached its targets, on the texts that it was trained on
+
+
 class Facts(dict):
     """Metrics of a round and some settings. What was not measured is nan, of which no comparison is true."""
 
@@ -38,6 +41,13 @@ def _is_still(facts: Facts) -> bool:
     kl, error, r2 = facts["policy/kl_reference"], facts["policy/kl_reference_se"], facts["fit/r2_end"]
     has_moved = kl >= 10 * STILL_KL or (kl >= STILL_KL and not kl < 2 * error) or abs(r2) >= STILL_R2
     return not has_moved and (kl == kl or r2 == r2)
+
+
+def _by_heart(facts: Facts) -> bool:
+    """Fits reach their targets on the texts of their rounds, pass after pass, and the policy stays where it began."""
+    kl, error = facts["policy/kl_reference"], facts["policy/kl_reference_se"]
+    has_had_time = facts["round"] >= PATIENCE[0] and facts["warm_steps"] >= PATIENCE[1] and facts["passes"] > 1
+    return has_had_time and facts["fit/r2_end"] >= LEARNED_R2 and kl < max(2 * error, 10 * STILL_KL)
 
 
 def reached(facts: dict[str, float]) -> float:
@@ -84,6 +94,13 @@ ADVICE = [
         "After {round} rounds the policy is still the one that it started from (KL {policy/kl_reference:.1g}, R² "
         "{fit/r2_end:.1g}). Raise `learning_rate`, which is {learning_rate:g} (adapters need 1e-4 to 5e-4, all "
         "weights 1e-6 to 1e-5), or make more steps a round.",
+    ),
+    Advice(
+        "by heart",
+        _by_heart,
+        "The fit of round {round} has an R² of {fit/r2_end:.2f}, and yet the policy is the one that it started from "
+        "(KL {policy/kl_reference:.1g}): what rounds learn of their own texts does not reach other prompts. Raise "
+        "`step_size`, of which a small part does, or make rounds of more prompts (`generation_batch_size`).",
     ),
     Advice(
         "overshoot",
