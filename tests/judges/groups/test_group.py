@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from trl_nash.judges import (
     LengthDebiasedJudge,
     load_judge,
 )
+from trl_nash.judges.base import Abstained
 from trl_nash.judges.groups.openai_api import OpenAIGroupJudge
 from trl_nash.judges.groups.question import GroupQuestion, last_object
 from trl_nash.judges.servers import pace
@@ -63,6 +65,20 @@ def test_what_a_ranking_leaves_out_abstains_and_is_said(caplog):
     np.testing.assert_array_equal(found, [[np.nan, 0.0, np.nan]])
     assert judge.tally.abstained == {"left out": 2}
     assert "left completions out of 1 of 1 answers: their pairs abstain" in caplog.text
+
+
+@pytest.mark.parametrize("group", [["a", "bb", "ccc"], ["ccc", "bb", "a"]])
+def test_why_a_pair_has_no_verdict_is_what_the_order_says_that_has_none(group):
+    """Of a server that answers one order, and leaves somebody out of it: whether it is to be asked again hangs on it."""
+
+    def away(prompts, groups):
+        return [Abstained("server") if group[0] == "a" else [3.0, 2.0, None] for group in groups]
+
+    judge = CallableGroupJudge(away)
+    assert np.isnan(judge.compare(["Say hi."], [group], [(0, 1), (1, 2)])).all()
+    # With "a", which the other order leaves out, the first of the two that has no verdict counts, as of pairs.
+    with_a = "server" if group[0] == "a" else "left out"
+    assert judge.tally.take().abstained == Counter([with_a, "server"])
 
 
 def test_a_table_is_taken_as_it_is_but_adds_up_to_one():

@@ -123,12 +123,13 @@ class GroupJudge(PairwiseJudge):
         verdicts: list[float] = []
         for row, (context, group) in enumerate(zip(contexts, groups, strict=True)):
             place = {text: index for index, text in enumerate(group)}
-            table, reason = self._fair_table(context, group, tables)
+            table, orders = self._fair_table(context, group, tables)
             for m, (i, j) in enumerate(asked[row].tolist()):
                 a, b = completions[row][i], completions[row][j]
                 preference[row, m] = 0.5 if a == b else table[place[a], place[b]]
                 if a != b:
-                    verdicts.append(Abstained(reason) if math.isnan(preference[row, m]) else preference[row, m])
+                    why = next((why for one, why in orders if math.isnan(one[place[a], place[b]])), None)
+                    verdicts.append(preference[row, m] if why is None else Abstained(why))
         self.tally.add_verdicts(verdicts)
         return preference
 
@@ -144,19 +145,18 @@ class GroupJudge(PairwiseJudge):
         first, _ = self._orders(context, group[0], group[-1])[0]  # `"random"`, or an order that there is not
         return [forwards if first == group[0] else backwards]
 
-    def _fair_table(self, context: str, group: tuple[str, ...], tables: dict) -> tuple[np.ndarray, str]:
-        """P(i ≻ j) of the orders that were asked, averaged, and why some are nan."""
-        found, reason = [], "no opinion"
+    def _fair_table(self, context: str, group: tuple[str, ...], tables: dict) -> tuple[np.ndarray, list]:
+        """P(i ≻ j) of the orders that were asked, averaged, and that of each, with why some of it is nan."""
+        found = []
         for ordered in self._group_orders(context, group):
             table, why = tables[context, ordered]
-            found.append(table if ordered == group else table[::-1, ::-1])
-            reason = why or reason
+            found.append((table if ordered == group else table[::-1, ::-1], why))
         if len(found) == 2:
             for i in range(len(group)):
                 for j in range(i):
-                    self.tally.add_orders(found[0][i, j], 1 - found[1][i, j])
-        margins = np.mean([margin(table) for table in found], axis=0) if found else np.zeros((1, 1))
-        return probability(margins), reason
+                    self.tally.add_orders(found[0][0][i, j], 1 - found[1][0][i, j])
+        margins = np.mean([margin(table) for table, _ in found], axis=0) if found else np.zeros((1, 1))
+        return probability(margins), found
 
     def _ask_groups(self, questions: dict[Context, int], prompts: list, columns: dict[str, list]) -> dict:
         """Table and reason of each question, from the cache or the judge, whose answers are cached as they come."""
