@@ -28,6 +28,7 @@ from trl_nash.judges.groups.openai_api import OpenAIGroupJudge
 from trl_nash.judges.groups.question import GroupQuestion, last_object
 from trl_nash.judges.servers import pace
 from trl_nash.judges.transcript import Transcript
+from trl_nash.judges.win_rates.reward_func import as_reward_func
 from trl_nash.trainers.checks.ahead import check_pairing
 from trl_nash.trainers.online_ipo import OnlineIPOConfig
 
@@ -69,7 +70,7 @@ def test_what_a_ranking_leaves_out_abstains_and_is_said(caplog):
 
 @pytest.mark.parametrize("group", [["a", "bb", "ccc"], ["ccc", "bb", "a"]])
 def test_why_a_pair_has_no_verdict_is_what_the_order_says_that_has_none(group):
-    """Of a server that answers one order, and leaves somebody out of it: whether it is to be asked again hangs on it."""
+    """Of a server that answers one order, and leaves somebody out of it: a later run asks those again on "server"."""
 
     def away(prompts, groups):
         return [Abstained("server") if group[0] == "a" else [3.0, 2.0, None] for group in groups]
@@ -229,6 +230,11 @@ def test_a_trainer_trains_and_evaluates_with_it(tmp_path):
 def test_pairings_that_ask_again_are_refused(tmp_path):
     with pytest.raises(ValueError, match="sees all completions of a prompt at once.*leave `pair_selection` at 'all'"):
         make_trainer("ipo", tmp_path, judge=CallableGroupJudge(lengths), num_generations=4, pair_selection="swiss")
+    asked = Recorder()
+    with pytest.raises(ValueError, match="`pairing='swiss'` would ask it 2 times: leave `pairing` at 'all'"):
+        as_reward_func(CallableGroupJudge(asked), pairing="swiss")(["x"] * 4, ["a", "ab", "abc", "abcd"])
+    assert not asked.groups
+    assert as_reward_func(CallableGroupJudge(lengths), pairing="swiss")(["x"] * 2, ["a", "a"]) == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(

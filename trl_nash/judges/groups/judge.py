@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...rounds.pairings import Pairing
 from ..base import Abstained, PairwiseJudge, Prompt
 from ..calls import accepted, joined, pairs_of_each, required
 from ..function import as_given
@@ -22,6 +23,15 @@ from .answers import KINDS, preferences_of
 
 logger = logging.getLogger(__name__)
 Context = tuple[str, tuple[str, ...]]  # prompt and columns as JSON, and the completions in the order that is asked
+
+
+def check_waves(judge: PairwiseJudge, pairing: Pairing, count: int) -> None:
+    """Refuses a pairing of K = `count` in waves, each of which would ask a group judge again."""
+    if judge.sees_groups and (waves := pairing.waves(count)) > 1:
+        raise ValueError(
+            f"The judge {judge.name} sees all completions of a prompt at once, and `pair_selection={pairing.name!r}` "
+            f"would ask it {waves} times: leave `pair_selection` at 'all', which costs no more."
+        )
 
 
 class GroupJudge(PairwiseJudge):

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...rounds.pairings import All, BestWorst, Compared, Groups, Pairing, asked_once, win_rates, win_table
 from ..base import PairwiseJudge
+from ..groups.judge import check_waves
 from ..tally import Tally
 from .anchors import Anchor, text_of
 from .processes import Exchange
@@ -151,6 +152,7 @@ class WinRate:
             if self.pairing is not None:
                 with pairing_named():
                     self.pairing.check(size)
+                    check_waves(self.judge, self.pairing, size)
             if self.anchor is None or more:  # else there is nobody to compare them with
                 rows, texts = zip(*some, strict=True)
                 yield Contest(np.array(rows), list(texts))

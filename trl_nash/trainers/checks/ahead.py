@@ -4,6 +4,7 @@
 """What is refused before a model is loaded, by a trainer and by a dry run."""
 
 from ...judges import PairwiseJudge
+from ...judges.groups.judge import check_waves
 from ..config import NashConfig
 from . import arguments
 from .schedules import check_schedules
@@ -23,14 +24,8 @@ def check_run(args: NashConfig, judge, reward_funcs, train_dataset, eval_dataset
 
 
 def check_pairing(judge: PairwiseJudge, args: NashConfig) -> None:
-    """Refuses a pairing whose waves a group judge would answer one by one, with all completions in each."""
-    waves = args.pairing.waves(args.num_generations)
-    if judge.sees_groups and waves > 1:
-        raise ValueError(
-            f"The judge {judge.name} sees all completions of a prompt at once, and "
-            f"`pair_selection={args.pair_selection!r}` would ask it {waves} times: leave `pair_selection` at 'all', "
-            "which costs no more."
-        )
+    """Refuses a pairing whose waves a group judge would answer one by one."""
+    check_waves(judge, args.pairing, args.num_generations)
 
 
 def check_held_out(args: NashConfig) -> None:
