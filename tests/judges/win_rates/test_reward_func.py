@@ -15,7 +15,7 @@ from tiny import build_model, build_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
-from trl_nash.judges import RandomJudge, RewardJudge
+from trl_nash.judges import CallableJudge, RandomJudge, RewardJudge
 from trl_nash.judges.base import Abstained
 from trl_nash.judges.win_rates.reward_func import as_reward_func
 from trl_nash.rounds.pairings import pairing_of, win_rates
@@ -373,3 +373,17 @@ def test_a_server_that_is_away_is_asked_once_about_a_pair():
         assert server.asked == {("red", "blue"): 1, ("blue", "red"): 1}
         reward_func(prompts=["x"] * 3, completions=["red", "blue", "blue"])  # of the next call it is another question
         assert server.asked == {("red", "blue"): 2, ("blue", "red"): 2}
+
+
+def test_metrics_count_a_pair_of_texts_that_waves_repeat_once():
+    """The judge refuses "b", which a knock-out meets again: of no repeated pair is the reason another one."""
+
+    def refuses(prompts, first, second):
+        return [Abstained("refused") if "b" in pair else 1.0 for pair in zip(first, second, strict=True)]
+
+    metrics = {}
+    as_reward_func(CallableJudge(refuses, symmetric=True), pairing="elimination")(
+        ["x"] * 8, ["a", "b", "a", "b", "a", "b", "ccc", "dddd"], log_metric=metrics.__setitem__
+    )
+    assert metrics["judge/abstained"] == metrics["judge/abstained/refused"] > 0
+    assert "judge/abstained/no_opinion" not in metrics

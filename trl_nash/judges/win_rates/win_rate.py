@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...rounds.pairings import All, BestWorst, Compared, Groups, Pairing, asked_once, win_rates, win_table
+from ...rounds.pairings import All, BestWorst, Compared, Groups, Pairing, are_pairs, asked_once, win_rates, win_table
 from ..base import PairwiseJudge
 from ..groups.judge import check_waves
 from ..tally import Tally
@@ -116,11 +116,11 @@ class WinRate:
         verdicts = [0] * len(rewards)
         heard = []
         for contest in self._contests(batch, getattr(trainer_state, "global_step", 0)):
-            compared = self._compare(batch, contest, trainer_state)
+            compared, asked = self._compare(batch, contest, trainer_state)
             rates, counts = self._rates(compared, contest)
             for row, rate, count in zip(contest.rows.ravel(), rates.ravel(), counts.ravel(), strict=True):
                 rewards[row], verdicts[row] = None if np.isnan(rate) else float(rate), int(count)
-            heard.append((compared, contest))
+            heard.append((compared, contest, asked))
         return Scored(rewards[own], verdicts[own], list(self._metrics(heard)))
 
     def _logged(self, scored: Scored, log_metric, log_extra) -> list[float | None]:
@@ -157,24 +157,28 @@ class WinRate:
                 rows, texts = zip(*some, strict=True)
                 yield Contest(np.array(rows), list(texts))
 
-    def _compare(self, batch: Batch, contest: Contest, trainer_state: Any) -> Compared:
-        count, size = contest.rows.shape
+    def _compare(self, batch: Batch, contest: Contest, trainer_state: Any) -> tuple[Compared, np.ndarray]:
+        """What a pairing has found, and the verdicts that the judge was asked for, on a pair of texts once."""
+        (count, size), asked = contest.rows.shape, []
 
         def ask(pairs: np.ndarray) -> np.ndarray:
             """P(first ≻ second) of shape (B, M), of which each process asks the judge some rows."""
             verdicts = self._exchange.shared_out(
                 lambda some: self._ask(batch, contest, pairs, some, trainer_state), count
             )
-            return np.array(verdicts, dtype=np.float64).reshape(pairs.shape[:2])
+            preference = np.array(verdicts, dtype=np.float64).reshape(pairs.shape[:2])
+            asked.append(preference[are_pairs(pairs)])
+            return preference
 
         if self.anchor is not None:
             pairs = np.array(list(product(range(size), range(size, len(contest.texts[0])))))
             pairs = np.broadcast_to(pairs, (count, *pairs.shape))
-            return Compared.plain(pairs, ask(pairs))
+            return Compared.plain(pairs, ask(pairs)), asked[0]
         known = json.dumps([contest.texts, getattr(trainer_state, "global_step", 0)])
         seed = int.from_bytes(hashlib.sha256(known.encode()).digest()[:8])
         keys = np.array([[texts.index(text) for text in texts] for texts in contest.texts])
-        return (self.pairing or All()).compare(asked_once(ask, keys), Groups(count, size, seed=seed, keys=keys))
+        groups = Groups(count, size, seed=seed, keys=keys)
+        return (self.pairing or All()).compare(asked_once(ask, keys), groups), np.concatenate(asked)
 
     def _ask(self, batch: Batch, contest: Contest, pairs: np.ndarray, some: list[int], trainer_state) -> np.ndarray:
         rows, own = contest.rows[some], pairs[some]
@@ -200,18 +204,18 @@ class WinRate:
         means = np.nansum(table, axis=2) / np.where(counts > 0, counts, np.nan)
         return means[:, :size], counts[:, :size]
 
-    def _metrics(self, heard: list[tuple[Compared, Contest]]) -> Iterator[tuple[str, float]]:
+    def _metrics(self, heard: list[tuple[Compared, Contest, np.ndarray]]) -> Iterator[tuple[str, float]]:
         """`judge/*` of this batch, the same on all processes."""
         tally = Tally()
         for part in self._exchange.gathered(self.judge.tally.take()):
             tally.add(part)
-        preference = np.concatenate([compared.preference[compared.asked] for compared, _ in heard] or [np.zeros(0)])
+        preference = np.concatenate([asked for _, _, asked in heard] or [np.zeros(0)])
         abstained = int(np.isnan(preference).sum())
         tally.abstained["no opinion"] += max(0, abstained - tally.abstained.total())  # of judges that keep no tally
         ratios = {"judge/preference": (np.nansum(preference), len(preference) - abstained)}
         ratios |= {name: (total, count) for name, total, count in tally.ratios(abstained, len(preference))}
         if self.anchor is None and isinstance(self.pairing or All(), All | BestWorst):
-            ratios["judge/cycle_rate"] = np.sum([cycles(*entry) for entry in heard] or [(0, 0)], axis=0)
+            ratios["judge/cycle_rate"] = np.sum([cycles(*entry[:2]) for entry in heard] or [(0, 0)], axis=0)
         for name, (total, count) in ratios.items():
             _, count = ratios.get(name.rpartition("/")[0], (0, count))
             if count:
