@@ -7,12 +7,13 @@ import json
 import logging
 import math
 import re
+import threading
 from collections import Counter
 
 import numpy as np
 import pytest
 from helpers import answer_with, make_trainer, prompt_dataset
-from loopback import Loopback, reply, status
+from loopback import Loopback, hang, reply, status
 from waiting import PATIENCE
 
 from trl_nash.judges import (
@@ -317,6 +318,24 @@ def test_a_server_without_json_schemas_is_asked_for_text(behaviour):
     found, _, log = compare(without_schemas, ["a", "bb"], concurrency=1, max_retries=0)
     assert not np.isnan(found).any()
     assert ["response_format" in asked.body for asked in log] == [True, False, False]  # and never again
+
+
+@pytest.mark.parametrize("behaviour", [status(400, "response_format is not known"), status(500, "no grammar"), hang])
+def test_what_was_asked_before_the_first_refusal_is_asked_for_text_as_well(behaviour):
+    """Both orders are with the server before it says the first time that it knows no schemas, or says nothing."""
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    def without_schemas(handler):
+        if "response_format" in handler.body:
+            both.wait()
+            behaviour(handler)
+        else:
+            scores(handler)
+
+    options = {"timeout": 3.0} if behaviour is hang else {"max_retries": 0}  # silence is not tried again
+    found, _, log = compare(without_schemas, ["a", "bb"], concurrency=2, **options)
+    assert not np.isnan(found).any()
+    assert sorted("response_format" in asked.body for asked in log) == [False, False, True, True]
 
 
 @pytest.mark.parametrize(

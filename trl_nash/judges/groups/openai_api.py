@@ -5,10 +5,12 @@
 
 import json
 import math
+from functools import partial
 from typing import Any
 
 from ..base import Abstained
 from ..questions.template import as_text
+from ..servers.openai_api import without_retry
 from ..servers.remote import RemoteJudge
 from ..servers.server import ChatServer, Declined, ModeFailed, find_server
 from .judge import GroupJudge
@@ -91,6 +93,7 @@ class OpenAIGroupJudge(GroupJudge, RemoteJudge):
             )
         self.chat = ChatServer(self.model, self.base_url, api_key_env, fixed=self.request)
         self._structured = mode != "text"
+        self._known = mode != "auto"  # whether it answers in this mode
         RemoteJudge.__init__(self, server=self.base_url, **kwargs)
 
     @property
@@ -131,19 +134,25 @@ class OpenAIGroupJudge(GroupJudge, RemoteJudge):
         return answer
 
     def _answer(self, attempt, prompt: str, group: list[str], columns: dict) -> list | Abstained:
-        partial: list | Abstained = Abstained("unparsable")
+        said: list | Abstained = Abstained("unparsable")
+
+        def once(send):  # while it is found out what the server can, silence is an answer
+            return attempt(partial(without_retry, send))
+
         for strict in (False, True):
+            structured = self._structured  # as this is asked: another question may find out meanwhile
             try:
-                answer = self._once(attempt, prompt, group, strict, columns, self._structured)
+                answer = self._once(attempt if self._known else once, prompt, group, strict, columns, structured)
+                self._known = True
             except ModeFailed:
-                if self.mode != "auto" or not self._structured:
+                if self.mode != "auto" or not structured:
                     raise
-                self._structured = False  # of all questions from now on
+                self._structured, self._known = False, True  # of all questions from now on
                 answer = self._once(attempt, prompt, group, strict, columns, structured=False)
             if answer is not None and _complete(answer, len(group)):
                 return answer
-            partial = partial if answer is None else answer  # and once more
-        return partial
+            said = said if answer is None else answer  # and once more
+        return said
 
     def _once(self, attempt, prompt, group, strict, columns, structured: bool) -> list | Abstained | None:
         messages = self.question.render(prompt, group, strict=strict, **columns)
