@@ -216,8 +216,11 @@ def test_costs_of_a_server(tmp_path, write_rows, monkeypatch, capsys):
         assert found["modes"] == {"logprobs": 39} and found["label_mass"] == pytest.approx(0.8)
         assert cost["price"] == pytest.approx((sent - 1) * (3 * 100 + 5 * 1) / 1e6)
         assert cost["price_per_question"] == pytest.approx(cost["price"] / 40)
+        assert cost["price_per_pair"] == pytest.approx(cost["price"] / 20)
+        assert cost["tokens_per_pair"] == pytest.approx(2 * cost["tokens_per_question"])
         printed = capsys.readouterr().out
-        assert all(line in printed for line in ("label mass", "39 logprobs", "tokens a question", "price in all"))
+        lines = ("label mass", "39 logprobs", "tokens a question", "price of a pair", "price in all")
+        assert all(line in printed for line in lines)
         capsys.readouterr()
         again = ["judge", write_rows(PAIRS), "--judge", *argv, "--output", str(tmp_path / "again.jsonl")]
         assert main(again) == 0

@@ -61,10 +61,18 @@ def evaluate(
         results[name]["modes"] = {mode: counted[f"read_as_{mode}"] for mode in MODES if counted[f"read_as_{mode}"]}
         tokens = {key: counted[key] for key in TOKENS if counted[key]}
         if asked := counted["asked"] if tokens else 0:
-            results[name]["cost"]["tokens_per_question"] = sum(tokens.values()) / asked
+            pairs = counted["pairs"] or math.nan
+            results[name]["cost"] |= {
+                "tokens_per_question": sum(tokens.values()) / asked,
+                "tokens_per_pair": sum(tokens.values()) / pairs,
+            }
             if prices is not None and name == "judge":
                 price = sum(tokens.get(key, 0) * each for key, each in zip(TOKENS, prices, strict=True)) / 1e6
-                results[name]["cost"] |= {"price": price, "price_per_question": price / asked}
+                results[name]["cost"] |= {
+                    "price": price,
+                    "price_per_question": price / asked,
+                    "price_per_pair": price / pairs,
+                }
         if not all(map(math.isnan, label)):
             results[name]["label"] = agreement(p, label)
         if name == "judge" and "second_judge" in specs:
@@ -129,8 +137,10 @@ def measures(results: Results) -> list[tuple[str, list[str]]]:
     )
     for key in ("prompt_tokens", "completion_tokens", "cut_prompts"):
         add(key.replace("_", " "), [f"{c[key]:,}" if c.get(key) else "" for c in cost])
-    add("tokens a question", [f"{c['tokens_per_question']:,.1f}" if "tokens_per_question" in c else "" for c in cost])
-    for key, name in {"price_per_question": "price of a question", "price": "price in all"}.items():
+    for key, name in {"tokens_per_question": "tokens a question", "tokens_per_pair": "tokens a pair"}.items():
+        add(name, [f"{c[key]:,.1f}" if key in c else "" for c in cost])
+    of = {"price_per_question": "price of a question", "price_per_pair": "price of a pair", "price": "price in all"}
+    for key, name in of.items():
         add(name, [f"{c[key]:.4g}" if key in c else "" for c in cost])
     return lines
 
