@@ -35,7 +35,10 @@ class Active(Pairing):
 
     name = "active"
     exact = True
-    bias = "none in expectation: the weights make up for how likely a pair was drawn, at the price of their spread"
+    bias = (
+        "none in expectation: the weights make up for how likely a pair was drawn, at the price of their spread; "
+        "some, if a judge has nothing to say of a pair, and yet of both of its completions"
+    )
     pairs_per_prompt: int
 
     def calls(self, count: int) -> int:
