@@ -85,14 +85,14 @@ ADVICE = [
         "still",
         lambda f: _is_due(f) and fell_short(f),
         "The fits of round {round} reach {reached:.0%} of their targets, so the policy hardly moves: raise "
-        "`learning_rate` ({learning_rate:g}; adapters need 1e-4 to 5e-4, all weights 1e-6 to 1e-5), or "
+        "`learning_rate` ({learning_rate:g}; adapters need 1e-4 to 1e-3, all weights 1e-6 to 1e-5), or "
         "`num_iterations` ({passes}).",
     ),
     Advice(
         "still",
         lambda f: f["round"] >= PATIENCE[0] and f["warm_steps"] >= PATIENCE[1] and _is_still(f),
         "After {round} rounds the policy is still the one that it started from (KL {policy/kl_reference:.1g}, R² "
-        "{fit/r2_end:.1g}). Raise `learning_rate`, which is {learning_rate:g} (adapters need 1e-4 to 5e-4, all "
+        "{fit/r2_end:.1g}). Raise `learning_rate`, which is {learning_rate:g} (adapters need 1e-4 to 1e-3, all "
         "weights 1e-6 to 1e-5), or make more steps a round.",
     ),
     Advice(
