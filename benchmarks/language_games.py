@@ -174,7 +174,7 @@ def table(results: list[dict], rounds: int, cases: Sequence[str]) -> str:
             runs = [result for result in results if (result["case"], result["algorithm"]) == (name, row)]
             tails = [result["tail_gap"] for result in runs]
             fewer = f", {len(runs)} of {seeds}" if len(runs) < seeds else ""
-            spread = f" ({min(tails):.3f} to {max(tails):.3f}{fewer})" if seeds > 1 else ""
+            spread = f" ({min(tails):.3f} to {max(tails):.3f}{fewer})" if seeds > 1 and runs else ""
             cells.append(f"{np.median(tails):.3f}{spread}" if runs else "not run")
             found = [result["kl_own"] for result in runs if "kl_own" in result]
             distances.append(f"{np.median(found):.4f} (gap {runs[0]['own_gap']:.3f})" if found else "not run")

@@ -33,6 +33,15 @@ def median(tmp_path_factory):
     return find
 
 
+def test_the_table_of_a_part_of_the_grid(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK.parent)
+    from language_games import table
+
+    run = {"case": "two turns", "algorithm": "comal", "tail_gap": 0.04}
+    text = table([run | {"seed": 0}, run | {"seed": 1, "tail_gap": 0.02}], 80, DIALOGUES)
+    assert "| comal | 0.030 (0.020 to 0.040) | not run |" in text and "| inpo | not run | not run |" in text
+
+
 def cells(long: tuple = (), short: tuple = ()):
     """Marks a test that is run for every case of the long rows, and for those of the short ones."""
     return pytest.mark.parametrize(("case", "algorithm"), [*product(CASES, long), *product(SHORT, short)])
