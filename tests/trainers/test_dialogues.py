@@ -124,6 +124,10 @@ def test_masks_by_hand():
     plain = collate([[1, 2]], [[[3, 4, 5, 6]]], torch.zeros(1, 0, 2), torch.zeros(1, 0), 0)
     ones = collate([[1, 2]], [[[3, 4, 5, 6]]], torch.zeros(1, 0, 2), torch.zeros(1, 0), 0, masks=[[[1] * 4]])
     assert all(torch.equal(a, ones.tensors[name]) for name, a in plain.tensors.items())
+    # Dialogues that begin differently have no prompt in common: each log-prob stays at its token all the same.
+    apart = collate([[], [1]], [[[3, 4, 5]], [[3, 4]]], torch.zeros(2, 0, 2), torch.zeros(2, 0), 0,
+                    [[[0.0, -1.0, -2.0]], [[0.0, -3.0]]], masks=[[[0, 1, 1]], [[0, 1]]])  # fmt: skip
+    assert apart.sampled_logps.tolist() == [[-1.0, -2.0], [0.0, -3.0]]
     samples = Samples([[1], [2]], [[[3], [4]], [[5], [6]]], [(0, 1)], None, [[[1], [0]], [[1], [1]]])
     assert Samples.together(samples.split()) == samples and samples.lengths == [[1, 0], [1, 1]]
 

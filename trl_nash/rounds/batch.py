@@ -154,8 +154,8 @@ def collate(
     rows, labels, sampled_logps = [], [], None
     if logps is not None:
         parts = [(prompt, row) for prompt, own in zip(prompt_ids, logps, strict=True) for row in own]
-        # The first token of a prompt is nobody's prediction.
-        whole = [torch.tensor([0.0] * (len(prompt) - 1) + row) for prompt, row in parts]
+        # The first token of a row is nobody's prediction, be it the prompt's or, of dialogues without one, another's.
+        whole = [torch.tensor(([0.0] * len(prompt) + list(row))[1:]) for prompt, row in parts]
         sampled_logps = pad_sequence(whole, batch_first=True)
     for prompt, completions, own in zip(prompt_ids, completion_ids, masks, strict=True):
         for completion, mask in zip(completions, own, strict=True):
