@@ -177,6 +177,10 @@ def test_too_long_rollouts_are_cut_where_a_turn_ends():
     samples = play({"prompt_ids": [[5]] * 2, "completion_ids": [[7] * 30, [6, 1]]}, said)
     assert samples.endings == [["too long", "over"]] and samples.masks[0][0] == [0]
     assert "no turn that ends within max_length = 12" in said["rollout too long"]
+    # Of a prompt that is too long no more is kept than fits: the row is in a batch, though it is not judged.
+    samples = play(GOOD | {"prompt_ids": [[5] * 99, [5]]})
+    assert samples.endings == [["too long", "over"]]
+    assert [len(samples.prompt_ids[0] + ids) for ids in samples.completion_ids[0]] == [12, 3]
 
 
 def test_the_rest():

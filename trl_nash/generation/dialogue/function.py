@@ -138,6 +138,7 @@ class RolloutFunction:
             kept.pop()  # where it is cut, the policy has the last word
         if not any(own for own, _, _ in kept):
             rollout.ending = "too long"
+            rollout.prompt_ids = prompt_ids[: self._args.max_length - 1]  # it is in a batch, which has to fit
             self._say_once(
                 f"A rollout of `rollout_func` has no turn that ends within max_length = {self._args.max_length} "
                 "tokens: it is not judged (metric rollouts/failed/too_long).",
