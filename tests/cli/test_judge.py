@@ -84,9 +84,13 @@ def test_dialogues(tmp_path, write_rows, capsys):
     assert records[2]["second"] == 'Assistant: \nCall: {"name": "f", "arguments": {}}\n\nTool: A book.'
     assert [record["second_preference"] for record in records] == [1, 0, 0]  # by the length of what it reads
     assert main(["judge", write_rows(rows), "--judge=random", f"--output={tmp_path / 'judged.parquet'}"]) == 0
-    wrong = [rows[0] | {"first": [{"role": "user", "content": "Another?"}, *tells]}]
-    with pytest.raises(ValueError, match="`first` must be the prompt's messages, if any, and an assistant's"):
-        read_rows(write_rows(wrong))
+    for prompt in (opening, "A present?"):  # and never an answer to something else, as one to this
+        wrong = [{"prompt": prompt, "first": [{"role": "user", "content": "Another?"}, *tells], "second": tells}]
+        with pytest.raises(ValueError, match="`first` must be the prompt's messages, if any, and an assistant's"):
+            read_rows(write_rows(wrong))
+    whole = [{"role": "system", "content": "Be brief."}, *opening, *tells]
+    (found,) = read_rows(write_rows([{"prompt": "A present?", "first": whole, "second": "x"}]))
+    assert found.completions == ["A book.", "x"]
     with pytest.raises(ValueError, match="message 1 of `second` .* has no text but None"):
         read_rows(write_rows([rows[0] | {"second": [*tells, {"role": "user", "content": None}]}]))
 

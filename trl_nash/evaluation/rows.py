@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from ..data.columns import PROMPT_COLUMNS, check_characters, find_prompt_column, read_prompt, shared_start
+from ..data.columns import PROMPT_COLUMNS, as_turn, check_characters, find_prompt_column, read_prompt, shared_start
 from ..data.files import FORMATS, ending_of
 from ..data.files import read_rows as read_table_rows
 from ..data.messages import as_message, is_messages
@@ -183,11 +183,10 @@ def read_text(value: Any, prompt: str | list[dict], name: str) -> str:
     if not is_messages(value):
         raise ValueError(f"{name} is neither text nor a list of messages but {value!r:.80}")
     turns = joined([as_message(turn) for turn in value])
-    if isinstance(prompt, list) and _plain(turns[: len(prompt)]) == _plain(prompt):
-        turns = turns[len(prompt) :]
-    elif isinstance(prompt, str):
-        while turns and turns[0]["role"] != "assistant":
-            turns = turns[1:]
+    before = as_turn(prompt)
+    system = int(isinstance(prompt, str) and turns[0]["role"] == "system")  # which the text of a prompt lacks
+    if _plain(turns[system : system + len(before)]) == _plain(before):
+        turns = turns[system + len(before) :]
     if not turns or turns[0]["role"] != "assistant":
         raise ValueError(f"{name} must be the prompt's messages, if any, and an assistant's, which others may follow")
     for number, turn in enumerate(turns):
@@ -198,7 +197,7 @@ def read_text(value: Any, prompt: str | list[dict], name: str) -> str:
 
 
 def _plain(turns: Iterable[dict]) -> list[tuple]:
-    return [(turn["role"], turn.get("content")) for turn in turns]
+    return [(turn["role"], str(turn.get("content") or "").strip()) for turn in turns]
 
 
 def _listed(columns: list[str]) -> str:
