@@ -18,7 +18,7 @@ from trl.chat_template_utils import (
 
 from trl_nash.generation.dialogue.tools import Toolbox
 from trl_nash.generation.dialogue.turns import Turns
-from trl_nash.generation.dialogue.users import FunctionUser, User, load_user
+from trl_nash.generation.dialogue.users import FunctionUser, User, ended, load_user
 
 
 CHAT = build_tokenizer()
@@ -108,6 +108,9 @@ def test_ends_of_dialogues():
         assert samples.endings == [[ending]]
         assert samples.masks[0][0][-1] == 1 and samples.completion_ids[0][0][-1] == CHAT.eos_token_id
     assert "no room for another turn of max_new_tokens = 4" in said["rollout max_length"]
+    # A user that never stops, and a limit that nobody has chosen.
+    assert play(source_of(user=user_of(*"eeee"), said=said), ["b"] * 4, "a")[0].endings == [["max_turns"]]
+    assert "not over after 4 turns of the policy" in said["rollout max_turns"]
     source = source_of(user=user_of("e"))
     unfinished = source.play([row("a")], 1, Script(CHAT, ["b c"], ends=False))
     assert unfinished.endings == [["unfinished"]] and unfinished.masks == [[[1, 1]]]
@@ -135,6 +138,14 @@ def test_a_user_that_fails_stops_nobody_else(waits, reply, reason, sentence):
     assert samples.endings == [[reason], ["over"]] and samples.failed == [[True], [False]]
     assert samples.completion_ids[0] == [CHAT("b <eos>")["input_ids"]]  # what there is of it is kept
     assert sentence in said[f"rollout {reason}"] and "it is not judged" in said[f"rollout {reason}"]
+
+
+def test_a_prompt_that_is_cut_is_said():
+    """As in training on single turns."""
+    said = {}
+    source = source_of(user=user_of(None), max_new_tokens=4, max_length=9, said=said)
+    assert len(play(source, ["b"], "a c d e")[0].prompt_ids[0]) == 5
+    assert "longer than max_length - max_new_tokens = 5 tokens and were cut" in said["prompts cut"]
 
 
 def test_columns_reach_a_user_that_names_them():
@@ -311,6 +322,10 @@ def test_what_a_tool_does_wrong():
     samples = source.play([row("1", start=1), row("2")], 1, Script(tokenizer, ["x"] * 2))
     assert samples.endings == [["over"], ["reset"]] and "KeyError" in said["rollout reset"]
     assert samples.masks[1] == [[0]]  # of nothing
+    made, said = iter([Counter()]), {}  # by a factory that has no more of them
+    source = source_of(tokenizer, toolbox=Toolbox(None, lambda: next(made)), said=said)
+    samples = source.play([row("1", start=1), row("2", start=1)], 1, Script(tokenizer, ["x"] * 2))
+    assert samples.endings == [["over"], ["reset"]] and "StopIteration" in said["rollout reset"]
 
 
 def test_environments_by_name_and_their_own_beginnings():
@@ -365,6 +380,12 @@ def test_users_by_name(monkeypatch):
         load_user(Counter, args, CHAT, None)
     with pytest.raises(TypeError, match="takes no messages"):
         load_user(lambda: None, args, CHAT, None)
+
+
+def test_what_a_model_says_as_the_user():
+    """Thinking is no speech, also where the answer was cut in the middle of it."""
+    assert ended("<think>\nhm\n</think>\n\nWhy? ") == ended("Why?") == "Why?"
+    assert ended("<think>\nThe user wants a gift, so") == "" and ended("<think></think>Bye [END]") is None
 
 
 def test_a_policy_as_user():

@@ -93,6 +93,14 @@ class PromptRenderer:
         return row["prompt"]
 
     @property
+    def cut_sentence(self) -> str:
+        """What a run says where a prompt was cut."""
+        return (
+            f"Some prompts are longer than max_length - max_new_tokens = {self.limit} tokens and were cut from the "
+            "left (metric prompts/cut_ratio)."
+        )
+
+    @property
     def chats(self) -> bool:
         """Whether strings are turns."""
         return bool(self.tokenizer.chat_template) and not self.raw_prompts

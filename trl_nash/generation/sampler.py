@@ -108,10 +108,7 @@ class Sampler:
             return samples.prompt_ids, samples.completion_ids
         prompt_ids, cut = map(list, zip(*map(self.render.ids, prompts), strict=True))
         if any(cut):
-            self._say_once(
-                f"Some prompts are longer than max_length - max_new_tokens = {self.render.limit} tokens and were cut "
-                "from the left (metric prompts/cut_ratio)."
-            )
+            self._say_once(self.render.cut_sentence)
         completions, logps = self.draw(prompt_ids, count, policy)
         self.beside = {"logps": logps}
         return prompt_ids, completions

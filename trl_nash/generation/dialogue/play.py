@@ -137,7 +137,9 @@ class TurnByTurn:
             source = Dialogue(rollout.prompt, tools)
         else:
             source = prompt_of(columns)
-        rollout.prompt_ids, _ = self._render.ids(source)
+        rollout.prompt_ids, cut = self._render.ids(source)
+        if cut:
+            self._say_once(self._render.cut_sentence, "prompts cut")
         return rollout
 
     def _say(self, rollouts: list[Rollout], drawn: list[list[int]], logps: list[list[float]] | None) -> None:
@@ -149,6 +151,12 @@ class TurnByTurn:
                 rollout.ending = "over"
             elif rollout.own_turns == self._max_turns:
                 rollout.ending = "max_turns"
+                if self._args.max_turns is None:  # a limit that nobody has chosen
+                    self._say_once(
+                        f"A dialogue was not over after {TURNS} turns of the policy, and ends there (metric "
+                        "rollouts/max_turns): set `max_turns` for longer ones.",
+                        "rollout max_turns",
+                    )
 
     def _message(self, rollout: Rollout, ids: list[int]) -> Message:
         if self.toolbox is None:

@@ -32,7 +32,7 @@ class Toolbox:
     What rollouts can call.
 
     A call that fails is answered with `{"error": ...}`, as by TRL, and the policy goes on; a tool that raises
-    `ConnectionError` or `TimeoutError`, and an environment whose `reset` raises, fail the rollout.
+    `ConnectionError` or `TimeoutError`, and an environment that cannot be made or reset, fail the rollout.
 
     Args:
         tools (`list[Callable]`, *optional*):
@@ -130,11 +130,11 @@ class Toolbox:
         name = self._name(columns)
         row = {key: value for key, value in columns.items() if not (self._several and key == CHOICE)}
         spare = self._spare[name]
-        environment = spare.pop() if spare else self._factories[name]()
         try:
+            environment = spare.pop() if spare else self._factories[name]()
             seen = environment.reset(**row)
         except Exception as error:
-            raise RolloutFailed("reset", f"`reset` raised {type(error).__name__}: {error}") from error
+            raise RolloutFailed("reset", f"an environment raised {type(error).__name__}: {error}") from error
         if not isinstance(seen, str | None):
             raise RolloutFailed("reset", f"`reset` returns a text or None, got {seen!r:.80}")
         room = Room({tool.__name__: tool for tool in [*self._tools, *_tools_of(environment)]})

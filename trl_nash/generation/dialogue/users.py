@@ -181,7 +181,7 @@ def question(rollout: Rollout) -> list[Message]:
 
 def ended(text: str) -> str | None:
     """What a model says as the user; `None` where it says that the dialogue is over."""
-    text = strip_thinking(text).strip() if "</think>" in text else text.strip()
+    text = strip_thinking(text)
     return None if text.startswith(END) or text.endswith(END) else text
 
 
