@@ -360,6 +360,30 @@ def test_a_template_without_tools_is_refused():
         Toolbox([], type("Empty", (), {"reset": lambda self, **row: None}))
 
 
+@pytest.mark.parametrize(
+    "tools, factory, sentence",
+    [
+        (slow, None, "`tools` is a list of functions, got <function slow"),
+        ([lambda word: word], None, "The tool <lambda> cannot be shown to a model: .*no docstring"),
+        (None, Counter(), "`environment_factory` makes environments.*got <"),
+        (None, {"count": 3}, "`environment_factory` makes environments.*got 3"),
+        (None, {}, "together name no tool"),
+    ],
+)
+def test_what_is_no_tool_and_no_factory(tools, factory, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        Toolbox(tools, factory)
+
+
+def test_environments_that_rows_name_are_there():
+    """Which is looked at before a run, not when a round comes to the row."""
+    toolbox = Toolbox(None, {"dice": Counter, "count": Counter})
+    toolbox.check_names(["dice", "count"])
+    with pytest.raises(ValueError, match="`environment` is 'chess', and `environment_factory` has"):
+        toolbox.check_names(["dice", "chess"])
+    Toolbox(None, Counter).check_names([None])
+
+
 # ---- Users by name ----
 
 

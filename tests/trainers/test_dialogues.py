@@ -39,6 +39,19 @@ def favours_talk(prompts, first, second):
 favours_talk.symmetric = True
 
 
+def shout(word: str) -> str:
+    """
+    Says a word aloud.
+
+    Args:
+        word: which one.
+
+    Returns:
+        The word.
+    """
+    return f"{word}!"
+
+
 def talker(tokenizer=CHAT):
     """A tiny model whose turns end: about every third token is <eos>, and the others are anything."""
     model = build_model(tokenizer)
@@ -315,13 +328,16 @@ def test_a_kill_in_the_middle_of_a_dialogue_repeats_its_chunk_only(tmp_path):
             {"extra": {"rollout_func": print}, "max_turns": None},
             "`rollout_func` plays whole dialogues: leave `user` out",
         ),
+        ({"extra": {"user": None, "rollout_func": 3}, "max_turns": None}, "`rollout_func` is a function .*got 3"),
+        ({"extra": {"user": ""}}, "Unknown user ''"),
         ({"raw_prompts": True}, "`raw_prompts` makes no turns of prompts"),
         ({"max_turns": 0}, "`max_turns` must be at least 1"),
-        ({"extra": {"tools": [sceptic]}}, "need a chat template that shows the model tools"),
+        ({"extra": {"tools": [sceptic]}}, "The tool sceptic cannot be shown to a model: .*missing a type hint"),
+        ({"extra": {"tools": [shout]}}, "need a chat template that shows the model tools"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, sentence, tmp_path):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         build("ipo", tmp_path, **options)
 
 

@@ -4,10 +4,11 @@
 """Tools that the policy calls, and environments whose methods are tools, as TRL's GRPOTrainer takes them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import get_json_schema
 
 from ...compat import chat_template_utils
 from ...data.messages import Message
@@ -52,6 +53,8 @@ class Toolbox:
         environment_factory: Callable | dict[str, Callable] | None = None,
         say_once: Callable[[str, str], None] = lambda message, name: None,
     ):
+        if not isinstance(tools, list | tuple | None):
+            raise TypeError(f"`tools` is a list of functions, got {tools!r:.80}.")
         self._tools = list(tools or [])
         for tool in self._tools:
             if not callable(tool):
@@ -64,6 +67,11 @@ class Toolbox:
         self._spare: dict[Any, list] = {}
         self._methods: dict[Any, list[Callable]] = {}
         for name, factory in self._factories.items():
+            if not callable(factory):
+                raise TypeError(
+                    f"`environment_factory` makes environments: it is a class, or a dictionary of classes, got "
+                    f"{factory!r:.80}."
+                )
             environment = factory()
             if not callable(getattr(environment, "reset", None)):
                 raise ValueError(
@@ -79,6 +87,12 @@ class Toolbox:
         self.tools = [*self._tools, *(tool for methods in self._methods.values() for tool in methods)]
         if not self.tools:
             raise ValueError("`tools` and `environment_factory` together name no tool.")
+        for tool in self.tools:
+            try:
+                get_json_schema(tool)
+            except Exception as error:  # of transformers, which has kinds of its own
+                name = getattr(tool, "__name__", tool)
+                raise ValueError(f"The tool {name} cannot be shown to a model: {error}") from error
         # Those that wait for something are called side by side.
         self.waits = any(inspect.iscoroutinefunction(tool) or getattr(tool, "waits", False) for tool in self.tools)
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -112,6 +126,16 @@ class Toolbox:
                     f"set `response_template` of the tokenizer ({error})"
                 ) from error
         self._tokenizer = tokenizer
+
+    def check_names(self, names: Iterable) -> None:
+        """
+        Refuses what rows call an environment, and is none.
+
+        Raises:
+            `ValueError`: names it.
+        """
+        for name in set(names):
+            self._name({CHOICE: name})
 
     def tools_of(self, columns: dict[str, Any]) -> list[Callable]:
         """What the policy is shown in a row's prompt."""

@@ -9,11 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
+from datasets import Dataset
 
 from ...algorithms import INITIAL
 from ...generation.dialogue.function import GRPOView, RolloutFunction
 from ...generation.dialogue.play import TurnByTurn
-from ...generation.dialogue.tools import Toolbox
+from ...generation.dialogue.tools import CHOICE, Toolbox
 from ...generation.dialogue.users import load_user
 from ..checks.values import as_list
 
@@ -33,7 +34,8 @@ class Dialogues:
 
     @property
     def _given(self) -> list[str]:
-        return [name for name in ("user", "tools", "rollout_func", "environment_factory") if getattr(self, name)]
+        names = ("user", "tools", "rollout_func", "environment_factory")
+        return [name for name in names if (value := getattr(self, name)) is not None and value != []]
 
     def check(self, args, ref_model: Any = None) -> None:
         """
@@ -52,6 +54,10 @@ class Dialogues:
             return
         if isinstance(self.user, str) and self.user != "initial" and not self.user.startswith("local:"):
             load_user(self.user, args)  # so that a wrong name is said before a model is loaded
+        if self.rollout_func is not None and not callable(self.rollout_func):
+            raise TypeError(
+                f"`rollout_func` is a function `(prompts, trainer) -> dict`, got {self.rollout_func!r:.80}."
+            )
         if self.rollout_func and len(given) > 1:
             others = " and ".join(f"`{name}`" for name in given if name != "rollout_func")
             raise ValueError(f"`rollout_func` plays whole dialogues: leave {others} out.")
@@ -84,15 +90,18 @@ class Dialogues:
         if not self._given:
             return None
         user = toolbox = None
-        if self.user:
+        if self.user is not None:
             device = trainer.accelerator.device
 
             def start(prompt_ids: list[list[int]]) -> list[list[int]]:
                 return [own[0] for own in source.draw_together(partial(sampler.draw, policy=INITIAL), prompt_ids)]
 
             user = load_user(self.user, args, trainer._tokenizer, start, device)
-        if self.tools or self.environment_factory:
+        if self.tools or self.environment_factory is not None:
             toolbox = Toolbox(self.tools, self.environment_factory, say_once)
+            for rows in (trainer.train_dataset, trainer.eval_dataset):
+                if isinstance(rows, Dataset):
+                    toolbox.check_names(rows[CHOICE] if CHOICE in rows.column_names else [None])
         source = TurnByTurn(
             args,
             sampler.render,
