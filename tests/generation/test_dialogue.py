@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from dialogues import Script, byte_tokenizer, row, source_of
+from helpers import make_trainer, prompt_dataset
 from tiny import build_model, build_tokenizer
 from trl.chat_template_utils import (
     llama3_1_chat_template,
@@ -308,6 +309,17 @@ def test_tools_and_environments():
     assert whole == shown.removesuffix("\n")  # what was sampled, and what the template writes of the whole dialogue
     source.play([row("go", start=1)], 2, Script(tokenizer, ["done"] * 2))
     assert Counter.made == 2  # the same environments, which were reset
+
+
+def test_a_prompt_is_as_long_as_it_is_with_its_tools(tmp_path):
+    """The share of prompts that are cut counts what the run's tools take of them."""
+    tokenizer = byte_tokenizer(qwen2_5_chat_template)
+    trainer = make_trainer(
+        "ipo", tmp_path, tokenizer=tokenizer, model=build_model(tokenizer), dataset=prompt_dataset(["a"] * 4),
+        extra={"tools": [slow]}, max_new_tokens=4, max_length=200, judge=lambda prompts, first, second: [0.5] * len(first),
+    )  # fmt: skip
+    list(trainer.collector.collect([trainer.train_dataset[0]]))
+    assert trainer.reporter.metrics.flush()["prompts/cut_ratio"] == 1
 
 
 def test_what_a_tool_does_wrong():

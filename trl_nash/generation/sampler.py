@@ -140,6 +140,10 @@ class Sampler:
             return prompt_of(row)
         return Dialogue(as_turn(row["prompt"]), tools_of(row), row)
 
+    def shown(self, row: dict[str, Any]) -> Any:
+        """What is rendered of a row: its prompt, and the tools that can be called, the row's or the run's."""
+        return prompt_of(row) if self.source is None else self.source.shown(row)
+
     def marches(self, policy: Policy | Mapping[Policy, float] | None = None) -> bool:
         """Whether ranks have to sample from a policy together, call by call."""
         user = getattr(self.source, "user", None)

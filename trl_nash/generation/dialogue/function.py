@@ -79,6 +79,10 @@ class RolloutFunction:
             self._render.tokenizer.pad_token_id,
         )
 
+    def shown(self, row: dict[str, Any]) -> str | list[Message]:
+        """What a row asks, as far as it is known before the function writes it."""
+        return prompt_of(row)
+
     def _checked(self, output: Any, count: int) -> dict[str, Any]:
         if not isinstance(output, dict) or (missing := [key for key in KEYS[:2] if output.get(key) is None]):
             what = f"lacks {missing[0]!r}" if isinstance(output, dict) else f"is {output!r:.40}"

@@ -117,27 +117,27 @@ class TurnByTurn:
             self.toolbox.leave_all()
         return as_samples(rollouts, self._padding)
 
+    def shown(self, row: dict[str, Any]) -> str | list[Message]:
+        """What the policy is asked of a row, with the tools that it can call."""
+        tools = self.toolbox and self.toolbox.tools_of(row)
+        return Dialogue(as_turn(row["prompt"]), tools) if tools else prompt_of(row)
+
     def _begin(self, prompt) -> Rollout:
         columns = getattr(prompt, "columns", None) or {"prompt": prompt}
         messages = list(as_turn(prompt))
         rollout = Rollout(messages, [], columns)
-        tools = None
         if self.toolbox is not None:
             try:
                 rollout.room, seen = self.toolbox.enter(columns)
             except RolloutFailed as failure:
                 rollout.room, seen, rollout.ending = None, None, failure.reason
                 self._say_once(str(failure), f"rollout {failure.reason}")
-            tools = self.toolbox.tools_of(columns)
             if seen:  # behind what the user says last, as TRL's GRPO has it
                 last = messages[-1]
                 rollout.prompt = [*messages[:-1], {**last, "content": (last["content"] or "") + seen}]
                 rollout.turns = [{"role": "user", "content": seen}]
-        if tools or rollout.turns:
-            source = Dialogue(rollout.prompt, tools)
-        else:
-            source = prompt_of(columns)
-        rollout.prompt_ids, cut = self._render.ids(source)
+        begun = {"prompt": rollout.prompt} if rollout.turns else {}
+        rollout.prompt_ids, cut = self._render.ids(self.shown(columns | begun))
         if cut:
             self._say_once(self._render.cut_sentence, "prompts cut")
         return rollout

@@ -19,7 +19,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from ...data.check import check_row
-from ...data.messages import prompt_of
 from ...generation.sampler import Sampler
 from ...objectives import hard_label
 from ...rounds.batch import PairBatch, Samples, chunks, collate
@@ -157,7 +156,7 @@ class Collector:
         """The places of the rows as they are sampled, fillers behind all others. One chunk is sampled as it is."""
         for row in rows:
             check_row(row, self._sampler.render, f"the row {row}")
-        ids, cut = zip(*(self._sampler.render.ids(prompt_of(row)) for row in rows), strict=True)
+        ids, cut = zip(*(self._sampler.render.ids(self._sampler.shown(row)) for row in rows), strict=True)
         own = count_of(rows)
         self._reporter.metrics.add("prompts/cut_ratio", sum(cut[:own]), own)
         order = list(range(len(rows)))
