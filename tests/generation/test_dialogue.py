@@ -316,7 +316,8 @@ def test_a_prompt_is_as_long_as_it_is_with_its_tools(tmp_path):
     tokenizer = byte_tokenizer(qwen2_5_chat_template)
     trainer = make_trainer(
         "ipo", tmp_path, tokenizer=tokenizer, model=build_model(tokenizer), dataset=prompt_dataset(["a"] * 4),
-        extra={"tools": [slow]}, max_new_tokens=4, max_length=200, judge=lambda prompts, first, second: [0.5] * len(first),
+        extra={"tools": [slow]}, judge=lambda prompts, first, second: [0.5] * len(first), max_new_tokens=4,
+        max_length=200,
     )  # fmt: skip
     list(trainer.collector.collect([trainer.train_dataset[0]]))
     assert trainer.reporter.metrics.flush()["prompts/cut_ratio"] == 1

@@ -10,8 +10,10 @@ import re
 from typing import Any
 
 
-# What a reader would take for the beginning of a turn.
-_LABEL = re.compile(r"\W*(?:system|user|human|assistant|tool|call)\b[^\w\n]*:", re.IGNORECASE)
+# What a reader would take for the beginning of a turn; a tool has its name behind it.
+_LABEL = re.compile(
+    r'\W*(?:system|user|human|assistant|tool|call)\b(?:[^\w\n"]*"(?:[^"\\\n]|\\.)*")?[^\w\n]*[:\uff1a]', re.IGNORECASE
+)
 
 
 class Transcript(str):
