@@ -124,7 +124,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--judges", nargs="+", choices=JUDGES, default=JUDGES)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--learning_rates", type=float, nargs="+", default=[5e-4, 1e-3], help="tried for each method")
+    parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3, 2e-3], help="tried for each method")
     parser.add_argument("--passes", type=int, nargs="+", help="over a round; each number is reported")
     parser.add_argument("--rounds", type=int, help="instead of those of each judge")
     parser.add_argument("--tried_rounds", type=int, default=4, help="of a run that tries a learning rate")
