@@ -173,6 +173,8 @@ def test_what_is_said_of_a_result():
         (0.5, 0.1, "0.5"),
         (-0.0333, 0.04, "about 0 (estimate -0.0333 ± 0.04)"),
         (0.05, 0.04, "about 0 (estimate 0.05 ± 0.04)"),
+        (1.0, 0.6, "1 ± 0.6"),  # of a policy that is its start there is no error
+        (-0.3, 0.4, "-0.3 ± 0.4"),
         (-0.0333, None, "about 0 (estimate -0.0333)"),
         (0.0333, None, "0.0333"),
         (0.0333, math.nan, "0.0333"),
@@ -210,7 +212,7 @@ def test_a_line_a_round(options, capsys):
     lines = [line for line in output.splitlines() if line.startswith("round ")]
     assert [line.split(" | ")[0] for line in lines] == ["round 1/3", "round 2/3", "round 3/3"]
     number = r"-?[\d.e-]+"
-    kl = rf"({number}|about 0 \(estimate {number} ± {number}\))"
+    kl = rf"({number}|{number} ± {number}|about 0 \(estimate {number} ± {number}\))"
     pattern = rf"\| KL {kl} \| R² {number} \| \d tokens \| \d+% clipped \| [\d.]+ s \(generate [\d.]+, judge "
     assert all(re.search(pattern, line) for line in lines)
     last = re.search(r"In the last round: KL to the start (.+?), ", output)[1]

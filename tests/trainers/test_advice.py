@@ -104,7 +104,8 @@ def test_a_warm_up_is_waited_for(tmp_path, said):
         ({"fit/r2_end": 0.4}, False),
         ({"fit/r2_end": -1.0}, False),  # too far
         ({"policy/kl_reference": 0.5, "policy/kl_reference_se": 0.1}, False),  # moved by many partial fits
-        ({"policy/kl_reference": 0.5, "policy/kl_reference_se": 0.4}, True),  # which may be noise
+        ({"policy/kl_reference": 0.5, "policy/kl_reference_se": 0.4}, False),  # of a still one there is no noise
+        ({"policy/kl_reference": 0.02, "policy/kl_reference_se": 0.04}, True),
         ({"steps_per_fit": 1}, False),
         ({"fit/target": 0.0}, False),
     ],
@@ -118,6 +119,7 @@ def test_which_fits_fell_short(changed, short):
     ("changed", "learned"),
     [
         ({}, True),  # measured: COMAL on SmolLM2-135M with a step of 6, which won little
+        ({"policy/kl_reference": 1.0, "policy/kl_reference_se": 0.6}, False),  # measured: one token an answer, 4 prompts
         ({"policy/kl_reference": 11.2, "policy/kl_reference_se": 1.2}, False),  # the same with a step of 24
         ({"fit/r2_end": 0.2}, False),
         ({"passes": 1}, False),  # new texts in each step: what it reaches it has not seen

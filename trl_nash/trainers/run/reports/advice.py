@@ -7,6 +7,8 @@ from collections.abc import Callable
 from math import nan
 from typing import NamedTuple
 
+from .result import is_near
+
 
 PATIENCE = 5, 20  # rounds, and optimizer steps behind the warm-up, after which a policy should have moved
 OVERSHOT = -0.05  # R² below which a fit went too far
@@ -45,9 +47,9 @@ def _is_still(facts: Facts) -> bool:
 
 def _by_heart(facts: Facts) -> bool:
     """Fits reach their targets on the texts of their rounds, pass after pass, and the policy stays where it began."""
-    kl, error = facts["policy/kl_reference"], facts["policy/kl_reference_se"]
     has_had_time = facts["round"] >= PATIENCE[0] and facts["warm_steps"] >= PATIENCE[1] and facts["passes"] > 1
-    return has_had_time and facts["fit/r2_end"] >= LEARNED_R2 and kl < max(2 * error, 10 * STILL_KL)
+    stays = is_near(facts["policy/kl_reference"], facts["policy/kl_reference_se"])
+    return has_had_time and facts["fit/r2_end"] >= LEARNED_R2 and stays
 
 
 def reached(facts: dict[str, float]) -> float:
@@ -63,8 +65,8 @@ def fell_short(facts: Facts) -> bool:
     Fits that are partial by intent, of many rounds, move it all the same, and others that went too far are not short.
     A fit of one step is measured before that step only, and says nothing.
     """
-    kl, error = facts["policy/kl_reference"], facts["policy/kl_reference_se"]
-    has_moved = kl >= 10 * STILL_KL and not kl < 2 * error
+    kl = facts["policy/kl_reference"]
+    has_moved = kl == kl and not is_near(kl, facts["policy/kl_reference_se"])
     is_short = OVERSHOT <= facts["fit/r2_end"] < SHORT and facts["reached"] < SHORT
     return facts["steps_per_fit"] > 1 and is_short and not has_moved
 

@@ -4,9 +4,24 @@
 """What a run has come to, in sentences: for the terminal and for the model card."""
 
 from math import isnan
+from typing import TypeGuard
 
 from ....rounds.metrics import win_rate_interval
 from ...config import WIN_RATE
+
+
+# Nats a completion. A policy that is its start has a KL of 0 without an error: a large error is a policy that moved.
+NEAR_KL = 0.2
+
+
+def is_near(kl: float, error: float | None) -> bool:
+    """Whether a KL, in nats a completion, is small, even with two of its standard errors (if known) on top."""
+    return kl + 2 * (error if is_known(error) else 0.0) < NEAR_KL
+
+
+def is_known(error: float | None) -> TypeGuard[float]:
+    """Whether there is an error: of one prompt there is none."""
+    return error is not None and not isnan(error)
 
 
 def result(log_history: list[dict]) -> str | None:
@@ -36,16 +51,17 @@ def result(log_history: list[dict]) -> str | None:
 
 def kl_words(kl: float, error: float | None) -> str:
     """
-    A KL as one reads it. It is an estimate from samples, and what is within its error, or negative, is about 0.
+    A KL as one reads it. It is an estimate from samples: what is within its error has that beside it, and is about 0
+    if the error is small, too.
 
     Args:
         kl (`float`): in nats.
         error (`float`, *optional*): its standard error, if it is known.
     """
-    known = error is not None and not isnan(error)
-    if kl < 0 or (known and kl < 2 * error):
-        return f"about 0 (estimate {kl:.3g}" + (f" ± {error:.2g})" if known else ")")
-    return f"{kl:.3g}"
+    if kl >= 0 and not (is_known(error) and kl < 2 * error):
+        return f"{kl:.3g}"
+    estimate = f"{kl:.3g}" + (f" ± {error:.2g}" if is_known(error) else "")
+    return f"about 0 (estimate {estimate})" if is_near(kl, error) else estimate
 
 
 def against_the_start(rate: float, error: float | None, count: int) -> str:
