@@ -8,7 +8,7 @@ Each is asked for a tile of logits h Wᵀ, and for E W of the same tile, summed 
 repetition every product has its turn, so that a busy machine slows all of them; ratios are to the plain bf16 product.
 Errors are against fp64 on the same bf16 inputs: of log-probs in nats, of gradients relative (Frobenius).
 
-    python benchmarks/cpu_products.py --threads 1 --docs docs/background/kernels.md
+    python -m benchmarks.cpu_products --threads 1 --docs docs/background/kernels.md
 """
 
 import argparse
@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from measuring import alone, clock, fill, machine
 from torch import Tensor
 
+from benchmarks import RESULTS
+from benchmarks.measuring import alone, clock, fill, machine
 from trl_nash.kernels.products import has_bf16_instructions, multiply
 
 
@@ -222,9 +223,7 @@ def main() -> int:
     parser.add_argument("--spread", type=float, default=5.0, help="standard deviation of the logits")
     parser.add_argument("--repeats", type=int, default=31)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "cpu_products.json", help="JSON file"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "cpu_products.json", help="JSON file")
     parser.add_argument("--docs", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
     torch.set_num_threads(1)  # in this process, which is forked

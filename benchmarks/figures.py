@@ -5,16 +5,17 @@
 Draws the figures of the documentation anew, from what benchmarks have recorded in benchmarks/results; nothing is
 trained. Simulations are played again, in seconds. Each figure is two SVGs without a ground, for light and dark pages.
 
-    python benchmarks/figures.py
+    python -m benchmarks.figures
 """
 
 import argparse
 import json
 from pathlib import Path
 
-import logprob_report
 import numpy as np
 
+from benchmarks import RESULTS, ROOT
+from benchmarks.logprob import report
 from trl_nash.cli.simulate import parse, simulation_of
 from trl_nash.figures.svg import save_schemes
 from trl_nash.games import load_game, nash_equilibrium
@@ -22,8 +23,7 @@ from trl_nash.games.plots import gap_figure, simplex_figure
 from trl_nash.games.simulation.report import draw
 
 
-RESULTS = Path(__file__).parent / "results"
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
+IMAGES = ROOT / "docs" / "images"
 SIMULATIONS = {
     "default": [],
     "pairs": ["--pairs", "512", "--seeds", "3"],
@@ -111,7 +111,7 @@ def trained(folder: Path) -> None:
 
 def measured(folder: Path) -> None:
     """Time and memory of the kernel on a CPU."""
-    logprob_report.save_figures(json.loads((RESULTS / "logprob_cpu.json").read_text(encoding="utf-8")), folder)
+    report.save_figures(json.loads((RESULTS / "logprob_cpu.json").read_text(encoding="utf-8")), folder)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ connections, and the rank correlation of the completions' win rates with those o
 preferences are those of a reward with noise. Pairs that are drawn (`random`, `active`) are as few as have a
 correlation of .95. A judge of groups, which sees the eight at once, is timed only: what it says is not compared.
 
-    python benchmarks/judge_concurrency.py
+    python -m benchmarks.judge_concurrency
 """
 
 import argparse
@@ -29,8 +29,10 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import RESULTS, ROOT
 
-LOOPBACK = Path(__file__).resolve().parents[1] / "tests" / "judges" / "loopback.py"
+
+LOOPBACK = ROOT / "tests" / "judges" / "loopback.py"
 sys.path.insert(0, str(LOOPBACK.parent))
 
 import numpy as np  # noqa: E402
@@ -174,9 +176,7 @@ def main() -> int:
     parser.add_argument("--latency", type=float, default=0.1, help="seconds")
     parser.add_argument("--connections", nargs="+", type=int, default=[16, 32, CONNECTIONS, 128])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "judge_concurrency.json", help="JSON file"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "judge_concurrency.json", help="JSON file")
     options = parser.parse_args()
 
     command = [sys.executable, str(LOOPBACK), "--latency", str(options.latency)]

@@ -6,17 +6,17 @@ Do the real trainers reach the equilibrium? Every algorithm on COMAL's cycle: on
 tokens, and two games at once told apart by their prompt; and on the game `two-turns`, of dialogues with a user. Every
 figure is exact, read from the models.
 
-    python benchmarks/language_games.py --seeds 3 --docs docs/background/games.md
+    python -m benchmarks.language_games --seeds 3 --docs docs/background/games.md
 
 `comal, PAIRING` is COMAL with K = 8 and so many prompts that a round has as many judge calls, whatever the pairing.
 The command writes benchmarks/results/language_games.json and the tables in docs/background/games.md;
 
-    python benchmarks/language_games.py --cases "two turns" "two turns, LoRA" --docs docs/background/dialogues.md \
+    python -m benchmarks.language_games --cases "two turns" "two turns, LoRA" --docs docs/background/dialogues.md \
         --output benchmarks/results/dialogue_games.json
 
 does so for dialogues. `--algorithms` and `--cases` run a part of the grid. What the file has is not run again, so that
-the same command goes on where it was stopped: remove the file, or lines of it, to measure anew. benchmarks/figures.py
-draws what it recorded.
+the same command goes on where it was stopped: remove the file, or lines of it, to measure anew. `python -m
+benchmarks.figures` draws what it recorded.
 """
 
 import argparse
@@ -29,6 +29,8 @@ import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+
+from benchmarks import RESULTS
 
 
 CASES = ("one token", "LoRA", "two tokens", "two games")
@@ -59,7 +61,6 @@ ROWS = {
 # On dialogues exact fits with ONPO's step for games of one turn are at .057 after 80 rounds, and with these at .029.
 ON_DIALOGUES = {"onpo": {"step_size": 2.0, "anchor_history": 16}}
 START = (0.2, 0.5, 0.3)
-RESULTS = Path(__file__).parent / "results" / "language_games.json"
 
 
 def case(name: str):
@@ -212,7 +213,7 @@ def merge(results: list[dict], output: Path, rounds: int) -> list[dict]:
     merged = {cell_of(result): result for result in [*kept, *results]}
     order = {(name, row): place for place, (name, row) in enumerate(product(CASES + _DIALOGUES, ROWS))}
     record = {
-        "command": "python benchmarks/language_games.py",
+        "command": "python -m benchmarks.language_games",
         "rounds": rounds,
         "machine": f"{platform.processor() or platform.machine()}, processes of one thread",
         "results": sorted(merged.values(), key=lambda result: (order[cell_of(result)[:2]], result["seed"])),
@@ -236,7 +237,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=CASES + _DIALOGUES, default=CASES)
     parser.add_argument("--algorithms", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "language_games.json")
     parser.add_argument("--docs", type=Path, help="page whose table is replaced")
     return parser.parse_args(argv)
 

@@ -8,7 +8,7 @@ The judge is a server on the loopback interface, a process of its own that think
 chunk takes to sample (measured beforehand). The round is sampled and judged with the judge beside the sampling, and
 with the same judge one after the other; both give the same completions and verdicts.
 
-    python benchmarks/overlap.py --output benchmarks/results/overlap.json
+    python -m benchmarks.overlap --output benchmarks/results/overlap.json
 """
 
 import argparse
@@ -24,11 +24,12 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks import ROOT
+from benchmarks.measuring import machine
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).resolve().parent)]
 
-from measuring import machine  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
+
 from tiny import build_tokenizer  # noqa: E402
 
 from trl_nash import NashTrainer, PairConfig  # noqa: E402

@@ -5,7 +5,7 @@
 What a pairing costs in accuracy at equal judge calls: how far the fit of a round is from the step that was asked for,
 on games whose preferences add up, cycle, or are a mixture of both. The fits are those of `trl_nash.games.sampled`.
 
-    python benchmarks/pairings.py
+    python -m benchmarks.pairings
 
 writes benchmarks/results/pairings.json. The error is the mean over rounds of `Σ π (step - exact step)²`, both without
 their mean; a call is a pair of different answers that the judge is asked.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import RESULTS
 from trl_nash.games import MatrixGame, load_game
 from trl_nash.games.sampled import SampledPairs
 from trl_nash.rounds.pairings import PAIR_SELECTIONS, pairing_of
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--num_generations", type=int, default=8)
     parser.add_argument("--pairs_per_prompt", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "pairings.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "pairings.json")
     options = parser.parse_args()
     results = []
     for label in ("soft", "sampled"):

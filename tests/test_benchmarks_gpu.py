@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-`benchmarks/gpu.sh` on a CPU: every row runs on tiny sizes, and one that fails or hangs costs nothing but itself.
+`benchmarks/gpu/run.sh` on a CPU: every row runs on tiny sizes, and one that fails or hangs costs nothing but itself.
 """
 
 import json
@@ -16,16 +16,18 @@ from pathlib import Path
 import pytest
 from waiting import until
 
+from benchmarks import ROOT
+from benchmarks.logprob import acceptance
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
 PATIENT = "6000"  # seconds: other work may take as much of the machine as it likes
 
 # Rows of the test's own, in the driver as it is.
 DRIVER = f"""
 import sys
-sys.path.insert(0, {str(BENCHMARKS)!r})
-import gpu
-from gpu_rows import REPORT as FILE, Row
+sys.path.insert(0, {str(ROOT)!r})
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu.rows import REPORT as FILE, Row
 REPORT = 'import json, sys; open(sys.argv[1], "w").write(json.dumps({{"value": 7}}))'
 HANG = 'import os, sys, time; open(sys.argv[1], "w").write(str(os.getpid())); time.sleep(3600)'
 figures = lambda report: [f"the value is {{report['value']}}"]
@@ -67,7 +69,7 @@ def has_ended(file: Path) -> bool:
 def rehearsal(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     process = subprocess.run(
-        [BENCHMARKS / "gpu.sh", "--rehearse", "--budget", PATIENT, "--output", folder / "found.json"],
+        [ROOT / "benchmarks" / "gpu" / "run.sh", "--rehearse", "--budget", PATIENT, "--output", folder / "found.json"],
         env=os.environ | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,
@@ -199,7 +201,8 @@ def test_an_interrupt_leaves_what_was_measured(tmp_path, kind):
 
 def test_without_a_gpu_there_is_a_sentence(tmp_path):
     process = subprocess.run(
-        [sys.executable, BENCHMARKS / "gpu.py", "--output", tmp_path / "found.json"],
+        [sys.executable, "-m", "benchmarks.gpu", "--output", tmp_path / "found.json"],
+        cwd=ROOT,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -212,12 +215,8 @@ def test_without_a_gpu_there_is_a_sentence(tmp_path):
 # ---- Acceptance ----
 
 
-@pytest.fixture
-def judge(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import acceptance
-
-    return lambda report: [(verdict.verdict, verdict.found) for verdict in acceptance.judge(report)]
+def judge(report):
+    return [(verdict.verdict, verdict.found) for verdict in acceptance.judge(report)]
 
 
 def cell(scenario, peer, total, peak=100.0, hidden_size=4096, **different):
@@ -230,7 +229,7 @@ def kernel_report(*results, logp_max=2e-6):
     return {"results": list(results), "errors": errors}
 
 
-def test_acceptance_goes_by_the_worst_shape_of_those_that_count(judge):
+def test_acceptance_goes_by_the_worst_shape_of_those_that_count():
     """Frozen: TRL 40 / 27 = 1.48 and 36 / 30 = 1.2, Liger 51 / 27 = 1.89; full: 56 / 40 = 1.4; scores: 12 / 11.5."""
     report = kernel_report(
         cell("frozen", "trl-nash", 27.0),
@@ -260,7 +259,7 @@ def test_acceptance_goes_by_the_worst_shape_of_those_that_count(judge):
     ]
 
 
-def test_acceptance_of_what_is_not_there(judge):
+def test_acceptance_of_what_is_not_there():
     """A peer that is missing or failed is not measured; ours that failed has not met it."""
     report = kernel_report(
         cell("frozen", "trl-nash", 27.0),

@@ -7,12 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from benchmarks import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +20,8 @@ def outcome(tmp_path_factory):
     sizes = ["--shapes", "16x300", "--tokens", "64", "--repeats", "1", "--threads", "1", "--device", "cpu"]
     paths = ["--output", folder / "found.json", "--images", folder, "--docs", folder / "page.md"]
     subprocess.run(
-        [sys.executable, BENCHMARKS / "logprob.py", *sizes, *paths],
+        [sys.executable, "-m", "benchmarks.logprob", *sizes, *paths],
+        cwd=ROOT,
         check=True,
         capture_output=True,
         env=os.environ | {"TRL_EXPERIMENTAL_SILENCE": "1"},
@@ -66,7 +65,8 @@ def test_products_of_a_cpu(tmp_path):
     sizes = ["--tokens", "16", "--hidden_size", "64", "--vocabulary", "700", "--columns", "256", "--repeats", "2"]
     paths = ["--output", tmp_path / "found.json", "--docs", tmp_path / "page.md"]
     subprocess.run(
-        [sys.executable, BENCHMARKS / "cpu_products.py", *sizes, *paths, "--threads", "1"],
+        [sys.executable, "-m", "benchmarks.cpu_products", *sizes, *paths, "--threads", "1"],
+        cwd=ROOT,
         check=True,
         capture_output=True,
     )

@@ -246,6 +246,7 @@ def plan(monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
+    from benchmarks import language_games
     from trl_nash.cli import arena, demo, judge, simulate
     from trl_nash.cli import plan as plan_command
     from trl_nash.demo import game
@@ -259,23 +260,21 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
             match words:
                 case ["make", target]:
                     assert target in targets
-                case ["benchmarks/gpu.sh", *options]:
-                    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-                    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-                    import gpu
+                case ["benchmarks/gpu/run.sh", *options]:
+                    from benchmarks.gpu import __main__ as gpu
 
+                    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
                     (tmp_path / "DIR").mkdir(exist_ok=True)
                     gpu.parse(options, gpu.ROWS)
-                case ["python", "benchmarks/real_model.py" | "benchmarks/language_games.py" as file, *options]:
+                case ["python", "-m", "benchmarks.language_games", *options]:
+                    language_games.parse(options)
+                case ["python", "benchmarks/real_model.py", *options]:
                     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-                    importlib.import_module(Path(file).stem).parse(options)
+                    importlib.import_module("real_model").parse(options)
                 case ["pip", "install", package]:
                     assert {extra for names in re.findall(r"\[(.*)\]", package) for extra in names.split(",")} <= set(
                         extras
                     )
-                case ["benchmarks/gpu.sh", *options]:
-                    driver = (ROOT / "benchmarks/gpu.py").read_text()
-                    assert all(f'"{option}"' in driver for option in options if option.startswith("--"))
                 case ["trl-nash", algorithm, *options] if algorithm in ALGORITHMS and options not in (
                     ["--help"],
                     ["--help-all"],

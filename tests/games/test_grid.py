@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import ROOT
+from benchmarks.language_games import table
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "language_games.py"
+
 CASES = ("one token", "LoRA", "two tokens", "two games")
 DIALOGUES = ("two turns", "two turns, LoRA")
 SHORT = ("one token", "two games")
@@ -22,7 +23,8 @@ SHORT = ("one token", "two games")
 @pytest.fixture(scope="module")
 def median(tmp_path_factory):
     output = tmp_path_factory.mktemp("grid") / "grid.json"
-    subprocess.run([sys.executable, BENCHMARK, "--cases", *CASES, *DIALOGUES, "--output", output], check=True)
+    command = [sys.executable, "-m", "benchmarks.language_games", "--cases", *CASES, *DIALOGUES, "--output", output]
+    subprocess.run(command, check=True, cwd=ROOT)
     results = json.loads(output.read_text())["results"]
 
     def find(case: str, algorithm: str, value: str) -> float:
@@ -33,10 +35,7 @@ def median(tmp_path_factory):
     return find
 
 
-def test_the_table_of_a_part_of_the_grid(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARK.parent)
-    from language_games import table
-
+def test_the_table_of_a_part_of_the_grid():
     run = {"case": "two turns", "algorithm": "comal", "tail_gap": 0.04}
     text = table([run | {"seed": 0}, run | {"seed": 1, "tail_gap": 0.02}], 80, DIALOGUES)
     assert "| comal | 0.030 (0.020 to 0.040) | not run |" in text and "| inpo | not run | not run |" in text

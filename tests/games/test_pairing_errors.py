@@ -5,19 +5,13 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
+from benchmarks import RESULTS
+from benchmarks.judge_concurrency import QUALITY, correlation, smallest
+from benchmarks.pairings import errors, games
 from trl_nash.rounds.pairings import PAIR_SELECTIONS
-
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from judge_concurrency import QUALITY, correlation, smallest  # noqa: E402
-from pairings import errors, games  # noqa: E402
 
 
 @pytest.mark.parametrize("label", ["soft", "sampled"])
@@ -35,7 +29,7 @@ def test_active_pairs_are_no_worse_than_random_ones_at_equal_judge_calls(name, l
 
 def test_what_is_said_of_pairings_at_equal_quality_is_what_they_do():
     """The rank correlations that docs/guides/pairings.md quotes of judge_concurrency.py, without its server."""
-    quoted = json.loads((BENCHMARKS / "results" / "judge_concurrency.json").read_text())["round"]["results"]
+    quoted = json.loads((RESULTS / "judge_concurrency.json").read_text())["round"]["results"]
     found = {entry["pairing"]: smallest(entry["pairing"]) for entry in quoted if "correlation" in entry}
     assert set(found) == set(PAIR_SELECTIONS)
     for entry in quoted:

@@ -1,12 +1,12 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the kernel has to reach on a GPU, read from a report of benchmarks/logprob.py."""
+"""What the kernel has to reach on a GPU, read from a report of `benchmarks.logprob`."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from logprob_peers import LIGER, OURS, OURS_WITHOUT_STASH, TRL
+from .peers import LIGER, OURS, OURS_WITHOUT_STASH, TRL
 
 
 TOKENS, HIDDEN_SIZE = 8192, 3584  # where times are judged: as many tokens, and a hidden size of at least this

@@ -10,8 +10,8 @@ CPU, is paid once, so the ratio stays below 2x; the implementation that TRL remo
 two kinds of generation alternate, so that a busy machine slows both, and the ratio is the median over the repeats of
 one after the other. Nothing is downloaded.
 
-    python benchmarks/mixture_generation.py --threads 1
-    python benchmarks/mixture_generation.py --device cuda --dtype bfloat16 --shape qwen2.5-0.5b --prompts 32
+    python -m benchmarks.generation.mixture --threads 1
+    python -m benchmarks.generation.mixture --device cuda --dtype bfloat16 --shape qwen2.5-0.5b --prompts 32
 """
 
 import argparse
@@ -25,10 +25,11 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from measuring import MISSED, machine
 from peft import LoraConfig
-from shapes import SHAPES, build_model, build_tokenizer
 
+from benchmarks import RESULTS
+from benchmarks.measuring import MISSED, machine
+from benchmarks.shapes import SHAPES, build_model, build_tokenizer
 from trl_nash import NashMDConfig, NashMDTrainer, RandomJudge
 from trl_nash.algorithms import INITIAL
 
@@ -106,9 +107,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch; 1 is best where other work keeps the cores busy")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "mixture_generation.json", help="JSON file"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "mixture_generation.json", help="JSON file")
     options = parser.parse_args()
     logging.getLogger("trl_nash").setLevel(logging.ERROR)
     if options.threads:

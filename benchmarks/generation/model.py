@@ -1,7 +1,7 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The models and trainers that `generation.py` samples from."""
+"""The models and trainers that `benchmarks.generation` samples from."""
 
 import argparse
 import math

@@ -11,9 +11,9 @@ What the ways of sampling a round through transformers are worth:
 The ways take turns, so that a busy machine slows all of them, and a ratio is the median of turn against turn, with the
 range of all turns. With `--threads 1` seconds are those of the processor. Nothing is downloaded: weights are random.
 
-    python benchmarks/generation.py --threads 1
-    python benchmarks/generation.py --parts prefix --shapes smollm2-135m
-    python benchmarks/generation.py --device cuda --shapes smollm2-135m qwen-0.5b --chunk 16
+    python -m benchmarks.generation --threads 1
+    python -m benchmarks.generation --parts prefix --shapes smollm2-135m
+    python -m benchmarks.generation --device cuda --shapes smollm2-135m qwen-0.5b --chunk 16
 """
 
 import argparse
@@ -27,12 +27,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from generation_model import EOS, VOCABULARY, build_model, build_trainer
-from measuring import clock, fill, machine
 from transformers import GenerationConfig
 
+from benchmarks import RESULTS
+from benchmarks.measuring import clock, fill, machine
 from trl_nash.generation import prefix
 from trl_nash.generation.plain import generate_plainly
+
+from .model import EOS, VOCABULARY, build_model, build_trainer
 
 
 COUNT = 8  # completions of a prompt that is read once
@@ -224,7 +226,11 @@ MEASURES = {"prefix": measure_prefix, "order": measure_order, "continuous": meas
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.generation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--parts", nargs="+", choices=list(MEASURES), default=list(MEASURES))
     parser.add_argument("--shapes", nargs="+", default=["smollm2-135m", "llama-34m", "llama-7m"], help="for prefix")
     parser.add_argument("--shape", default="llama-34m", help="for order and continuous")
@@ -244,7 +250,7 @@ def main() -> None:
     logging.getLogger("trl_nash").setLevel(logging.ERROR)
     if options.threads:
         torch.set_num_threads(options.threads)
-    output = options.output or Path(__file__).parent / "results" / f"generation_{options.device}.json"
+    output = options.output or RESULTS / f"generation_{options.device}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "benchmark": "generation",

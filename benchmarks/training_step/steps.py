@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from shapes import SHAPES, build_model, build_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
+from benchmarks.shapes import SHAPES, build_model, build_tokenizer
 from trl_nash import NashTrainer, PairConfig, RandomJudge
 from trl_nash.algorithms import INITIAL, Fit, Policy
 from trl_nash.rounds.batch import collate

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Implementations that benchmarks/logprob.py compares. Each is a function `(hidden, weight, targets, mask) -> log_probs`
-of N rows, called as its authors say; what it returns where `mask` is false does not matter.
+Implementations that are compared. Each is a function `(hidden, weight, targets, mask) -> log_probs` of N
+rows, called as its authors say; what it returns where `mask` is false does not matter.
 """
 
 import functools

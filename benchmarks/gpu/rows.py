@@ -1,16 +1,15 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What benchmarks/gpu.py measures: a command for each row, on a GPU and in a rehearsal, and how its report is read."""
+"""What is measured on a GPU: a command for each row, on a GPU and in a rehearsal, and how its report is read."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-import acceptance
+from benchmarks import ROOT
+from benchmarks.logprob import acceptance
 
 
-ROOT = Path(__file__).resolve().parents[1]
 REPORT = "{report}"  # in a command: the file that it writes
 
 
@@ -99,7 +98,7 @@ ROWS = [
     ),
     Row(
         "kernel",
-        [str(ROOT / "benchmarks/logprob.py"), "--output", REPORT],
+        ["-m", "benchmarks.logprob", "--output", REPORT],
         "--device cuda --shapes 3584x152064 4096x128256 896x151936 --tokens 8192 --scenarios score frozen full full+1 "
         "--repeats 10".split(),
         "--device cpu --shapes 16x300 --tokens 64 --scenarios score frozen full --dtypes bfloat16 --repeats 1 "
@@ -109,7 +108,7 @@ ROWS = [
     ),
     Row(
         "training step",
-        [str(ROOT / "benchmarks/training_step.py"), "--output", REPORT],
+        ["-m", "benchmarks.training_step", "--output", REPORT],
         "--device cuda --shape qwen2.5-0.5b --bf16 --optimizer --peers OnlineDPOTrainer GRPOTrainer "
         "--prompt_tokens 128 --new_tokens 512".split(),
         "--device cpu --shape tiny --bf16 --optimizer --peers OnlineDPOTrainer GRPOTrainer --prompts 2 "
@@ -119,7 +118,7 @@ ROWS = [
     ),
     Row(
         "Nash-MD's mixture",
-        [str(ROOT / "benchmarks/mixture_generation.py"), "--output", REPORT],
+        ["-m", "benchmarks.generation.mixture", "--output", REPORT],
         "--device cuda --shape qwen2.5-0.5b --dtype bfloat16 --prompts 32 --new_tokens 64 --repeats 2 "
         "--policies full lora".split(),
         "--device cpu --shape tiny --prompts 2 --new_tokens 4 --repeats 1 --threads 1 --policies lora".split(),
@@ -128,7 +127,7 @@ ROWS = [
     ),
     Row(
         "prefix sharing",
-        [str(ROOT / "benchmarks/generation.py"), "--parts", "prefix", "--output", REPORT],
+        ["-m", "benchmarks.generation", "--parts", "prefix", "--output", REPORT],
         "--device cuda --shapes qwen-0.5b --repeats 2".split(),
         "--device cpu --shapes tiny --chunk 1 --prompt_tokens 8 --new_tokens 2 --repeats 1 --threads 1".split(),
         50,
@@ -136,7 +135,7 @@ ROWS = [
     ),
     Row(
         "continuous batching",
-        [str(ROOT / "benchmarks/generation.py"), "--parts", "continuous", "--output", REPORT],
+        ["-m", "benchmarks.generation", "--parts", "continuous", "--output", REPORT],
         "--device cuda --shape qwen-0.5b --sizes 16 32 --new_tokens 128 --repeats 2".split(),
         "--device cpu --shape tiny --sizes 32 --new_tokens 2 --repeats 1 --threads 1".split(),
         50,

@@ -11,10 +11,10 @@ peak memory is that of the process, each step in one of its own; the times are f
 take turns, so that a busy machine slows all. On CUDA each trainer has the device for itself, and memory is that of
 torch's allocator. Nothing is downloaded.
 
-    python benchmarks/training_step.py --threads 2 --docs docs/background/kernels.md
-    python benchmarks/training_step.py --shape smollm2-135m --bf16 --training LoRA --prompts 1 --threads 1 \
+    python -m benchmarks.training_step --threads 2 --docs docs/background/kernels.md
+    python -m benchmarks.training_step --shape smollm2-135m --bf16 --training LoRA --prompts 1 --threads 1 \
         --output benchmarks/results/training_step_bf16.json --docs docs/background/kernels.md
-    python benchmarks/training_step.py --device cuda --bf16 --shape qwen2.5-0.5b --optimizer \
+    python -m benchmarks.training_step --device cuda --bf16 --shape qwen2.5-0.5b --optimizer \
         --peers OnlineDPOTrainer GRPOTrainer --prompt_tokens 128 --new_tokens 512
 """
 
@@ -30,11 +30,13 @@ import time
 from pathlib import Path
 
 import torch
-from measuring import MISSED, alone, clock, fill, machine, peak, reset_peak
-from shapes import SHAPES
-from steps import OURS, build_step
 
+from benchmarks import RESULTS
+from benchmarks.measuring import MISSED, alone, clock, fill, machine, peak, reset_peak
+from benchmarks.shapes import SHAPES
 from trl_nash.kernels import fused_head
+
+from .steps import OURS, build_step
 
 
 HEAD = "head"  # of trl-nash's step
@@ -191,7 +193,11 @@ def table(results: list[dict], options: argparse.Namespace) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shape", choices=SHAPES, default="small", help="of the model")
     parser.add_argument("--bf16", action="store_true", help="weights and training in bf16")
@@ -210,7 +216,7 @@ def main() -> int:
     options = parser.parse_args()
     cuda = options.device == "cuda"
     name = "training_step_cuda.json" if cuda else "training_step.json"
-    options.output = options.output or Path(__file__).parent / "results" / name
+    options.output = options.output or RESULTS / name
     # Limits are known of these shapes on a CPU.
     slowest, largest = (None, None) if cuda else (limits.get(options.shape) for limits in (SLOWEST, LARGEST))
     logging.getLogger("trl_nash").setLevel(logging.ERROR)

@@ -1,16 +1,16 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables and figures of benchmarks/logprob.py."""
+"""Tables and figures of what was measured."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from logprob_peers import LIGER, NAIVE, OURS, OURS_WITHOUT_STASH, TORCH, TRL
-
 from trl_nash.figures.style import STYLES, WIDTH, figure_settings, title_height, write_title
 from trl_nash.figures.svg import save_schemes
+
+from .peers import LIGER, NAIVE, OURS, OURS_WITHOUT_STASH, TORCH, TRL
 
 
 _STYLES = ("comal", "sppo", "iterative-ipo", "onpo", "online-dpo", "inpo", "egpo", "nash-md")  # lend their colours

@@ -8,7 +8,7 @@ On matrix games a fit is least squares on sampled pairs, and the game that the s
 stands beside games that they were not. With `--language` the trainers play, at a constant learning rate, and the
 average is one of weights. Every gap is exact, read from the policies.
 
-    python benchmarks/onpo_noise.py --language 3 --docs docs/reference/methods/onpo.md
+    python -m benchmarks.onpo_noise --language 3 --docs docs/reference/methods/onpo.md
 """
 
 import argparse
@@ -21,16 +21,16 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from measuring import fill, machine
 from numpy.typing import ArrayLike
 from scipy.special import log_softmax
 from scipy.stats import t as student
 
+from benchmarks import RESULTS
+from benchmarks.measuring import fill, machine
 from trl_nash.algorithms import Method, Past, inpo, mnpo, onpo
 from trl_nash.games import MatrixGame, load_game, nash_equilibrium, rotation_rate
 
 
-RESULTS = Path(__file__).parent / "results" / "onpo_noise.json"
 GIVEN, PROPOSED = "step 2, 5 policies", "step 1.5, 8 policies"
 PAIRS, ROUNDS, LONG = 512, 80, 300
 GOAL = 0.06
@@ -219,19 +219,21 @@ def matrix_table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.onpo_noise", description=__doc__.strip().splitlines()[0]
+    )
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--language", type=int, default=0, help="seeds of the language models")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "onpo_noise.json")
     parser.add_argument("--docs", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     record = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
-    record |= {"command": "python benchmarks/onpo_noise.py", "pairs": PAIRS, "goal": GOAL, "machine": machine()}
+    record |= {"command": "python -m benchmarks.onpo_noise", "pairs": PAIRS, "goal": GOAL, "machine": machine()}
     parts = {"theory": theory_rows, "matrix": matrix_rows} if options.seeds else {}
     if options.language:
-        from onpo_noise_language import language_rows
+        from .language import language_rows
 
         parts["language"] = language_rows
     for part, rows in parts.items():

@@ -1,16 +1,17 @@
 # Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The part of `onpo_noise.py` in which trainers play, at a constant learning rate; the average is one of weights."""
+"""The part in which trainers play, at a constant learning rate; the average is one of weights."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from onpo_noise import GIVEN, HALVING, PROPOSED, ROUNDS, START, TUNED, build_game, build_start, summary
 from peft import LoraConfig
 
 from trl_nash.games import GameCallback, LanguageGame, load_game, play
+
+from .__main__ import GIVEN, HALVING, PROPOSED, ROUNDS, START, TUNED, build_game, build_start, summary
 
 
 CONSTANT = {"num_generations": 2, "lr_scheduler_type": "constant", "learning_rate": 3e-3}

@@ -4,7 +4,7 @@
 """
 Time, peak memory and error of the fused kernel, beside every other implementation that is installed.
 
-    python benchmarks/logprob.py --docs docs/background/kernels.md
+    python -m benchmarks.logprob --docs docs/background/kernels.md
 
 What is measured, of N tokens: log-probs alone ("score"), with the gradient of the hidden states ("frozen": LoRA), and
 with that of the head as well ("full"); on CUDA also next to 1 and 2 references, and with half or a quarter of the
@@ -24,11 +24,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import logprob_report
 import torch
-from logprob_peers import OURS, OURS_WITHOUT_STASH, load_peers
-from measuring import alone, clock, fill, machine, peak, reset_peak
 from torch import Tensor
+
+from benchmarks import RESULTS
+from benchmarks.measuring import alone, clock, fill, machine, peak, reset_peak
+
+from . import report as pages
+from .peers import OURS, OURS_WITHOUT_STASH, load_peers
 
 
 SHAPES = {
@@ -277,7 +280,9 @@ def cells(options: argparse.Namespace) -> list[Cell]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.logprob", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shapes", nargs="+", help="D x V: " + "; ".join(f"{d}: {s}" for d, s in SHAPES.items()))
     parser.add_argument("--tokens", nargs="+", type=int, help=f"N: {TOKENS}")
@@ -292,7 +297,7 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     for name, defaults in (("shapes", SHAPES), ("tokens", TOKENS), ("dtypes", DTYPES), ("scenarios", SCENARIOS)):
         setattr(options, name, getattr(options, name) or defaults[options.device])
-    options.output = options.output or Path(__file__).parent / "results" / f"logprob_{options.device}.json"
+    options.output = options.output or RESULTS / f"logprob_{options.device}.json"
     return options
 
 
@@ -338,17 +343,17 @@ def main() -> int:
                 ratios = [a / b for a, b in zip(result["all_ms"], ours["all_ms"], strict=True)]
                 result["time_ratio"] = round(statistics.median(ratios), 3)
                 result["time_ratio_range"] = [round(min(ratios), 3), round(max(ratios), 3)]
-            print(logprob_report.line(result), flush=True)
+            print(pages.line(result), flush=True)
         report["results"] += found
         options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     report["machine"]["load_average_at_the_end"] = [round(load, 2) for load in os.getloadavg()]
     options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    text = logprob_report.tables(report)
+    text = pages.tables(report)
     print(text)
     if options.docs:
         fill(options.docs, "logprob benchmark" + (" on CUDA" if cuda else ""), text)
     if options.images:
-        logprob_report.save_figures(report, options.images)
+        pages.save_figures(report, options.images)
     return 0
 
 

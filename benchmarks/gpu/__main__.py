@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-All that is to be measured on a GPU, in at most eight minutes: `benchmarks/gpu.sh` calls this.
+All that is to be measured on a GPU, in at most eight minutes: `benchmarks/gpu/run.sh` calls this.
 
 Every row is a process with a limit of its own, so that a failure, a hang or too little memory costs that row. Rows
 for which no time is left are skipped. What is measured is written after each row, as JSON and, beside it, as Markdown;
@@ -26,8 +26,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from gpu_rows import REPORT, ROOT, ROWS, Row
-from measuring import MISSED, machine
+
+from benchmarks import RESULTS, ROOT
+from benchmarks.measuring import MISSED, machine
+
+from .rows import REPORT, ROWS, Row
 
 
 BUDGET = 470.0  # seconds for everything; Python takes some before and after
@@ -125,14 +128,14 @@ def table(report: dict) -> str:
 
 
 def parse(arguments: Sequence[str] | None, rows: Sequence[Row]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--wheels", type=Path, help="folder; wheels whose package is missing serve for this run")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, on sizes that take seconds")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for all rows; their limits follow")
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in rows], help="only these")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks/results/gpu.json", help="JSON file; Markdown lies beside it"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json", help="JSON file; Markdown lies beside it")
     options = parser.parse_args(arguments)
     if not options.rehearse and not torch.cuda.is_available():
         parser.error("torch sees no GPU. `--rehearse` runs the same rows on the CPU.")

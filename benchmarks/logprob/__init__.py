@@ -1,0 +1,4 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The fused kernel beside every other implementation that is installed."""
