@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 from trl_nash.games import GameCallback, LanguageGame, load_game, play
 
-from .__main__ import GIVEN, HALVING, PROPOSED, ROUNDS, START, TUNED, build_game, build_start, summary
+from .matrix import GIVEN, HALVING, PROPOSED, ROUNDS, START, TUNED, build_game, build_start, summary
 
 
 CONSTANT = {"num_generations": 2, "lr_scheduler_type": "constant", "learning_rate": 3e-3}
