@@ -140,6 +140,18 @@ def test_pages_that_the_code_names_exist():
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
+def test_benchmarks_that_are_named_exist_and_have_those_options():
+    """On pages, in docstrings, and in what benchmarks have recorded as the command that gave it."""
+    benchmarks = [file for kind in ("*.py", "*.json") for file in (ROOT / "benchmarks").rglob(kind)]
+    text = "\n".join([*PAGES.values(), *(file.read_text(encoding="utf-8") for file in benchmarks)])
+    commands = set(re.findall(r"python\s+-m\s+benchmarks\.([a-z_.]+)((?:[^`\n]|\\\n)*)", text))
+    assert {"generation", "generation.mixture", "overlap"} <= {name for name, _ in commands}
+    for name, options in commands:
+        path = ROOT / "benchmarks" / name.replace(".", "/")
+        source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+        assert set(re.findall(r"--\w+", options)) <= set(re.findall(r'"(--\w+)"', source)), f"{name}{options}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_use_what_exists(page, tmp_path):
     for _, code in blocks(PAGES[page], "python"):
