@@ -25,6 +25,7 @@ import multiprocessing
 import os
 import platform
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -212,11 +213,13 @@ def merge(results: list[dict], output: Path, rounds: int) -> list[dict]:
         kept = record["results"]
     merged = {cell_of(result): result for result in [*kept, *results]}
     order = {(name, row): place for place, (name, row) in enumerate(product(CASES + _DIALOGUES, ROWS))}
+    results = sorted(merged.values(), key=lambda result: (order[cell_of(result)[:2]], result["seed"]))
+    cases = dict.fromkeys(result["case"] for result in results)
     record = {
-        "command": "python -m benchmarks.language_games",
+        "command": shlex.join(["python", "-m", "benchmarks.language_games", "--cases", *cases]),
         "rounds": rounds,
         "machine": f"{platform.processor() or platform.machine()}, processes of one thread",
-        "results": sorted(merged.values(), key=lambda result: (order[cell_of(result)[:2]], result["seed"])),
+        "results": results,
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({name: value for name, value in record.items() if name != "results"}, indent=1)

@@ -81,7 +81,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     record = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
-    record |= {"command": "python -m benchmarks.onpo_noise", "pairs": PAIRS, "goal": GOAL, "machine": machine()}
+    record |= {"pairs": PAIRS, "goal": GOAL, "machine": machine()}
     parts = {"theory": theory_rows, "matrix": matrix_rows} if options.seeds else {}
     if options.language:
         from .language import language_rows
@@ -89,10 +89,13 @@ def main() -> None:
         parts["language"] = language_rows
     for part, rows in parts.items():
         began, found = time.monotonic(), []
-        for row in rows(options.language if part == "language" else options.seeds):
+        seeds = options.language if part == "language" else options.seeds
+        chosen = f"--seeds 0 --language {seeds}" if part == "language" else f"--seeds {seeds}"
+        for row in rows(seeds):
             print(json.dumps(row), flush=True)
             found.append(row)
-        record[part] = {"minutes": round((time.monotonic() - began) / 60, 1), "rows": found}
+        minutes = round((time.monotonic() - began) / 60, 1)
+        record[part] = {"command": f"python -m benchmarks.onpo_noise {chosen}", "minutes": minutes, "rows": found}
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if options.docs:
         for part, table in (("theory", theory_table), ("matrix", matrix_table), ("language", language_table)):
