@@ -97,7 +97,7 @@ def build_step(trainer: str, lora: bool, folder: str, options: argparse.Namespac
             (batch,) = built.scorer.centre(fit, [inputs], live=Policy(1), first=1, references={})
         loss = built.training_step(model, batch, None)
         if trainer == OURS:
-            built.stops.if_not_finite(None, "in a benchmark")  # as before every optimizer step
+            built.stops.if_not_finite(None)  # as before every optimizer step
         if optimizer is not None:
             optimizer.step()
         model.zero_grad()
