@@ -119,7 +119,7 @@ def test_which_fits_fell_short(changed, short):
     ("changed", "learned"),
     [
         ({}, True),  # measured: COMAL on SmolLM2-135M with a step of 6, which won little
-        ({"policy/kl_reference": 1.0, "policy/kl_reference_se": 0.6}, False),  # measured: one token an answer, 4 prompts
+        ({"policy/kl_reference": 1.0, "policy/kl_reference_se": 0.6}, False),  # measured, on 4 prompts
         ({"policy/kl_reference": 11.2, "policy/kl_reference_se": 1.2}, False),  # the same with a step of 24
         ({"fit/r2_end": 0.2}, False),
         ({"passes": 1}, False),  # new texts in each step: what it reaches it has not seen
