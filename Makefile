@@ -56,7 +56,7 @@ coverage: $(VENV)/.installed-test ## Run the tests with coverage, of which there
 	@$(PYTEST) $(SPREAD) --cov --cov-report=term
 
 real: $(VENV)/.installed-real ## Play every method on a real instruct model on the CPU, and write docs/background/real_model.md
-	@$(BIN)/python benchmarks/real_model.py --pip_args="$(PIP_ARGS)" --docs docs/background/real_model.md $(REAL_ARGS)
+	@$(BIN)/python -m benchmarks.real --pip_args="$(PIP_ARGS)" --docs docs/background/real_model.md $(REAL_ARGS)
 
 gpu: $(VENV)/.installed-test ## Run the tests that need a GPU
 	@$(PYTEST) -m "gpu and not network"

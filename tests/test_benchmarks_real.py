@@ -17,8 +17,7 @@ import torch
 from tiny import build_model, build_tokenizer
 
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,9 @@ def run(tiny, folder, *further):
     page.write_text("".join(f"<!-- {judge} -->\n<!-- {judge} -->\n" for judge in ("cycle", "majority", "one-rater")))
     sizes = "--judges cycle --methods comal grpo --rounds 2 --tried_rounds 1 --learning_rates 1e-3 3e-3 --threads 1"
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "real_model.py", *sizes.split(), "--model", tiny, "--output"]
+        [sys.executable, "-m", "benchmarks.real", *sizes.split(), "--model", tiny, "--output"]
         + [folder / "found.json", "--docs", page],
+        cwd=ROOT,
         check=True,
         capture_output=True,
         text=True,
@@ -82,17 +82,17 @@ METHODS += ["online-ipo", "iterative-ipo", "sppo", "online-dpo", "grpo"]
 
 
 def test_all_methods_can_be_asked_for():
-    import real_model
-    from real.methods import METHODS as defined
+    from benchmarks.real import __main__ as command
+    from benchmarks.real.methods import METHODS as defined
 
-    assert METHODS == list(real_model.METHODS) == list(defined)
+    assert METHODS == list(command.METHODS) == list(defined)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_plays_the_rounds_that_it_is_given(method, tiny, tmp_path):
-    from real.methods import METHODS, PROMPTS
-    from real.play import ANSWERS, play
+    from benchmarks.real.methods import METHODS, PROMPTS
+    from benchmarks.real.play import ANSWERS, play
 
     prompts = [f"a b {letter}" for letter in "abcdefghijklmnopqr"]
     run = {"judge": "majority", "method": method, "learning_rate": 1e-3, "passes": 2, "seed": 0, "rounds": 2}
@@ -107,9 +107,10 @@ def test_every_method_plays_the_rounds_that_it_is_given(method, tiny, tmp_path):
 
 
 def test_shares_are_the_models_own_probabilities(tiny):
-    from real.judges import opening
-    from real.play import Reader, messages
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks.real.judges import opening
+    from benchmarks.real.play import Reader, messages
 
     tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(tiny)
     prompts = ["a b c", "d", "yes no yes no"]
@@ -126,9 +127,8 @@ def test_shares_are_the_models_own_probabilities(tiny):
 
 
 def test_gaps_are_those_of_the_game():
-    from real.judges import CYCLE
-    from real.measure import gaps
-
+    from benchmarks.real.judges import CYCLE
+    from benchmarks.real.measure import gaps
     from trl_nash.games import nash_equilibrium
 
     nash = nash_equilibrium(CYCLE)
@@ -141,7 +141,7 @@ def test_gaps_are_those_of_the_game():
 
 @pytest.mark.parametrize("judge", ["cycle", "one-rater", "majority"])
 def test_judges_do_not_mind_the_order(judge):
-    from real.judges import JUDGES
+    from benchmarks.real.judges import JUDGES
 
     answers = ["A good day", "Bad weather. Bad.", "", "Yes we can do this great thing", "12 is a number"]
     pairs = [(a, b) for a in answers for b in answers]

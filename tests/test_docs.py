@@ -280,9 +280,8 @@ def test_shell_blocks_parse(page, plan, monkeypatch, tmp_path):
                     gpu.parse(options, gpu.ROWS)
                 case ["python", "-m", "benchmarks.language_games", *options]:
                     language_games.parse(options)
-                case ["python", "benchmarks/real_model.py", *options]:
-                    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-                    importlib.import_module("real_model").parse(options)
+                case ["python", "-m", "benchmarks.real", *options]:
+                    importlib.import_module("benchmarks.real.__main__").parse(options)
                 case ["pip", "install", package]:
                     assert {extra for names in re.findall(r"\[(.*)\]", package) for extra in names.split(",")} <= set(
                         extras

@@ -92,7 +92,7 @@ def read(file: Path) -> dict:
     """The record of all runs, or one without any."""
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
-    return {"command": "python benchmarks/real_model.py", "tries": [], "results": []}
+    return {"command": "python -m benchmarks.real", "tries": [], "results": []}
 
 
 def write(file: Path, record: dict, result: dict, tries: list[dict]) -> dict:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measuring import fill
 
+from benchmarks.measuring import fill
 from trl_nash.figures.svg import save_schemes
 from trl_nash.games import nash_equilibrium
 from trl_nash.games.plots import gap_figure, simplex_figure
