@@ -187,3 +187,59 @@ def test_hard_verdicts_near_one():
     found = WinRateMatrix(["a", "b"], p, resamples=4000).estimate(lambda rates: rates[0, 1])
     exact = binom.ppf([0.02, 0.98], 20, 0.95) / 20
     assert found.low == pytest.approx(exact[0], abs=0.06) and found.high == 1
+
+
+def hard(generator: np.random.Generator, truth: np.ndarray, prompts: int) -> np.ndarray:
+    """Verdicts of 0 and 1 with these means."""
+    above = np.triu((generator.random((prompts, *truth.shape)) < truth).astype(float), 1)
+    return above + np.tril(1 - above.transpose(0, 2, 1), -1) + 0.5 * np.eye(len(truth))
+
+
+@pytest.mark.parametrize("truth", [0.8, 0.97])
+@pytest.mark.parametrize("prompts", [5, 20])
+def test_prompts_that_all_say_the_same_are_not_certain(truth, prompts):
+    """Half of such runs see one policy win everything, and no resample sees anything else."""
+    generator, rates = np.random.default_rng(0), np.array([[0.5, truth], [1 - truth, 0.5]])
+    found = [
+        WinRateMatrix("ab", hard(generator, rates, prompts), resamples=400, seed=run).estimate(lambda r: r[0, 1])
+        for run in range(200)
+    ]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.93
+    always = of_rates([[0.5, 1.0], [0.0, 0.5]], prompts, resamples=4000).estimate(lambda rates: rates[0, 1])
+    assert always.high == 1 and always.low < binom_limit(prompts) + 0.03
+
+
+def binom_limit(prompts: int) -> float:
+    """Clopper and Pearson's lower limit of a policy that has won on all prompts."""
+    return 0.025 ** (1 / prompts)
+
+
+def test_one_verdict_says_nothing_of_other_prompts():
+    """And pairs that few prompts have leave the intervals of the others as they are."""
+    p = np.full((40, 4, 4), np.nan)
+    p[:, 0, 1] = np.linspace(0.2, 0.8, 40)
+    for pair, row in (((0, 2), 3), ((1, 2), 9), ((0, 3), 20), ((1, 3), 21), ((2, 3), 30)):
+        p[row][pair] = 0.7
+    p = np.where(np.isnan(p), 1 - p.transpose(0, 2, 1), p)
+    found = WinRateMatrix("abcd", p).estimate()
+    alone = WinRateMatrix("ab", p[:, :2, :2]).estimate()
+    assert found.low[0, 1] == pytest.approx(alone.low[0, 1]) and found.low[0, 1] < 0.46
+    assert found.low[0, 2] < 0.1 and found.high[0, 2] > 0.9 and found.value[0, 2] == 0.7
+
+
+@pytest.mark.parametrize("policies", [3, 12])
+def test_intervals_of_the_worst_win_rate_cover_the_truth(policies):
+    """Where all are alike each loses to somebody by chance, and its exploitability is 0; and where they differ."""
+    generator = np.random.default_rng(policies)
+    scores = generator.normal(0, 0.5, policies)
+    names = [str(place) for place in range(policies)]
+    for truth in (np.full((policies, policies), 0.5), 1 / (1 + np.exp(scores - scores[:, None]))):
+        covered, gaps, expected = [], [], exploitability(truth)
+        for run in range(40):
+            matrix = WinRateMatrix(names, hard(generator, truth, 48), resamples=200, seed=run)
+            found, gap = matrix.estimate_exploitability(), matrix.estimate_gap()
+            covered.append((found.low <= expected + 1e-9) & (expected <= found.high + 1e-9))
+            gaps.append(gap.low <= expected.min() + 1e-9 <= gap.high + 2e-9)
+        assert np.mean(covered) >= 0.93 and np.mean(gaps) >= 0.93
+    found = of_rates([[0.5, 0.9], [0.1, 0.5]]).estimate_exploitability()
+    np.testing.assert_allclose(found, [[0, 0.4]] * 3, atol=1e-12)  # the same on all prompts

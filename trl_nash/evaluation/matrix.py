@@ -177,12 +177,9 @@ class WinRateMatrix:
         Returns:
             [`Estimate`]: of the shape that `figure` returns.
         """
-        from scipy.stats import norm, t
-
-        count = len(self.preferences)
         value = np.asarray(figure(self.rates), dtype=np.float64)
         found = np.array([figure(rates) for rates in self._resampled], dtype=np.float64)
-        tail = float(norm.cdf((count / (count - 1)) ** 0.5 * t.ppf((1 - level) / 2, count - 1)))
+        tail = self._tail(level)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of a pair that was never judged, which has no interval
             low, high = np.nanquantile(found, [tail, 1 - tail], axis=0)
@@ -222,6 +219,41 @@ class WinRateMatrix:
         """
         return exploitability(self._whole())
 
+    def estimate_exploitability(self, level: float = 0.95) -> Estimate:
+        """
+        The exploitability of each policy by those that it was compared with, and its interval.
+
+        The largest of several win rates is a lucky one, and in resamples still more so: among policies that are alike
+        all its percentiles are above the truth. The lower end is therefore that of a band in which all win rates
+        against the policy lie at once.
+
+        Args:
+            level (`float`, *optional*, defaults to `0.95`): of the interval.
+
+        Returns:
+            [`Estimate`]: of shape `(N,)`.
+        """
+        found = self.estimate(_worst, level)
+        error = self._resampled.std(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            below = np.where(error > 0, (self.rates - self._resampled) / error, 0.0).max(1)
+        width = np.quantile(below, 1 - self._tail(level), axis=0)
+        low = _worst(self.rates - width * np.nan_to_num(error))
+        return found._replace(low=np.minimum(low, found.low))
+
+    def estimate_gap(self, level: float = 0.95) -> Estimate:
+        """
+        The smallest exploitability of a single policy, and its interval: see [`estimate_exploitability`].
+
+        Args:
+            level (`float`, *optional*, defaults to `0.95`): of the interval.
+
+        Returns:
+            [`Estimate`]
+        """
+        found = self.estimate(lambda rates: _worst(rates).min(), level)
+        return found._replace(low=min(float(found.low), float(self.estimate_exploitability(level).low.min())))
+
     def bradley_terry(self) -> BradleyTerry:
         """
         Scores by which a reward could explain the win rates, and what it cannot explain.
@@ -242,14 +274,36 @@ class WinRateMatrix:
                     found.append(Cycle((self.names[i], self.names[j], self.names[k]), float(strength)))
         return sorted(found, key=lambda cycle: -cycle.strength)
 
+    def _tail(self, level: float) -> float:
+        """The share of resamples below an interval, and above it."""
+        from scipy.stats import norm, t
+
+        count = len(self.preferences)
+        return float(norm.cdf((count / (count - 1)) ** 0.5 * t.ppf((1 - level) / 2, count - 1)))
+
     @cached_property
     def _resampled(self) -> np.ndarray:
-        """Mean win rates of resampled prompts, of shape (R, N, N): of those that have all pairs that there are."""
+        """
+        Mean win rates of resampled prompts, of shape (R, N, N).
+
+        Prompts that all say 0, or 1, do so in every resample, and one prompt says nothing of others: there a resample
+        has a draw whose quantiles are the limits of Clopper and Pearson, of as many verdicts. One without a verdict on
+        a pair has a single one of them.
+        """
         count = len(self.preferences)
         generator = np.random.default_rng(self._seed)
         means = self._means(generator.multinomial(count, np.full(count, 1 / count), size=self._resamples))
-        whole = ~(np.isnan(means) & (self.counts > 0)).any((1, 2))
-        return means[whole] if whole.any() else self.rates[None]
+        for i, j in combinations(range(len(self)), 2):
+            verdicts, column = self.preferences[:, i, j], means[:, i, j]
+            known = verdicts[~np.isnan(verdicts)]
+            if len(known) == 1 or (len(known) and (known == known[0]).all() and known[0] in (0, 1)):
+                draws = generator.random(len(means)) ** (1 / len(known))
+                column = draws if known[0] == 1 else 1 - draws
+            elif len(known):
+                lost = np.isnan(column)
+                column[lost] = generator.choice(known, lost.sum())
+            means[:, i, j], means[:, j, i] = column, 1 - column
+        return means
 
     def _means(self, weights: np.ndarray) -> np.ndarray:
         """Weighted means of the win rates, of shape (R, N, N), for weights of prompts of shape (R, B)."""
@@ -264,3 +318,8 @@ class WinRateMatrix:
                 f"{first!r} and {second!r} were never compared, and without that there is no game of all."
             )
         return self.rates
+
+
+def _worst(rates: np.ndarray) -> np.ndarray:
+    """Exploitability by what was compared with each policy."""
+    return np.fmax.reduce(rates, 0) - 0.5

@@ -5,7 +5,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ...judges.transcript import own_words
 from ..matrix import Cycle, Estimate, WinRateMatrix
-from ..scores import ELO, bradley_terry, equilibrium, exploitability
+from ..scores import ELO, bradley_terry, equilibrium
 from .best_of import with_responders
 from .result import ArenaResult
 
@@ -99,14 +99,17 @@ class Standings:
         matrix, answers = matrix.select([matrix.names[i] for i in order]), [answers[i] for i in order]
         playing = _connected(matrix)
         game = matrix.select(playing) if len(playing) > 1 else None
-        win_rates = _each(matrix, _against_others, matrix.names)
-        weights, losses, points = (
-            _each(game, figure, matrix.names)
-            for figure in (_weights, exploitability, lambda rates: ELO * bradley_terry(rates))
-        )
-        responses = dict.fromkeys(matrix.names, UNKNOWN)
+        win_rates = _each(matrix, matrix.estimate(_against_others))
+        unknown = dict.fromkeys(matrix.names, UNKNOWN)
+        weights, losses, points, responses = (dict(unknown) for _ in range(4))
+        if game is not None:
+            weights |= _each(game, game.estimate(_weights))
+            losses |= _each(game, game.estimate_exploitability())
+            points |= _each(game, game.estimate(lambda rates: ELO * bradley_terry(rates)))
         if count:
-            responses |= _each(with_responders(matrix, further, count), _worst_of(len(matrix)), playing)
+            responders = with_responders(matrix, further, count)
+            found = _each(responders, responders.estimate_exploitability())
+            responses |= {name: found[name] for name in playing}
         there = [[record for record in own.values() if record["completion"] is not None] for own in answers]
         lengths = _against_others(matrix.length_controlled())
         lines = [
@@ -129,7 +132,7 @@ class Standings:
             left_out=[name for name in matrix.names if name not in playing or game is None],
             residual=residual,
             cycles=matrix.cycles(),
-            gap=game.estimate(lambda rates: exploitability(rates).min()) if game is not None else UNKNOWN,
+            gap=game.estimate_gap() if game is not None else UNKNOWN,
             count=count,
             failed={name: found for name, own in zip(matrix.names, answers, strict=True) if (found := _failures(own))},
         )
@@ -178,17 +181,6 @@ def _weights(rates: np.ndarray) -> np.ndarray:
         return np.full(len(rates), np.nan)
 
 
-def _worst_of(size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Exploitability of the first policies by all that they were compared with; `nan` of the others."""
-
-    def figure(rates: np.ndarray) -> np.ndarray:
-        found = np.full(len(rates), np.nan)
-        found[:size] = np.nanmax(rates[:, :size], axis=0) - 0.5
-        return found
-
-    return figure
-
-
 def _connected(matrix: WinRateMatrix) -> list[str]:
     """The policies that are left when those with most holes are taken out, until there is none."""
     there = np.ones(len(matrix), dtype=bool)
@@ -197,16 +189,9 @@ def _connected(matrix: WinRateMatrix) -> list[str]:
     return [name for name, is_there in zip(matrix.names, there, strict=True) if is_there]
 
 
-def _each(
-    matrix: WinRateMatrix | None, figure: Callable[[np.ndarray], np.ndarray], names: Sequence[str]
-) -> dict[str, Estimate]:
-    """The estimate of each policy of a figure of shape `(N,)`."""
-    if matrix is None:
-        return dict.fromkeys(names, UNKNOWN)
-    found = matrix.estimate(figure)
-    places = [(i, name) for i, name in enumerate(matrix.names) if name in names]
-    each = {name: Estimate(*(float(part[i]) for part in found)) for i, name in places}
-    return dict.fromkeys(names, UNKNOWN) | each
+def _each(matrix: WinRateMatrix, found: Estimate) -> dict[str, Estimate]:
+    """An estimate of shape `(N,)`, by the names of the policies."""
+    return {name: Estimate(*(float(part[i]) for part in found)) for i, name in enumerate(matrix.names)}
 
 
 def _failures(answers: Mapping[int, dict[str, Any]]) -> dict[str, int]:
