@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from trl_nash.evaluation import WinRateMatrix
-from trl_nash.evaluation.scores import bradley_terry, equilibrium, exploitability
+from trl_nash.evaluation.scores import at_equal_lengths, bradley_terry, equilibrium, exploitability
 
 
 CYCLE = np.array([[0.5, 0.8, 0.3], [0.2, 0.5, 0.9], [0.7, 0.1, 0.5]])
@@ -133,6 +133,15 @@ def test_length_controlled_win_rates_are_alpaca_evals(case, expected):
     found = WinRateMatrix(["a", "b"], preferences, lengths).length_controlled()
     assert found[0, 1] == pytest.approx(expected, abs=0.004) and found[0, 1] + found[1, 0] == 1
     assert abs(found[0, 1] - p.mean()) > 0.02  # the correction is not nothing
+
+
+@pytest.mark.parametrize("prompts", [5, 20, 100])
+def test_verdicts_that_lengths_explain_say_nothing_of_equal_lengths(prompts):
+    """The longer answer always wins: which policy is better is not known, and by no means certain."""
+    longer = np.random.default_rng(prompts).normal(0, 50, prompts).round()
+    found = at_equal_lengths((longer > 0).astype(float), longer)
+    assert 0.2 < found < 0.8 and at_equal_lengths((longer < 0).astype(float), -longer) == pytest.approx(1 - found)
+    assert at_equal_lengths(np.ones(prompts), longer) > 0.999
 
 
 def test_equal_lengths_are_not_corrected():
