@@ -54,7 +54,10 @@ def test_table_and_files(write_rows, model_dir, prompts_file, tmp_path, capsys, 
     assert main(argv) == 0
     text = capsys.readouterr().out
     lines = [line.split() for line in text.splitlines() if line]
-    assert lines[1][:3] == ["long", "100.0%", "±0.0"] and lines[2][:3] == ["start", "0.0%", "±0.0"]
+    assert lines[1][:2] == ["long", "100.0%"] and lines[2][:2] == ["start", "0.0%"]
+    assert float(lines[1][2].strip("±")) == pytest.approx(
+        50 * (1 - 0.025 ** (1 / 16)), abs=2
+    )  # of 16 prompts, all won
     assert "long is the hardest to exploit: no policy of the pool beats it." in text
     found = {file.name for file in (tmp_path / "out").iterdir()}
     assert found == {

@@ -207,6 +207,13 @@ def test_the_best_of_further_answers(models, prompts, write_rows, tmp_path):
     again.judge(judge, "by length")
     assert log.read_text() == ""
     assert Arena(specs, prompts, out, SHORT).judge(judge, "by length").further == {} and log.read_text() == ""
+    part = completions(write_rows, "part", ["xx"] * 4)  # of the other prompts none has answers of two policies
+    log.write_text("")
+    holes = Arena([specs[0], part], prompts, out, SHORT, best_of=2)
+    holes.sample()
+    holes = holes.judge(judge, "by length")
+    assert len(log.read_text().splitlines()) == 2 * 4 * 3 and holes.further["one"].shape == (4, 2, 2)
+    assert not np.isnan([line.best_of.value for line in Standings.of(holes, few_resamples(holes)).lines]).any()
     with pytest.raises(UsageError, match="best_of must be 2 or more, .* got 1"):
         Arena(specs, prompts, out, SHORT, best_of=1)
 
@@ -391,7 +398,21 @@ def test_a_judge_that_never_has_an_opinion(write_rows, prompts, tmp_path):
 def test_no_prompt_with_two_answers(write_rows, prompts, tmp_path):
     first = completions(write_rows, "first", ["x"] * 3)
     second = completions(write_rows, "second", ["y"] * 3, PROMPTS[3:6])
-    arena = Arena([first, second], prompts, tmp_path / "out")
-    arena.sample()
     with pytest.raises(UsageError, match="no prompt has answers of two policies"):
-        arena.judge(ByLength())
+        Arena([first, second], prompts, tmp_path / "out")
+    second = completions(write_rows, "second", ["y"] * 3, PROMPTS[2:5])
+    with pytest.raises(UsageError, match="one prompt has answers of two policies"):
+        Arena([first, second], prompts, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_prompts_than_before(write_rows, tmp_path):
+    """Figures are of the prompts that are asked for, also where the directory has answers to others."""
+    texts = ["x", "xx", *["x" * 100] * (len(PROMPTS) - 2)]
+    specs = [completions(write_rows, name, [text + "y" * (name == "b") for text in texts]) for name in "ab"]
+    every, some = (write_rows([{"prompt": p} for p in PROMPTS[:n]], f"{n}.jsonl") for n in (12, 2))
+    for file in (every, some):
+        arena = Arena(specs, file, tmp_path / "out")
+        arena.sample()
+    first, second = Standings.of(arena.judge(ByLength())).lines
+    assert (first.answers, first.characters, second.characters) == (2, 2.5, 1.5)

@@ -157,7 +157,7 @@ def _print_plan(arena: "Arena", options: argparse.Namespace, kwargs: dict[str, A
     table = text_table("policy", "from", "answers to get", "seconds")
     for contestant in arena.contestants:
         missing, each = arena.missing(contestant), arena.answers[contestant.name].seconds
-        sampled = missing and contestant.kind != "file"
+        sampled = missing and not contestant.is_file
         time = "" if not sampled else "not measured yet" if each is None else f"{missing * each:,.0f}"
         seconds += missing * each if sampled and each is not None else 0.0
         unknown += [contestant.name] if sampled and each is None else []
@@ -195,7 +195,7 @@ def questions(left: dict[int, list[tuple[int, int]]], judge: "Judge") -> str:
 
 
 def _dialogues_text(arena: "Arena") -> str:
-    sampling, count = arena.sampling, sum(arena.missing(one) for one in arena.contestants if one.kind != "file")
+    sampling, count = arena.sampling, sum(arena.missing(one) for one in arena.contestants if not one.is_file)
     turns = count * sampling.turns
     return (
         f"\nAn answer is a dialogue with {sampling.user}, of {sampling.turns} turns of the policy at most. To play: "

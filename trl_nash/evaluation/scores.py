@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 ELO = 400 / np.log(10)  # points of a logit
 _DIGITS = 5  # of win rates whose equilibrium is asked for: ties beyond them hide which policies it consists of
-# Of the weight of lengths, as scikit-learn's 1 / C: without one it is infinite where the longer answer always wins, and
+# Of the weight of lengths, scikit-learn's 1 / C: without one it is infinite where the longer answer always wins, and
 # what is left at equal lengths is chance. AlpacaEval's cross-validation chooses a C of about 20.
 _PENALTY = 0.05
 _ROUNDS = 100  # of Newton's method, of which about 10 suffice

@@ -66,6 +66,10 @@ class Answers:
                 )
         return [row for row in rows if self.records.get(row.index, {}).get("completion") is None]
 
+    def to(self, rows: Iterable[Row]) -> dict[int, dict[str, Any]]:
+        """The records of these prompts."""
+        return {row.index: self.records[row.index] for row in rows if row.index in self.records}
+
     def append(self, records: list[dict[str, Any]]) -> None:
         """Adds answers; what has returned is on disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

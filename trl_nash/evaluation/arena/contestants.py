@@ -33,6 +33,11 @@ class Contestant(NamedTuple):
     spec: str
 
     @property
+    def is_file(self) -> bool:
+        """Whether it is not sampled: its answers are there."""
+        return self.kind == "file"
+
+    @property
     def file_name(self) -> str:
         """The name without what a file's name cannot have."""
         return re.sub(r"[^\w.+-]+", "-", self.name).strip(".-") or "policy"

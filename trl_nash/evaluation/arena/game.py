@@ -50,17 +50,15 @@ class Arena:
             name it.
         prompts (`str`, `Path` or `list[Row]`):
             A file of prompts, or rows without completions.
-        directory (`str` or `Path`):
-            Where answers, judgements and results are kept.
-        sampling ([`Sampling`], *optional*):
-            How models and servers are sampled.
-        prompt_column (`str`, *optional*):
-            Of the file; by default as in training.
+        directory (`str` or `Path`): where answers, judgements and results are kept.
+        sampling ([`Sampling`], *optional*): how models and servers are sampled.
+        prompt_column (`str`, *optional*): of the file; by default as in training.
         best_of (`int`, *optional*, defaults to `0`):
             Further answers to each prompt of each policy that is sampled, of which the best one is an opponent too.
 
     Raises:
-        `UsageError`: If the policies or files cannot be used, or the directory has other answers of one of the names.
+        `UsageError`: If the policies or files cannot be used, fewer than two prompts have answers of two policies, or
+            the directory has other answers of one of the names.
         `ValueError`: If a row cannot be used.
 
     Example:
@@ -91,13 +89,14 @@ class Arena:
         self.sampling = sampling or Sampling()
         self._roster = Roster(self.directory)
         self._tracks = [track for one in self.contestants for track in self._tracks_of(one, best_of)]
-        self._files = {one.name: read_completions(one.spec, self.rows) for one in self.contestants if _is_file(one)}
+        self._files = {one.name: read_completions(one.spec, self.rows) for one in self.contestants if one.is_file}
         for contestant in self.contestants:
             self.missing(contestant)
+        _check_enough(len(self._pairs()))
 
     def _tracks_of(self, contestant: Contestant, best_of: int) -> list[Track]:
         folder, name = self.directory / "answers", contestant.file_name
-        sampled = {} if _is_file(contestant) else {"sampling": self.sampling.settings}
+        sampled = {} if contestant.is_file else {"sampling": self.sampling.settings}
         self._roster.enrol(contestant.name, {"kind": contestant.kind, "spec": contestant.spec} | sampled)
         tracks = [Track(contestant.name, contestant, Answers(folder / f"{name}.jsonl"), True)]
         for number in range(1, best_of + 1) if sampled else ():
@@ -108,12 +107,12 @@ class Arena:
 
     @property
     def answers(self) -> dict[str, Answers]:
-        """Of each policy, by its name, the answers that play."""
+        """Of each policy, by its name, the answers that play; also to prompts that are not among these."""
         return {track.name: track.answers for track in self._tracks if track.plays}
 
     def missing(self, contestant: Contestant) -> int:
         """How many answers of a policy are still to be sampled, or to be read from its file."""
-        if _is_file(contestant):
+        if contestant.is_file:
             return len(self._unread(contestant))
         return sum(len(track.answers.missing(self.rows)) for track in self._of(contestant))
 
@@ -123,16 +122,14 @@ class Arena:
 
     def sample(self, advance: Callable[[str, int], None] = lambda name, count: None) -> None:
         """
-        Gets the answers that are missing, of one policy after the other.
-
-        Args:
-            advance (`Callable`, *optional*): is called with a policy's name and a number of answers, as they come.
+        Gets the answers that are missing, of one policy after the other; `advance` is called with a policy's name and
+        a number of answers, as they come.
         """
         self._roster.save()
         user = self._load_user()
         for contestant in self.contestants:
             tracks = self._of(contestant)
-            if _is_file(contestant):
+            if contestant.is_file:
                 if unread := self._unread(contestant):
                     tracks[0].answers.append(unread)
                     advance(contestant.name, len(unread))
@@ -146,7 +143,7 @@ class Arena:
 
     def _load_user(self) -> "User | None":
         """Who answers the policies, if dialogues are to be played."""
-        sampled = [one for one in self.contestants if not _is_file(one) and self.missing(one)]
+        sampled = [one for one in self.contestants if not one.is_file and self.missing(one)]
         if self.sampling.user is None or not sampled:
             return None
         from ...generation.dialogue.users import load_user
@@ -156,7 +153,7 @@ class Arena:
     def questions(self) -> list[Row]:
         """
         The prompts with the answers that there are: a place for each policy that the directory knows, in which there
-        is `None` if it does not play or has no answer. Prompts with fewer than two answers are left out.
+        is `None` if it does not play or has no answer. Prompts with answers of fewer than two policies are left out.
         """
         names, asked = self._roster.names, self._asked
         tracks = {track.name: track for track in self._tracks}
@@ -172,13 +169,18 @@ class Arena:
             replace(row, completions=[text(place.get(row.index, {})) for place in places], asked=asked)
             for row in self.rows
         ]
-        return [row for row in rows if row.pairs]
+        playing = self._playing
+        return [row for row in rows if sum(row.completions[place] is not None for place in playing) > 1]
+
+    @property
+    def _playing(self) -> list[int]:
+        """Places of the answers that play, in the order of the policies."""
+        return [self._roster.names.index(contestant.name) for contestant in self.contestants]
 
     @property
     def _asked(self) -> tuple[tuple[int, int], ...]:
         """Places of the pairs that are compared: those that play with each other, the other answers with these."""
-        names = self._roster.names
-        playing = [names.index(track.name) for track in self._tracks if track.plays]
+        names, playing = self._roster.names, self._playing
         every = [names.index(track.name) for track in self._tracks]
         return tuple(sorted({(min(i, j), max(i, j)) for i in every for j in playing if i != j}))
 
@@ -191,14 +193,13 @@ class Arena:
         names = self._roster.names
         there = {
             names.index(track.name): {record["row"] for record in self._files[track.contestant.name]}
-            if _is_file(track.contestant)
+            if track.contestant.is_file
             else {row.index for row in self.rows}
             for track in self._tracks
         }
-        return {
-            row.index: [(i, j) for i, j in self._asked if row.index in there[i] and row.index in there[j]]
-            for row in self.rows
-        }
+        playing = self._playing
+        rows = [row.index for row in self.rows if sum(row.index in there[place] for place in playing) > 1]
+        return {row: [(i, j) for i, j in self._asked if row in there[i] and row in there[j]] for row in rows}
 
     def output(self, spec: str, judge: PairwiseJudge, kwargs: dict[str, Any] | None = None) -> Output:
         """The judgements of a judge that are in the directory."""
@@ -243,12 +244,11 @@ class Arena:
             [`ArenaResult`]
 
         Raises:
-            `UsageError`: If no prompt has two answers.
+            `UsageError`: If fewer than two prompts have answers of two policies.
             `JudgeError`: If the judge cannot go on.
         """
         rows = self.questions()
-        if not rows:
-            raise UsageError("no prompt has answers of two policies: there is nothing to compare.")
+        _check_enough(len(rows))
         spec = spec or judge.description
         output = self.output(spec, judge, kwargs)
         judge_rows("judge", judge, rows, output, batch_size, advance)
@@ -257,7 +257,7 @@ class Arena:
 
     def _result(self, spec: str, rows: list[Row], output: Output) -> ArenaResult:
         names = self._roster.names
-        playing = [names.index(one.name) for one in self.contestants]
+        playing = self._playing
         place = {there: here for here, there in enumerate(playing)}
         judged = [output.records[row.index, i, j] for row in rows for i, j in row.pairs]
         both = [record for record in judged if record["first_index"] in place and record["second_index"] in place]
@@ -266,7 +266,7 @@ class Arena:
             names=tuple(one.name for one in self.contestants),
             judge=spec,
             rows=[replace(row, completions=[row.completions[there] for there in playing], asked=None) for row in rows],
-            answers=[self.answers[one.name].records for one in self.contestants],
+            answers=[self.answers[one.name].to(self.rows) for one in self.contestants],
             records=[record | {key: place[record[key]] for key in ("first_index", "second_index")} for record in both],
             counts=dict(output.counts["judge"]),
             further={
@@ -291,5 +291,9 @@ class Arena:
         return [record for record in self._files[contestant.name] if record["row"] not in known]
 
 
-def _is_file(contestant: Contestant) -> bool:
-    return contestant.kind == "file"
+def _check_enough(prompts: int) -> None:
+    if prompts < 2:
+        raise UsageError(
+            f"{'one' if prompts else 'no'} prompt has answers of two policies: figures and their intervals are over "
+            "prompts, so compare answers to two or more."
+        )

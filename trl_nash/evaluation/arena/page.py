@@ -5,6 +5,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -51,11 +52,8 @@ def save_page(result: ArenaResult, standings: Standings, sentences: Sequence[str
         # In a script no tag may begin.
         "DATA": json.dumps(_data(result, standings), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
     }
-    page = _PAGE.read_text(encoding="utf-8")
-    before, *rest = page.split("@TITLE@")
-    page = parts["TITLE"].join([before, *rest])
-    for name in ("FACTS", "RANKING", "SENTENCES", "HEAT", "DATA"):  # the answers last: they may hold any text
-        page = page.replace(f"@{name}@", parts[name], 1)
+    # All at once: a part may hold any text, also the name of another one.
+    page = re.sub("@([A-Z]+)@", lambda found: parts[found[1]], _PAGE.read_text(encoding="utf-8"))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page, encoding="utf-8")
     return file
