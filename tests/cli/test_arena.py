@@ -55,9 +55,8 @@ def test_table_and_files(write_rows, model_dir, prompts_file, tmp_path, capsys, 
     text = capsys.readouterr().out
     lines = [line.split() for line in text.splitlines() if line]
     assert lines[1][:2] == ["long", "100.0%"] and lines[2][:2] == ["start", "0.0%"]
-    assert float(lines[1][2].strip("±")) == pytest.approx(
-        50 * (1 - 0.025 ** (1 / 16)), abs=2
-    )  # of 16 prompts, all won
+    half_width = 50 * (1 - 0.025 ** (1 / 16))  # of 16 prompts, all won
+    assert float(lines[1][2].strip("±")) == pytest.approx(half_width, abs=2)
     assert "long is the hardest to exploit: no policy of the pool beats it." in text
     found = {file.name for file in (tmp_path / "out").iterdir()}
     assert found == {

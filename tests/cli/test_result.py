@@ -175,6 +175,8 @@ def test_what_is_said_of_a_result():
         (0.05, 0.04, "about 0 (estimate 0.05 ± 0.04)"),
         (1.0, 0.6, "1 ± 0.6"),  # of a policy that is its start there is no error
         (-0.3, 0.4, "-0.3 ± 0.4"),
+        (-0.9, 0.5, "-0.9 ± 0.5"),  # as far below 0 as it may be above
+        (-3.0, None, "-3"),
         (-0.0333, None, "about 0 (estimate -0.0333)"),
         (0.0333, None, "0.0333"),
         (0.0333, math.nan, "0.0333"),

@@ -51,7 +51,7 @@ def played(tmp_path_factory):
         specs.append(f"{name}={write(f'{letter}.jsonl', rows[:20] if letter == 's' else rows)}")
     arena = Arena(specs, prompts, folder / "out")
     arena.sample()
-    result = arena.judge(as_judge(circle), "circle")
+    result = arena.judge(as_judge(circle), "circle @HEAT@")
     matrix = WinRateMatrix.from_judgements(result.names, result.records, resamples=100)
     standings = Standings.of(result, matrix)
     write_files(result, standings, arena.contestants, arena.directory)
@@ -105,7 +105,7 @@ def test_the_page_holds_all_and_lets_nothing_out(played):
             zip(result.names, row.completions, strict=True)
         )
     assert page.count('class="hole"') == 4 and "<i>it" not in page.replace(json.dumps("<i>it"), "")
-    assert page.count("</script>") == 2
+    assert page.count("</script>") == 2 and page.count('<table class="heat">') == 1 and "circle @HEAT@" in page
 
 
 @pytest.mark.slow

@@ -106,6 +106,7 @@ def test_a_warm_up_is_waited_for(tmp_path, said):
         ({"policy/kl_reference": 0.5, "policy/kl_reference_se": 0.1}, False),  # moved by many partial fits
         ({"policy/kl_reference": 0.5, "policy/kl_reference_se": 0.4}, False),  # of a still one there is no noise
         ({"policy/kl_reference": 0.02, "policy/kl_reference_se": 0.04}, True),
+        ({"policy/kl_reference": -0.9, "policy/kl_reference_se": 0.5}, False),
         ({"steps_per_fit": 1}, False),
         ({"fit/target": 0.0}, False),
     ],
@@ -120,6 +121,7 @@ def test_which_fits_fell_short(changed, short):
     [
         ({}, True),  # measured: COMAL on SmolLM2-135M with a step of 6, which won little
         ({"policy/kl_reference": 1.0, "policy/kl_reference_se": 0.6}, False),  # measured, on 4 prompts
+        ({"policy/kl_reference": -0.9, "policy/kl_reference_se": 0.5}, False),
         ({"policy/kl_reference": 11.2, "policy/kl_reference_se": 1.2}, False),  # the same with a step of 24
         ({"fit/r2_end": 0.2}, False),
         ({"passes": 1}, False),  # new texts in each step: what it reaches it has not seen
@@ -188,3 +190,12 @@ def test_each_sentence_can_be_said():
     facts = Facts({"round": 3, "max_new_tokens": 64})
     assert all(str(advice.sentence.format_map(facts)).count("3") for advice in ADVICE)
     assert not any(advice.holds(facts) for advice in ADVICE)
+
+
+@pytest.mark.parametrize(
+    ("kl", "error", "still"), [(0.0, 0.0, True), (-0.0005, 0.001, True), (0.5, 0.3, False), (-0.5, 0.3, False)]
+)
+def test_an_estimate_below_0_is_of_a_policy_that_moved_too(kl, error, still):
+    facts = Facts({"policy/kl_reference": kl, "policy/kl_reference_se": error, "round": 9, "warm_steps": 40})
+    (advice,) = [one for one in ADVICE if "still the one" in one.sentence]
+    assert advice.holds(facts) == still

@@ -40,7 +40,7 @@ class Advice(NamedTuple):
 
 def _is_still(facts: Facts) -> bool:
     """Nothing that was measured has moved: a KL may be the noise of its estimate."""
-    kl, error, r2 = facts["policy/kl_reference"], facts["policy/kl_reference_se"], facts["fit/r2_end"]
+    kl, error, r2 = abs(facts["policy/kl_reference"]), facts["policy/kl_reference_se"], facts["fit/r2_end"]
     has_moved = kl >= 10 * STILL_KL or (kl >= STILL_KL and not kl < 2 * error) or abs(r2) >= STILL_R2
     return not has_moved and (kl == kl or r2 == r2)
 

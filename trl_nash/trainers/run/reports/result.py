@@ -15,8 +15,11 @@ NEAR_KL = 0.2
 
 
 def is_near(kl: float, error: float | None) -> bool:
-    """Whether a KL, in nats a completion, is small, even with two of its standard errors (if known) on top."""
-    return kl + 2 * (error if is_known(error) else 0.0) < NEAR_KL
+    """
+    Whether the estimate of a KL, in nats a completion, is small on either side of 0, even with two of its standard
+    errors (if known) on top.
+    """
+    return abs(kl) + 2 * (error if is_known(error) else 0.0) < NEAR_KL
 
 
 def is_known(error: float | None) -> TypeGuard[float]:
