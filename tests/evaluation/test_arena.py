@@ -179,7 +179,7 @@ def test_one_model_is_in_memory_at_a_time(models, prompts, tmp_path, monkeypatch
 
     monkeypatch.setattr(loaded_module, "load_policy", watched)
     specs = [str(models / name) for name in ("one", "adapter", "two")]
-    Arena(specs, prompts, tmp_path / "out", GREEDY, best_of=2).sample()
+    Arena(specs, prompts, tmp_path / "out", SHORT, best_of=2).sample()
     assert alive == [0, 0, 0] and not any(model() for model in loaded)
 
 
@@ -216,6 +216,10 @@ def test_the_best_of_further_answers(models, prompts, write_rows, tmp_path):
     assert not np.isnan([line.best_of.value for line in Standings.of(holes, few_resamples(holes)).lines]).any()
     with pytest.raises(UsageError, match="best_of must be 2 or more, .* got 1"):
         Arena(specs, prompts, out, SHORT, best_of=1)
+    with pytest.raises(UsageError, match="best_of chooses from further answers, and at temperature 0"):
+        Arena(specs, prompts, out, GREEDY, best_of=4)
+    with pytest.raises(UsageError, match="best_of needs a policy that is sampled"):
+        Arena([specs[-1], part], prompts, out, SHORT, best_of=2)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -391,7 +395,8 @@ def test_a_judge_that_never_has_an_opinion(write_rows, prompts, tmp_path):
     result = arena.judge(as_judge(lambda prompts, first, second: [None] * len(prompts)))
     standings = Standings.of(result)
     assert standings.left_out == ["a", "b"] and np.isnan([line.win_rate.value for line in standings.lines]).all()
-    assert sentences(standings)[0].startswith("Never compared, because an answer or a verdict is missing")
+    never, left_out = sentences(standings)  # and nothing of intervals, of which there are none
+    assert never.startswith("Never compared, because an answer or a verdict is missing") and "a, b" in left_out
     write_files(result, standings, arena.contestants, arena.directory)
 
 

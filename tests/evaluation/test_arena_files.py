@@ -7,11 +7,12 @@ import json
 import re
 
 import browser
+import numpy as np
 import pandas as pd
 import pytest
 
 from trl_nash.evaluation import WinRateMatrix
-from trl_nash.evaluation.arena import Arena, Standings
+from trl_nash.evaluation.arena import Arena, ArenaResult, Standings
 from trl_nash.evaluation.arena.report import sentences, write_files
 from trl_nash.judges import Abstained, as_judge
 
@@ -74,6 +75,18 @@ def test_figures(played):
     said = " ".join(sentences(standings))
     assert "Never compared, because an answer or a verdict is missing on every prompt: " in said
     assert "each wins at least 90.0%" in said and "Elo is off by 40.0% at most" in said
+
+
+def test_a_circle_may_be_chance():
+    """Of three that are alike, and one that loses to all of them."""
+    rates = np.array([[0.5, 0.51, 0.49, 0.9], [0.49, 0.5, 0.51, 0.9], [0.51, 0.49, 0.5, 0.9], [0.1, 0.1, 0.1, 0.5]])
+    noise = np.random.default_rng(0).uniform(-0.04, 0.04, (24, 4, 4))
+    noise -= noise.mean(0)
+    p = rates + noise - noise.transpose(0, 2, 1)
+    matrix = WinRateMatrix("abcd", p, np.ones(p.shape[:2]), resamples=200)
+    result = ArenaResult(tuple("abcd"), "judge", [], [{}] * 4, [], {}, {})
+    (said,) = [sentence for sentence in sentences(Standings.of(result, matrix)) if "beats" in sentence]
+    assert "That may be chance: some of their intervals contain 50 %." in said and "No ranking" not in said
 
 
 def test_files_for_alpaca_eval_and_arena_hard(played):

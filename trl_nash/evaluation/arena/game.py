@@ -45,16 +45,14 @@ class Arena:
     directory as it comes: what is there already is not asked again, also when policies, prompts or judges are added.
 
     Args:
-        contestants (`Sequence[str]`):
-            Each a path or hub id of a model or adapter, a file of completions, or `openai:MODEL@URL`; `NAME=SPEC` to
-            name it.
-        prompts (`str`, `Path` or `list[Row]`):
-            A file of prompts, or rows without completions.
+        contestants (`Sequence[str]`): each a path or hub id of a model or adapter, a file of completions, or
+            `openai:MODEL@URL`; `NAME=SPEC` to name it.
+        prompts (`str`, `Path` or `list[Row]`): a file of prompts, or rows without completions.
         directory (`str` or `Path`): where answers, judgements and results are kept.
         sampling ([`Sampling`], *optional*): how models and servers are sampled.
         prompt_column (`str`, *optional*): of the file; by default as in training.
-        best_of (`int`, *optional*, defaults to `0`):
-            Further answers to each prompt of each policy that is sampled, of which the best one is an opponent too.
+        best_of (`int`, *optional*, defaults to `0`): further answers to each prompt of each policy that is sampled,
+            of which the best one is an opponent too.
 
     Raises:
         `UsageError`: If the policies or files cannot be used, fewer than two prompts have answers of two policies, or
@@ -82,11 +80,14 @@ class Arena:
     ):
         if best_of < 0 or best_of == 1:
             raise UsageError(f"best_of must be 2 or more, the answers that the best is chosen from, got {best_of}.")
-        self.contestants = read_contestants(contestants)
-        is_file = isinstance(prompts, str | Path)
-        self.rows = read_prompts(str(prompts), prompt_column) if is_file else prompts
-        self.directory = Path(directory)
         self.sampling = sampling or Sampling()
+        self.contestants = read_contestants(contestants)
+        if best_of and self.sampling.temperature == 0:
+            raise UsageError("best_of chooses from further answers, and at temperature 0 all are the same.")
+        if best_of and all(one.is_file for one in self.contestants):
+            raise UsageError("best_of needs a policy that is sampled: these are files of completions.")
+        self.rows = read_prompts(str(prompts), prompt_column) if isinstance(prompts, str | Path) else prompts
+        self.directory = Path(directory)
         self._roster = Roster(self.directory)
         self._tracks = [track for one in self.contestants for track in self._tracks_of(one, best_of)]
         self._files = {one.name: read_completions(one.spec, self.rows) for one in self.contestants if one.is_file}

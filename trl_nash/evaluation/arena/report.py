@@ -7,10 +7,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from ..matrix import Estimate
+from ..matrix import Cycle, Estimate
 from ..report import text_table
 from .contestants import Contestant
 from .exports import write_alpaca_eval, write_arena_hard
@@ -59,16 +60,20 @@ def sentences(standings: Standings) -> list[str]:
             f"Without equilibrium, exploitability and Elo, which need a comparison with all others: "
             f"{', '.join(standings.left_out)}."
         )
+    if not standings.matrix.counts[~np.eye(len(standings.lines), dtype=bool)].any():
+        return found
     if not standings.differ:
         count = len(standings.matrix.preferences)
         return [*found, f"No difference can be seen with {count} prompts: all intervals of win rates contain 50 %."]
+    sure = [cycle for cycle in standings.cycles if _is_sure(cycle, standings)]
     if standings.cycles:
-        cycle = standings.cycles[0]
+        cycle = (sure or standings.cycles)[0]
         circle = " beats ".join([*cycle.policies, cycle.policies[0]])
-        others = f", the strongest of {len(standings.cycles)} such circles" if len(standings.cycles) > 1 else ""
+        others = f", the strongest of {len(sure)} such circles" if len(sure) > 1 else ""
+        chance = "That may be chance: some of their intervals contain 50 %."
         found.append(
-            f"{circle}: each wins at least {percent(0.5 + cycle.strength)}{others}. No ranking can say that; the "
-            "equilibrium does."
+            f"{circle}: each wins at least {percent(0.5 + cycle.strength)}{others}. "
+            + ("No ranking can say that; the equilibrium does." if sure else chance)
         )
     worst = _worst(standings.residual)
     if worst is not None:
@@ -135,6 +140,12 @@ def interval(estimate: Estimate) -> str:
 
 def points(value: float) -> str:
     return "" if math.isnan(value) else f"{value:+.0f}"
+
+
+def _is_sure(cycle: Cycle, standings: Standings) -> bool:
+    """Whether all three win rates of a circle have intervals above one half."""
+    i, j, k = map(standings.matrix.names.index, cycle.policies)
+    return bool(min(standings.rates.low[i, j], standings.rates.low[j, k], standings.rates.low[k, i]) > 0.5)
 
 
 def _exploitability(line: Standing) -> float:
