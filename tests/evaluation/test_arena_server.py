@@ -50,6 +50,15 @@ def test_answers_of_a_server(arena, monkeypatch, tmp_path):
     assert files and not any(KEY in file.read_text() for file in files)
 
 
+def test_half_a_character(arena, monkeypatch):
+    """JSON can name one half of a pair, which no file can hold: all that was sampled would be lost with it."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Loopback(lambda question, number: says("so \ud83d 😀 é")) as server:
+        played = arena(server.url)
+        played.sample()
+    assert {record["completion"] for record in played.answers["tiny"].records.values()} == {"so ? 😀 é"}
+
+
 def test_a_server_that_fails(arena, monkeypatch):
     """What it had answered is kept, and its key, which it repeats, is not said."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

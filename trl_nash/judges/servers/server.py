@@ -143,7 +143,8 @@ class ChatServer:
         try:
             # The client's own methods refuse parameters that are not OpenAI's.
             reply = self.client.post(path, cast_to=object, body=body, options={"timeout": timeout})
-            return json.loads(reply) if isinstance(reply, str) else reply  # text, to servers that do not say JSON
+            # Text, to servers that do not say JSON.
+            return _writable(json.loads(reply) if isinstance(reply, str) else reply)
         except openai.APIError as failure:
             error = failure
         except ValueError:
@@ -194,6 +195,16 @@ class ChatServer:
         if key := os.environ.get(self.api_key_env):
             text = text.replace(key, "***")
         return " ".join(text.split())[:300].rstrip(".")
+
+
+def _writable(reply: Any) -> Any:
+    """A reply as UTF-8 can say it: JSON can also name one half of a pair of surrogates."""
+    text = json.dumps(reply, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode(errors="replace"))
+    return reply
 
 
 def find_server(
