@@ -61,7 +61,7 @@ def test_table_and_files(write_rows, model_dir, prompts_file, tmp_path, capsys, 
     found = {file.name for file in (tmp_path / "out").iterdir()}
     assert found == {
         *("answers", "judgements", "alpaca_eval", "model_answer"),
-        *("policies.json", "arena.json", "arena.parquet", "arena.html"),
+        *("policies.json", "arena.json", "arena.parquet", "arena.html", ".lock"),
     }
     assert main([*argv, "--dry_run"]) == 0
     text = capsys.readouterr().out

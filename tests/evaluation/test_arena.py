@@ -270,6 +270,30 @@ def test_goes_on_after_any_kill(models, prompts, tmp_path):
     assert unkilled.judge(ByLength(), "by length").matrix.rates == pytest.approx(result.matrix.rates)
 
 
+def test_two_at_a_time(write_rows, prompts, tmp_path):
+    """The second one would give places to its policies that the first one's have, or write over its judgements."""
+    out, specs = tmp_path / "out", of_lengths(write_rows, a=2, b=3, c=4)
+    first, again, second = (Arena(some, prompts, out) for some in (specs[:2], specs[:2], specs[1:]))
+    refused = []
+
+    def judge(prompts, one, other):
+        if not refused:
+            with pytest.raises(UsageError, match=r"another arena is at work in .*out: wait for it") as error:
+                again.judge(as_judge(judge))
+            refused.append(error)
+        return [float(len(a) > len(b)) for a, b in zip(one, other, strict=True)]
+
+    first.sample()
+    again.sample()
+    assert len((out / "answers" / "a.jsonl").read_text().splitlines()) == len(PROMPTS)
+    with pytest.raises(UsageError, match=r"another arena has begun in .*out: start this one again"):
+        second.sample()
+    assert first.judge(as_judge(judge)).matrix.rates[1, 0] == 1 and refused
+    second = Arena(specs, prompts, out)
+    second.sample()
+    assert second.judge(as_judge(judge)).matrix.names == ("a", "b", "c")
+
+
 def test_completions_from_files(write_rows, tmp_path):
     """AlpacaEval's columns, messages for texts, a prompt that is asked twice, other orders, and prompts without."""
     prompts = write_rows([{"instruction": prompt} for prompt in (*PROMPTS, PROMPTS[0])])

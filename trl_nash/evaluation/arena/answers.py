@@ -40,15 +40,20 @@ class Answers:
     def __init__(self, path: Path):
         self.path = path
         self.records: dict[int, dict[str, Any]] = {}
-        if path.exists():
-            drop_torn_line(path)
-            try:
-                for record in read_table(str(path)):
-                    if isinstance(completion := record["completion"], list):
-                        completion = Transcript(completion)
-                    self.records[record["row"]] = {"prompt": record["prompt"]} | record | {"completion": completion}
-            except KeyError as error:
-                raise UsageError(f"{path} has a line without {error}: remove the file to sample it again.") from None
+        self.read()
+
+    def read(self) -> None:
+        """Reads what is there by now."""
+        if not self.path.exists():
+            return
+        drop_torn_line(self.path)
+        try:
+            for record in read_table(str(self.path)):
+                if isinstance(completion := record["completion"], list):
+                    completion = Transcript(completion)
+                self.records[record["row"]] = {"prompt": record["prompt"]} | record | {"completion": completion}
+        except KeyError as error:
+            raise UsageError(f"{self.path} has a line without {error}: remove the file to sample it again.") from None
 
     def missing(self, rows: Iterable[Row]) -> list[Row]:
         """

@@ -23,11 +23,14 @@ from .best_of import verdicts
 from .contestants import Contestant, read_contestants
 from .result import ArenaResult
 from .roster import Roster
-from .sampling import Sampling, sampler
+from .sampling import Sampling, sampler, user_of
 
 
 if TYPE_CHECKING:
     from ...generation.dialogue.users import User
+
+
+Pairs = dict[int, list[tuple[int, int]]]  # places in the roster, by the row of the prompt
 
 
 class Track(NamedTuple):
@@ -55,8 +58,7 @@ class Arena:
             of which the best one is an opponent too.
 
     Raises:
-        `UsageError`: If the policies or files cannot be used, fewer than two prompts have answers of two policies, or
-            the directory has other answers of one of the names.
+        `UsageError`: If policies, files or names cannot be used, or two policies have answers to fewer than two prompts.
         `ValueError`: If a row cannot be used.
 
     Example:
@@ -112,7 +114,7 @@ class Arena:
         return {track.name: track.answers for track in self._tracks if track.plays}
 
     def missing(self, contestant: Contestant) -> int:
-        """How many answers of a policy are still to be sampled, or to be read from its file."""
+        """How many answers of a policy are still to be sampled, or read from its file."""
         if contestant.is_file:
             return len(self._unread(contestant))
         return sum(len(track.answers.missing(self.rows)) for track in self._of(contestant))
@@ -125,31 +127,30 @@ class Arena:
         """
         Gets the answers that are missing, of one policy after the other; `advance` is called with a policy's name and
         a number of answers, as they come.
+
+        Raises:
+            `UsageError`: If another arena is at work in the directory.
         """
-        self._roster.save()
-        user = self._load_user()
-        for contestant in self.contestants:
-            tracks = self._of(contestant)
-            if contestant.is_file:
-                if unread := self._unread(contestant):
-                    tracks[0].answers.append(unread)
-                    advance(contestant.name, len(unread))
-            elif self.missing(contestant):
-                with sampler(contestant, self.sampling, user) as draw:
-                    for track in tracks:
-                        with closing(draw(track.name, track.answers.missing(self.rows))) as batches:
-                            for batch in batches:
-                                track.answers.append(batch)
-                                advance(contestant.name, len(batch))
+        with self._roster.alone():
+            for track in self._tracks:
+                track.answers.read()  # another arena may have sampled them by now
+            waiting = [contestant for contestant in self.contestants if self.missing(contestant)]
+            user = None if all(one.is_file for one in waiting) else user_of(self.sampling)
+            for contestant in waiting:
+                self._get(contestant, user, advance)
 
-    def _load_user(self) -> "User | None":
-        """Who answers the policies, if dialogues are to be played."""
-        sampled = [one for one in self.contestants if not one.is_file and self.missing(one)]
-        if self.sampling.user is None or not sampled:
-            return None
-        from ...generation.dialogue.users import load_user
-
-        return load_user(self.sampling.user, self.sampling)
+    def _get(self, contestant: Contestant, user: "User | None", advance: Callable[[str, int], None]) -> None:
+        if contestant.is_file:
+            unread = self._unread(contestant)
+            self.answers[contestant.name].append(unread)
+            advance(contestant.name, len(unread))
+            return
+        with sampler(contestant, self.sampling, user) as draw:
+            for track in self._of(contestant):
+                with closing(draw(track.name, track.answers.missing(self.rows))) as batches:
+                    for batch in batches:
+                        track.answers.append(batch)
+                        advance(contestant.name, len(batch))
 
     def questions(self) -> list[Row]:
         """
@@ -189,7 +190,7 @@ class Arena:
         """Pairs of answers that a judge compares when all answers are there."""
         return sum(map(len, self._pairs().values()))
 
-    def _pairs(self) -> dict[int, list[tuple[int, int]]]:
+    def _pairs(self) -> Pairs:
         """These pairs, of each prompt."""
         names = self._roster.names
         there = {
@@ -213,9 +214,7 @@ class Arena:
         known = hashlib.sha256(json.dumps([spec, kwargs or {}], sort_keys=True, default=repr).encode()).hexdigest()
         return self.directory / "judgements" / f"{name}-{known[:8]}.parquet"
 
-    def to_judge(
-        self, spec: str, kwargs: dict[str, Any] | None = None
-    ) -> tuple[dict[int, list[tuple[int, int]]], float | None]:
+    def to_judge(self, spec: str, kwargs: dict[str, Any] | None = None) -> tuple[Pairs, float | None]:
         """Those of the pairs that a judge has not compared, and the seconds that one took, if that is known."""
         records, counts = stored(self.judgements(spec, kwargs))
         left = {row: [pair for pair in own if (row, *pair) not in records] for row, own in self._pairs().items()}
@@ -251,9 +250,10 @@ class Arena:
         rows = self.questions()
         _check_enough(len(rows))
         spec = spec or judge.description
-        output = self.output(spec, judge, kwargs)
-        judge_rows("judge", judge, rows, output, batch_size, advance)
-        output.finish(rows)
+        with self._roster.alone():
+            output = self.output(spec, judge, kwargs)
+            judge_rows("judge", judge, rows, output, batch_size, advance)
+            output.finish(rows)
         return self._result(spec, rows, output)
 
     def _result(self, spec: str, rows: list[Row], output: Output) -> ArenaResult:

@@ -4,6 +4,8 @@
 """Who has played in a directory."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,13 @@ class Roster:
 
     def __init__(self, directory: Path):
         self._file = directory / "policies.json"
+        self._known = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+            return json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
         except ValueError:
             raise UsageError(f"{self._file} is damaged: name another output_dir.") from None
-        self._known: dict[str, dict[str, Any]] = known
 
     @property
     def names(self) -> list[str]:
@@ -55,11 +59,40 @@ class Roster:
             f"otherwise, as in again={description['spec']}, or name another output_dir."
         )
 
-    def save(self) -> None:
-        """Writes it down, before anything of a new policy is."""
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """
+        Nobody else writes to the directory within the context, before which the policies are written down.
+
+        Raises:
+            UsageError: If another process does, or has given places to other policies.
+        """
+        from filelock import FileLock, Timeout
+
+        folder = self._file.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock", timeout=0)  # which a kill releases
+            lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"another arena is at work in {folder}: wait for it, or name another output_dir."
+            ) from None
+        except OSError as error:
+            raise UsageError(f"{folder}: {error.strerror}. Name another output_dir.") from None
+        try:
+            stored = list(self._read().items())
+            if any(one != other for one, other in zip(stored, self._known.items(), strict=False)):
+                raise UsageError(f"another arena has begun in {folder}: start this one again.")
+            if len(stored) < len(self._known):
+                self._save()
+            yield
+        finally:
+            lock.release()
+
+    def _save(self) -> None:
         temporary = self._file.with_name(f"{self._file.name}.tmp")
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(self._known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             temporary.replace(self._file)
         except OSError as error:

@@ -95,6 +95,15 @@ def name_of(user: Any) -> str:
     return getattr(user, "__qualname__", None) or getattr(user, "name", None) or type(user).__qualname__
 
 
+def user_of(sampling: Sampling) -> "User | None":
+    """Who answers the policies, if dialogues are to be played."""
+    if sampling.user is None:
+        return None
+    from ...generation.dialogue.users import load_user
+
+    return load_user(sampling.user, sampling)
+
+
 def sampler(contestant: Contestant, sampling: Sampling, user: "User | None" = None) -> AbstractContextManager[Draw]:
     """
     What samples the answers of a policy, within a context in which a model is in memory.
