@@ -58,7 +58,7 @@ class Arena:
             of which the best one is an opponent too.
 
     Raises:
-        `UsageError`: If policies, files or names cannot be used, or two policies have answers to fewer than two prompts.
+        `UsageError`: If policies, files or names cannot be used, or fewer than two prompts have two answers.
         `ValueError`: If a row cannot be used.
 
     Example:
