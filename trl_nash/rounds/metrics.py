@@ -93,9 +93,9 @@ class Metrics:
         return means
 
 
-def win_rate_interval(rate: float, error: float, count: int) -> tuple[float, float]:
+def win_rate_interval(rate: float, error: float, count: int, level: float = 0.95) -> tuple[float, float]:
     """
-    The 95 % interval of a win rate.
+    The interval of a win rate.
 
     It is [Wilson's](https://doi.org/10.1080/01621459.1927.10502953) score interval with the quantile of Student's t,
     for as many independent verdicts as would have the same standard error. Unlike mean ± t · error it covers the truth
@@ -105,13 +105,14 @@ def win_rate_interval(rate: float, error: float, count: int) -> tuple[float, flo
         rate (`float`): mean over prompts, from 0 to 1.
         error (`float`): its standard error over prompts.
         count (`int`): prompts, at least 2.
+        level (`float`, *optional*, defaults to `0.95`): of the interval.
 
     Returns:
         `tuple[float, float]`
     """
     from scipy.stats import t
 
-    quantile = float(t.ppf(0.975, count - 1))
+    quantile = float(t.ppf((1 + level) / 2, count - 1))
     spread = rate * (1 - rate)
     # Prompts that all say 0, or 1, count as one verdict each; those that agree on anything between are certain.
     per_verdict = error**2 / spread if spread > 0 else 1 / count

@@ -65,9 +65,8 @@ def evaluations(log_history: Sequence[dict], prefix: str, steps: int) -> list[di
         start = f"{prefix}_{_WIN_RATE}"
         opponents = {name.removeprefix(start): value for name, value in entry.items() if name.startswith(start)}
         if worst in entry and opponents:
-            error = entry.get(f"{worst}_se")
-            low, high = (
-                (None, None) if error is None else win_rate_interval(entry[worst], error, int(entry[f"{worst}_n"]))
+            low, high = _interval_of_worst(
+                entry[worst], entry.get(f"{worst}_se"), entry.get(f"{worst}_n"), len(opponents)
             )
             found[entry["step"]] = {
                 "round": entry["step"] / steps,
@@ -77,6 +76,17 @@ def evaluations(log_history: Sequence[dict], prefix: str, steps: int) -> list[di
                 "opponents": opponents,
             }
     return [found[step] for step in sorted(found)]
+
+
+def _interval_of_worst(
+    rate: float, error: float | None, count: float | None, opponents: int
+) -> tuple[float | None, float | None]:
+    """The worst of several win rates is an unlucky one: the upper end is that of all of them at once (Bonferroni)."""
+    if error is None or count is None:
+        return None, None
+    low, _ = win_rate_interval(rate, error, int(count))
+    _, high = win_rate_interval(rate, error, int(count), 1 - 0.05 / opponents)
+    return low, high
 
 
 def win_rate_figure(points: Sequence[dict[str, Any]]) -> "Figure":
