@@ -73,6 +73,7 @@ def test_figures(played):
     assert table["name"].tolist() == [line.name for line in standings.lines]
     assert table["win_rate_low"].le(table["win_rate"]).all()
     said = " ".join(sentences(standings))
+    assert "Not all have answers to all 24 prompts: scissors has 20." in said
     assert "Never compared, because an answer or a verdict is missing on every prompt: " in said
     assert "each wins at least 90.0%" in said and "Elo is off by 40.0% at most" in said
 

@@ -52,6 +52,9 @@ def sentences(standings: Standings) -> list[str]:
         pairs = ", ".join(f"{first} and {second}" for first, second in holes[:5])
         more = f" and {len(holes) - 5} pairs more" if len(holes) > 5 else ""
         found.append(f"Never compared, because an answer or a verdict is missing on every prompt: {pairs}{more}.")
+    known = {line.name: line.answers + sum(standings.failed.get(line.name, {}).values()) for line in standings.lines}
+    if fewer := [f"{name} has {count:,}" for name, count in known.items() if count < max(known.values())]:
+        found.append(f"Not all have answers to all {max(known.values()):,} prompts: {', '.join(fewer)}.")
     if standings.failed:
         failed = (f"{name} {count} ({way})" for name, ways in standings.failed.items() for way, count in ways.items())
         found.append(f"Dialogues that failed, and were not judged: {', '.join(failed)}.")
