@@ -236,6 +236,18 @@ def test_one_verdict_says_nothing_of_other_prompts():
     assert found.low[0, 2] < 0.1 and found.high[0, 2] > 0.9 and found.value[0, 2] == 0.7
 
 
+def test_what_scores_cannot_explain_is_no_chance():
+    """Of scores that made the win rates nothing is left, whichever pair fits worst; of a circle nearly all is."""
+    generator, scores = np.random.default_rng(0), np.linspace(-0.6, 0.6, 6)
+    truth = 1 / (1 + np.exp(scores - scores[:, None]))
+    runs = [WinRateMatrix("abcdef", hard(generator, truth, 40), resamples=200, seed=run) for run in range(40)]
+    assert np.mean([run.unexplained().max() > 0 for run in runs]) <= 0.1
+    assert np.mean([run.bradley_terry().residual.max() for run in runs]) > 0.05  # which looks like something
+    circle = np.array([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]])
+    found = WinRateMatrix("abc", hard(generator, circle, 100), resamples=200).unexplained()
+    assert 0.25 < found.max() < 0.4
+
+
 @pytest.mark.parametrize("policies", [3, 12])
 def test_intervals_of_the_worst_win_rate_cover_the_truth(policies):
     """Where all are alike each loses to somebody by chance, and its exploitability is 0; and where they differ."""

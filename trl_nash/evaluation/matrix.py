@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from ..judges.transcript import own_words
 from .measures import preferences
+from .resampling import expanded_tail, lower_band, resampled_means, weighted_means
 from .scores import at_equal_lengths, bradley_terry, equilibrium, exploitability, sigmoid
 
 
@@ -156,7 +157,7 @@ class WinRateMatrix:
     @cached_property
     def rates(self) -> np.ndarray:
         """Mean win rates of shape `(N, N)`, rows against columns; `nan` where a pair was never judged."""
-        return self._means(np.ones((1, len(self.preferences))))[0]
+        return weighted_means(self.preferences, np.ones((1, len(self.preferences))))[0]
 
     @cached_property
     def holes(self) -> list[tuple[str, str]]:
@@ -167,8 +168,7 @@ class WinRateMatrix:
         """
         A figure of the mean win rates, and its bootstrap interval over prompts.
 
-        The percentiles are those of the expanded interval ([Hesterberg, 2015](https://arxiv.org/abs/1411.5279),
-        section 5.3), which makes up for the narrowness of resamples of few prompts.
+        It makes up for the narrowness of resamples of few prompts: see [`~resampling.expanded_tail`].
 
         Args:
             figure (`Callable`, *optional*): of win rates of shape `(N, N)`; by default these themselves.
@@ -179,7 +179,7 @@ class WinRateMatrix:
         """
         value = np.asarray(figure(self.rates), dtype=np.float64)
         found = np.array([figure(rates) for rates in self._resampled], dtype=np.float64)
-        tail = self._tail(level)
+        tail = expanded_tail(len(self.preferences), level)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of a pair that was never judged, which has no interval
             low, high = np.nanquantile(found, [tail, 1 - tail], axis=0)
@@ -234,23 +234,11 @@ class WinRateMatrix:
             [`Estimate`]: of shape `(N,)`.
         """
         found = self.estimate(_worst, level)
-        error = self._resampled.std(0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            below = np.where(error > 0, (self.rates - self._resampled) / error, 0.0).max(1)
-        width = np.quantile(below, 1 - self._tail(level), axis=0)
-        low = _worst(self.rates - width * np.nan_to_num(error))
+        low = _worst(lower_band(self.rates, self._resampled, expanded_tail(len(self.preferences), level), axis=1))
         return found._replace(low=np.minimum(low, found.low))
 
     def estimate_gap(self, level: float = 0.95) -> Estimate:
-        """
-        The smallest exploitability of a single policy, and its interval: see [`estimate_exploitability`].
-
-        Args:
-            level (`float`, *optional*, defaults to `0.95`): of the interval.
-
-        Returns:
-            [`Estimate`]
-        """
+        """The smallest exploitability of a single policy, and its interval: see [`estimate_exploitability`]."""
         found = self.estimate(lambda rates: _worst(rates).min(), level)
         return found._replace(low=min(float(found.low), float(self.estimate_exploitability(level).low.min())))
 
@@ -263,7 +251,23 @@ class WinRateMatrix:
         """
         rates = self._whole()
         scores = bradley_terry(rates)
-        return BradleyTerry(scores, rates - sigmoid(scores[:, None] - scores))
+        return BradleyTerry(scores, _residual(rates, scores))
+
+    def unexplained(self, level: float = 0.95) -> np.ndarray:
+        """
+        By how much a policy at least beats another one more often than Bradley-Terry's scores explain, of shape
+        `(N, N)`: the lower ends of a band in which the residuals of all pairs lie at once.
+
+        Args:
+            level (`float`, *optional*, defaults to `0.95`): of the band.
+
+        Raises:
+            `ValueError`: If a pair of policies was never judged.
+        """
+        found = np.array([_residual(rates, bradley_terry(rates)) for rates in self._resampled])
+        return lower_band(
+            self.bradley_terry().residual, found, 2 * expanded_tail(len(self.preferences), level), axis=(1, 2)
+        )
 
     def cycles(self) -> list[Cycle]:
         """Three policies that beat each other in a circle by their mean win rates, the strongest circle first."""
@@ -274,42 +278,9 @@ class WinRateMatrix:
                     found.append(Cycle((self.names[i], self.names[j], self.names[k]), float(strength)))
         return sorted(found, key=lambda cycle: -cycle.strength)
 
-    def _tail(self, level: float) -> float:
-        """The share of resamples below an interval, and above it."""
-        from scipy.stats import norm, t
-
-        count = len(self.preferences)
-        return float(norm.cdf((count / (count - 1)) ** 0.5 * t.ppf((1 - level) / 2, count - 1)))
-
     @cached_property
     def _resampled(self) -> np.ndarray:
-        """
-        Mean win rates of resampled prompts, of shape (R, N, N).
-
-        Prompts that all say 0, or 1, do so in every resample, and one prompt says nothing of others: there a resample
-        has a draw whose quantiles are the limits of Clopper and Pearson, of as many verdicts. One without a verdict on
-        a pair has a single one of them.
-        """
-        count = len(self.preferences)
-        generator = np.random.default_rng(self._seed)
-        means = self._means(generator.multinomial(count, np.full(count, 1 / count), size=self._resamples))
-        for i, j in combinations(range(len(self)), 2):
-            verdicts, column = self.preferences[:, i, j], means[:, i, j]
-            known = verdicts[~np.isnan(verdicts)]
-            if len(known) == 1 or (len(known) and (known == known[0]).all() and known[0] in (0, 1)):
-                draws = generator.random(len(means)) ** (1 / len(known))
-                column = draws if known[0] == 1 else 1 - draws
-            elif len(known):
-                lost = np.isnan(column)
-                column[lost] = generator.choice(known, lost.sum())
-            means[:, i, j], means[:, j, i] = column, 1 - column
-        return means
-
-    def _means(self, weights: np.ndarray) -> np.ndarray:
-        """Weighted means of the win rates, of shape (R, N, N), for weights of prompts of shape (R, B)."""
-        known = ~np.isnan(self.preferences)
-        with np.errstate(invalid="ignore"):
-            return np.tensordot(weights, np.where(known, self.preferences, 0.0), 1) / np.tensordot(weights, known, 1)
+        return resampled_means(self.preferences, self._resamples, self._seed)
 
     def _whole(self) -> np.ndarray:
         if self.holes:
@@ -323,3 +294,7 @@ class WinRateMatrix:
 def _worst(rates: np.ndarray) -> np.ndarray:
     """Exploitability by what was compared with each policy."""
     return np.fmax.reduce(rates, 0) - 0.5
+
+
+def _residual(rates: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    return rates - sigmoid(scores[:, None] - scores)

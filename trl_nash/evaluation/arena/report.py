@@ -78,11 +78,14 @@ def sentences(standings: Standings) -> list[str]:
             f"{circle}: each wins at least {percent(0.5 + cycle.strength)}{others}. "
             + ("No ranking can say that; the equilibrium does." if sure else chance)
         )
-    worst = _worst(standings.residual)
-    if worst is not None:
-        i, j, value = worst
-        names = standings.matrix.names
-        found.append(f"Elo is off by {value:.1%} at most, for {names[i]} against {names[j]}.")
+    if len(standings.lines) - len(standings.left_out) > 2:  # the scores of two explain all there is
+        i, j = np.unravel_index(np.nanargmax(standings.unexplained), standings.unexplained.shape)
+        names, value, least = standings.matrix.names, standings.residual[i, j], standings.unexplained[i, j]
+        found.append(
+            f"Elo is off by {value:.1%}, and surely by {least:.1%}, for {names[i]} against {names[j]}."
+            if least > 0
+            else "Elo explains all win rates as well as these prompts can tell."
+        )
     if not math.isnan(standings.gap.value):
         best = min((line for line in standings.lines if line.name not in standings.left_out), key=_exploitability)
         found.append(
@@ -153,16 +156,3 @@ def _is_sure(cycle: Cycle, standings: Standings) -> bool:
 
 def _exploitability(line: Standing) -> float:
     return line.exploitability.value
-
-
-def _worst(residual) -> tuple[int, int, float] | None:
-    """Where Elo is off by most: that i beats j more often than it says."""
-    found = [(i, j, value) for (i, j), value in _entries(residual) if not math.isnan(value)]
-    return max(found, key=lambda entry: entry[2], default=None)
-
-
-def _entries(residual):
-    for i, row in enumerate(residual):
-        for j, value in enumerate(row):
-            if i != j:
-                yield (i, j), float(value)

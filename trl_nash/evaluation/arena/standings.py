@@ -61,6 +61,7 @@ class Standings:
         lines (`list[Standing]`): in this order.
         left_out (`list[str]`): policies that were not compared with all others, and are in no game.
         residual (`np.ndarray` of shape `(N, N)`): of win rates, over those that Elo points explain; `nan` out of it.
+        unexplained (`np.ndarray` of shape `(N, N)`): its lower ends, of all pairs at once.
         cycles (`list[Cycle]`): of three policies.
         gap ([`Estimate`]): the smallest exploitability of a single policy.
         count (`int`): n of the best of n answers, 0 if there is none.
@@ -72,6 +73,7 @@ class Standings:
     lines: list[Standing]
     left_out: list[str]
     residual: np.ndarray
+    unexplained: np.ndarray
     cycles: list[Cycle]
     gap: Estimate
     count: int
@@ -121,16 +123,18 @@ class Standings:
             )
             for i, name in enumerate(matrix.names)
         ]  # fmt: skip
-        residual = np.full(matrix.rates.shape, np.nan)
+        residual, unexplained = (np.full(matrix.rates.shape, np.nan) for _ in range(2))
         if game is not None:
             places = [matrix.names.index(name) for name in game.names]
             residual[np.ix_(places, places)] = game.bradley_terry().residual
+            unexplained[np.ix_(places, places)] = game.unexplained()
         return cls(
             matrix=matrix,
             rates=matrix.estimate(),
             lines=lines,
             left_out=[name for name in matrix.names if name not in playing or game is None],
             residual=residual,
+            unexplained=unexplained,
             cycles=matrix.cycles(),
             gap=game.estimate_gap() if game is not None else UNKNOWN,
             count=count,
@@ -157,6 +161,7 @@ class Standings:
             "pairs_judged": self.matrix.counts.tolist(),
             "length_controlled": plain(self.matrix.length_controlled()),
             "elo_residual": plain(self.residual),
+            "elo_residual_at_least": plain(self.unexplained),
             "cycles": [{"policies": list(cycle.policies), "strength": cycle.strength} for cycle in self.cycles],
             "smallest_exploitability": plain(self.gap),
             "not_in_the_game": self.left_out,
