@@ -22,7 +22,7 @@ COSTS = {"pairs": "judged pairs", "tokens": "tokens", "seconds": "seconds"}
 def win_rate_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str, smooth: int = 3) -> "Figure":
     """
     Win rate against the start over what it cost, a panel for each of `COSTS`: medians over seeds, of costs and of
-    means of `smooth` rounds.
+    means of `smooth` rounds. The answers of a round are those of the policy before it, and cost what came before.
 
     Args:
         runs (`Mapping`): for each method and seed the `win_rate` of all readings but the first, and each cost until
@@ -41,7 +41,7 @@ def win_rate_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str,
             for name, seeds in runs.items():
                 if any(cost not in seed for seed in seeds):
                     continue
-                spent = np.median([seed[cost][1:] for seed in seeds], 0)
+                spent = np.median([seed[cost][:-1] for seed in seeds], 0)
                 middle = 100 * np.median([_smoothed(seed["win_rate"], smooth) for seed in seeds], 0)
                 axes.plot(spent, middle, color=looks[name].color, linewidth=1.6)
                 ends[name] = middle[-1]

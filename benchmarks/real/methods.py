@@ -58,7 +58,7 @@ class Method:
     samplings: int = 1
     on_policy: bool = False  # a policy gradient: a step of its own for each sampling, and no second pass
 
-    def build(self, judge, *, step: float, passes: int, tokens: int, answers: int, **arguments):
+    def build(self, judge, *, options: dict, passes: int, tokens: int, answers: int, **arguments):
         """The trainer, and the optimizer steps of its round."""
         settings = {
             "use_cpu": True,
@@ -72,7 +72,7 @@ class Method:
             "save_strategy": "no",
             "disable_tqdm": True,
             **SAMPLED,
-            **self.options(step),
+            **options,
             **arguments.pop("settings"),
         }
         steps = STEPS if self.on_policy else self.fits * passes * STEPS

@@ -15,9 +15,9 @@ from trl_nash.games.plots import gap_figure, simplex_figure
 
 from .figures import win_rate_figure
 from .judges import CLASSES, CYCLE
-from .measure import matrix
+from .measure import matrix, win_rates
 from .methods import PROMPTS
-from .play import ANSWERS
+from .play import ANSWERS, PASSES
 
 
 TAIL = 5  # rounds whose mean stands for the end
@@ -33,10 +33,11 @@ def fill_page(record: dict, page: Path) -> None:
 
 
 def by_method(runs: list[dict]) -> dict[str, list[dict]]:
-    """Runs of each method, a seed each, in the order in which they were asked for."""
+    """Runs of each method, a seed each, in the order in which they were asked for; other passes are another method."""
     found: dict[str, list[dict]] = {}
     for run in runs:
-        found.setdefault(run["method"], []).append(run)
+        usual = run["passes"] == PASSES[run["judge"]]
+        found.setdefault(run["method"] if usual else f"{run['method']}, passes: {run['passes']}", []).append(run)
     return found
 
 
@@ -76,7 +77,7 @@ def cycle(runs: list[dict], images: Path, judge: str) -> str:
         own = [np.mean(run["gap_per_prompt"][-TAIL:]) for run in found]
         rows.append(
             f"| {name} | {found[0]['learning_rate']:g} | {_median(ends, '.3f')} | {_median(own, '.3f')} | "
-            f"{_shares(np.mean([run['shares'][-1] for run in found], 0))} | "
+            f"{_shares(np.mean([run['shares'][-TAIL:] for run in found], (0, 1)))} | "
             f"{_median([run['kl'] for run in found], '.2f')} | {_fitted(found)} | "
             f"{_median([run['wall_seconds'] / 60 for run in found], '.0f')} |"
         )
@@ -106,16 +107,18 @@ def contest(runs: list[dict], images: Path, judge: str) -> str:
     pool = {name: _joined(found) for name, found in methods.items()}
     who = matrix(judge, {"start": runs[0]["start"], **pool})
     rates, weights = who.estimate(), who.equilibrium()
-    gap = who.estimate(lambda found: 2 * (found[:, :].max(0) - 0.5))
+    exploitable = who.estimate_exploitability()
     rivals = [name for name in ("online-dpo", "grpo") if name in pool]
-    head = ["method", "learning rate", "against the start", *(f"against {name}" for name in rivals)]
+    head = ["method", "learning rate", "against the start", "its seeds", *(f"against {name}" for name in rivals)]
     head += ["equilibrium weight", "gap in the pool", "KL", "characters", "R²", "pairs", "min"]
     rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for index, name in enumerate(who.names):
         found = methods.get(name, [])
         against = [_rate(rates, index, who.names.index(rival)) for rival in ("start", *rivals)]
-        cells = [name, f"{found[0]['learning_rate']:g}" if found else "", *against, f"{weights[index]:.2f}"]
-        cells.append(f"{gap.value[index]:.2f} ({gap.low[index]:.2f} to {gap.high[index]:.2f})")
+        cells = [name, f"{found[0]['learning_rate']:g}" if found else "", against[0], _each_seed(judge, found)]
+        cells += [*against[1:], f"{weights[index]:.2f}"]
+        value, low, high = (2 * getattr(exploitable, name)[index] for name in ("value", "low", "high"))
+        cells.append(f"{value:.2f} ({low:.2f} to {high:.2f})")
         cells.append(_median([run["kl"] for run in found], ".2f") if found else "0")
         cells.append(f"{who.lengths[:, index].mean():.0f}")
         cells += (
@@ -150,6 +153,12 @@ def tries(rows: list[dict], judge: str) -> str:
     tried = "; ".join(f"{name} {', '.join(some)}" for name, some in found.items())
     measure = "minus the mean gap of a prompt" if judge == "cycle" else "win rate against the start"
     return f"Learning rates tried, on other prompts and in fewer rounds, and their {measure}: {tried}."
+
+
+def _each_seed(judge: str, runs: list[dict]) -> str:
+    """The win rate of each run against the start, in percent: how much runs differ is in no interval over prompts."""
+    rates = [win_rates(judge, run["answers"], run["start"]).mean() for run in runs]
+    return ", ".join(f"{100 * rate:.0f}" for rate in rates) if len(rates) > 1 else ""
 
 
 def _joined(runs: list[dict]) -> dict[str, list[str]]:

@@ -24,9 +24,14 @@ ANSWERS = {"cycle": 8, "majority": 4, "one-rater": 4}
 ROUNDS = {"cycle": 30, "majority": 8, "one-rater": 8}
 PASSES = {"cycle": 3, "majority": 2, "one-rater": 2}
 # Of whole texts little of a step reaches prompts that a round did not have, so steps must be large. Of single tokens
-# about half of it does, and a step that is too large turns in a circle: ONPO's limit there is a third of COMAL's.
+# a third of it does, and a step that is too large turns in a circle: ONPO's limit there is a third of COMAL's.
 STEP_SIZE = {"cycle": 6.0, "majority": 24.0, "one-rater": 24.0}
-SHORTER = {("cycle", "onpo"): 2.0, ("cycle", "onpo-two-fits"): 2.0}
+OWN_STEP_SIZE = {("cycle", "onpo"): 2.0, ("cycle", "onpo-two-fits"): 2.0}
+
+
+def options_of(judge: str, method: str) -> dict:
+    """What a method is told for a judge."""
+    return METHODS[method].options(OWN_STEP_SIZE.get((judge, method), STEP_SIZE[judge]))
 
 
 def messages(prompt: str) -> list[dict]:
@@ -149,7 +154,7 @@ def play(
     watch = Watch(JUDGES[judge], 1, Reader(tokenizer, train) if judge == "cycle" else None, bar)
     trainer, watch.every = METHODS[method].build(
         watch,
-        step=SHORTER.get((judge, method), STEP_SIZE[judge]),
+        options=options_of(judge, method),
         passes=passes,
         tokens=tokens,
         answers=ANSWERS[judge],
@@ -184,7 +189,10 @@ def play(
 
 @torch.no_grad()
 def kl_from_start(model, reader: Reader, answers: list[list[str]]) -> float:
-    """E[log π(y) - log π_start(y)] over answers that π gave: adapters on and off, in nats."""
+    """
+    E[log π(y) - log π_start(y)] over answers that π gave: adapters on and off, in nats. Of the texts alone: that one
+    ends, which is one more token, does not count.
+    """
     pairs = [(prompt, y) for prompt, some in zip(reader.prompts, answers, strict=True) for y in some]
     total = 0.0
     for begin in range(0, len(pairs), 16):

@@ -9,11 +9,12 @@ import os
 import time
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 
 from .measure import quality
-from .play import TOKENS, play, start
+from .play import ANSWERS, TOKENS, options_of, play, start
 
 
 PROMPTS = Path(__file__).parent / "prompts.jsonl"
@@ -33,6 +34,11 @@ class Run(NamedTuple):
     @property
     def name(self) -> str:
         return "-".join(f"{part:g}" if isinstance(part, float) else str(part) for part in self)
+
+    def file(self, folder: Path) -> Path:
+        """Where its result is kept: another place for other settings, so that none is taken for theirs."""
+        settings = [TOKENS[self.judge], ANSWERS[self.judge], options_of(self.judge, self.method)]
+        return folder / f"{self.name}-{crc32(json.dumps(settings).encode()):08x}.json"
 
 
 def prompts_of(judge: str, tuning: bool) -> tuple[list[str], list[str]]:
@@ -54,14 +60,19 @@ def execute(run: Run, model: str, folder: Path) -> None:
     began = time.monotonic()
     found = play(Path(model), train, held_out, folder=folder / "work", **run._asdict())
     found["seconds"] = round(time.monotonic() - began, 1)
-    part = folder / f"{run.name}.part"
+    leave(run.file(folder), found)
+
+
+def leave(file: Path, found: dict) -> None:
+    """Writes it whole or not at all."""
+    part = file.with_suffix(".part")
     part.write_text(json.dumps(found), encoding="utf-8")
-    part.rename(folder / f"{run.name}.json")
+    part.rename(file)
 
 
 def result_of(run: Run, model: Path, folder: Path) -> dict:
     """What a run found, which is played if no file has it."""
-    file = folder / f"{run.name}.json"
+    file = run.file(folder)
     if not file.is_file():
         print(f"{time.strftime('%H:%M')} {run.name} ...", flush=True)
         process = multiprocessing.get_context("spawn").Process(target=execute, args=(run, str(model), folder))
@@ -92,5 +103,5 @@ def starting_answers(judge: str, tuning: bool, model: Path, folder: Path) -> dic
         train, held_out = prompts_of(judge, tuning)
         asked = held_out if judge == "cycle" else [*train, *held_out]
         answers = dict(zip(asked, start(model, asked, TOKENS[judge], 2), strict=True))
-        file.write_text(json.dumps(answers), encoding="utf-8")
+        leave(file, answers)
     return json.loads(file.read_text(encoding="utf-8"))
