@@ -48,7 +48,7 @@ settings.load_profile(os.environ.get("FUZZ", "quick"))
 
 
 # Where files of few tests that take long lie: one that began last would leave the other processes idle.
-FIRST = ("scale", "test_benchmarks_gpu.py", "trainers", "planning", "kernels", "judges", "generation")
+FIRST = ("scale", "benchmarks", "trainers", "planning", "kernels", "judges", "generation")
 
 
 def pytest_collection_modifyitems(items):

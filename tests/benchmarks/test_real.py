@@ -9,15 +9,13 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny import build_model, build_tokenizer
 
-
-ROOT = Path(__file__).parents[1]
+from benchmarks import ROOT
 
 
 @pytest.fixture(scope="module")
