@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Who wins on a real language model: SmolLM2-135M-Instruct, LoRA in bf16, real prompts, the same prompts and as many
-answers for every method, on two CPU cores.
+Who wins on a real language model: SmolLM2-135M-Instruct, LoRA, real prompts, the same prompts and as many answers
+for every method, on two CPU cores.
 
     make real                                             # what is missing of one seed, then the page
     python -m benchmarks.real --seeds 3                   # three seeds; a killed command goes on where it was
@@ -38,6 +38,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3, 2e-3], help="tried for each method")
     parser.add_argument("--passes", type=int, nargs="+", help="over a round; each number is reported")
+    parser.add_argument("--num_generations", type=int, help="answers to a prompt, instead of those of each judge")
     parser.add_argument("--rounds", type=int, help="instead of those of each judge")
     parser.add_argument("--tried_rounds", type=int, default=4, help="of a run that tries a learning rate")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
@@ -54,7 +55,7 @@ def main() -> None:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from .measure import measured, read, write
     from .model import CACHE, instruct_model
-    from .play import PASSES, ROUNDS
+    from .play import ANSWERS, PASSES, ROUNDS
     from .runs import Run, chosen_rate, result_of, starting_answers
 
     model = options.model or instruct_model(options.pip_args)
@@ -67,7 +68,8 @@ def main() -> None:
         for passes, method in product(options.passes or [PASSES[judge]], options.methods)
     ]
     for number, (judge, seed, passes, method) in enumerate(grid, start=1):
-        run = Run(judge, method, 0.0, passes, seed, options.rounds or ROUNDS[judge])
+        answers = options.num_generations or ANSWERS[judge]
+        run = Run(judge, method, 0.0, passes, seed, options.rounds or ROUNDS[judge], answers)
         rate, tries = chosen_rate(run, options.learning_rates, options.tried_rounds, model, folder)
         run = run._replace(learning_rate=rate)
         found = measured(result_of(run, model, folder), starting_answers(judge, False, model, folder))

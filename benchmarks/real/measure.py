@@ -12,7 +12,6 @@ from trl_nash.evaluation.matrix import WinRateMatrix
 
 from .judges import CYCLE, JUDGES
 from .methods import METHODS, PROMPTS
-from .play import ANSWERS
 
 
 def gaps(shares: np.ndarray) -> tuple[float, float]:
@@ -51,9 +50,9 @@ def measured(found: dict, starts: dict[str, list[str]]) -> dict:
     readings, judge = found["readings"], found["judge"]
     curve = {name: [reading[name] for reading in readings] for name in ("pairs", "seconds")}
     if lengths := [row["completions/mean_length"] for row in found["log"] if "completions/mean_length" in row]:
-        answers = PROMPTS * ANSWERS[judge] * METHODS[found["method"]].samplings
+        answers = PROMPTS * found["num_generations"] * METHODS[found["method"]].samplings
         curve["tokens"] = [0, *np.cumsum(np.multiply(answers, lengths)).round().astype(int).tolist()]
-    kept = {"kl": found["kl"], "log": found["log"], "wall_seconds": found["seconds"]}
+    kept = {"dtype": found["dtype"], "kl": found["kl"], "log": found["log"], "wall_seconds": found["seconds"]}
     if judge == "cycle":
         shares = [np.array(reading["shares"]) for reading in readings]
         mean, own = zip(*map(gaps, shares), strict=True)
@@ -98,8 +97,8 @@ def read(file: Path) -> dict:
 def write(file: Path, record: dict, result: dict, tries: list[dict]) -> dict:
     """Puts a run and its tries in the record, in the place of the same ones before."""
     for kind, rows, names in (
-        ("tries", tries, ("judge", "method", "learning_rate", "passes")),
-        ("results", [result], ("judge", "method", "passes", "seed")),
+        ("tries", tries, ("judge", "method", "learning_rate", "passes", "num_generations")),
+        ("results", [result], ("judge", "method", "passes", "num_generations", "seed")),
     ):
         merged = {tuple(row[name] for name in names): row for row in [*record[kind], *rows]}
         record[kind] = list(merged.values())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from transformers import AutoConfig
 
@@ -39,6 +40,8 @@ from trl_nash import (
 )
 from trl_nash.compat import GRPOConfig, GRPOTrainer, OnlineDPOConfig, OnlineDPOTrainer
 
+from .model import fast_dtype
+
 
 PROMPTS = 16  # of a round
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -62,12 +65,12 @@ class Method:
         """The trainer, and the optimizer steps of its round."""
         settings = {
             "use_cpu": True,
-            "bf16": True,
+            "bf16": fast_dtype() is torch.bfloat16,
             "gradient_checkpointing": False,
             "lr_scheduler_type": "constant_with_warmup",  # the first steps of Adam are as large as it allows
             "warmup_steps": 2 * STEPS,
             "max_grad_norm": 1.0,
-            "model_init_kwargs": {"dtype": "bfloat16"},
+            "model_init_kwargs": {"dtype": str(fast_dtype()).removeprefix("torch.")},
             "report_to": "none",
             "save_strategy": "no",
             "disable_tqdm": True,

@@ -20,6 +20,7 @@ from .methods import PROMPTS
 from .play import ANSWERS, PASSES
 
 
+NAMES = {"passes": "passes", "num_generations": "answers"}
 TAIL = 5  # rounds whose mean stands for the end
 
 
@@ -33,11 +34,15 @@ def fill_page(record: dict, page: Path) -> None:
 
 
 def by_method(runs: list[dict]) -> dict[str, list[dict]]:
-    """Runs of each method, a seed each, in the order in which they were asked for; other passes are another method."""
+    """
+    Runs of each method, a seed each, in the order in which they were asked for; with other passes or another number of
+    answers it is another method.
+    """
     found: dict[str, list[dict]] = {}
     for run in runs:
-        usual = run["passes"] == PASSES[run["judge"]]
-        found.setdefault(run["method"] if usual else f"{run['method']}, passes: {run['passes']}", []).append(run)
+        usual = {"passes": PASSES[run["judge"]], "num_generations": ANSWERS[run["judge"]]}
+        others = [f"{NAMES[name]}: {run[name]}" for name, value in usual.items() if run[name] != value]
+        found.setdefault(", ".join([run["method"], *others]), []).append(run)
     return found
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, T
 
 from .judges import CLASSES, JUDGES, opening
 from .methods import METHODS
+from .model import fast_dtype, precision
 
 
 SYSTEM = ""  # the default one is longer than most prompts
@@ -63,7 +64,7 @@ class Reader:
         found = []
         for begin in range(0, len(self.prompts), self.batch):
             inputs = self.inputs(self.prompts[begin : begin + self.batch])
-            with torch.autocast("cpu", torch.bfloat16):
+            with precision():
                 logits = model(**inputs, logits_to_keep=1).logits[:, -1]
             first = logits.float().softmax(-1)[:, : len(self.classes)]
             found.append(torch.stack([first[:, self.classes == k].sum(1) for k in range(len(CLASSES))], 1))
@@ -76,7 +77,7 @@ class Reader:
         texts = []
         for begin in range(0, len(self.prompts), self.batch):
             inputs = self.inputs(self.prompts[begin : begin + self.batch])
-            with torch.autocast("cpu", torch.bfloat16):
+            with precision():
                 ids = model.generate(
                     **inputs,
                     do_sample=True,
@@ -144,6 +145,7 @@ def play(
     passes: int,
     seed: int,
     rounds: int,
+    num_generations: int,
     folder: Path,
 ) -> dict:
     """Trains; returns its readings, its own log, and answers to prompts that it was not trained on."""
@@ -157,7 +159,7 @@ def play(
         options=options_of(judge, method),
         passes=passes,
         tokens=tokens,
-        answers=ANSWERS[judge],
+        answers=num_generations,
         model=str(model),
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"prompt": [messages(prompt) for prompt in train]}),
@@ -176,6 +178,8 @@ def play(
         "learning_rate": learning_rate,
         "passes": passes,
         "seed": seed,
+        "num_generations": num_generations,
+        "dtype": str(fast_dtype()).removeprefix("torch."),
         "readings": watch.readings,
         "kl": kl_from_start(network, reader, answers),
         "answers": answers,
@@ -208,7 +212,7 @@ def _logps(model, reader: Reader, prompts: list[str], said: list[str]) -> torch.
     asked = reader.inputs(prompts)
     answer = reader.tokenizer(said, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
     ids, mask = (torch.cat([asked[name], answer[name]], 1) for name in ("input_ids", "attention_mask"))
-    with torch.autocast("cpu", torch.bfloat16):
+    with precision():
         logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=answer["input_ids"].shape[1] + 1).logits
     logps = logits[:, :-1].float().log_softmax(-1).gather(-1, answer["input_ids"][..., None])[..., 0]
     return (logps * answer["attention_mask"]).sum(1)
@@ -216,5 +220,5 @@ def _logps(model, reader: Reader, prompts: list[str], said: list[str]) -> torch.
 
 def start(model: Path, prompts: list[str], tokens: int, count: int) -> list[list[str]]:
     """What the untrained model answers."""
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=fast_dtype()).eval()
     return Reader(AutoTokenizer.from_pretrained(model), prompts).answers(network, count, tokens)

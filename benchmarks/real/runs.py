@@ -14,7 +14,7 @@ from zlib import crc32
 import torch
 
 from .measure import quality
-from .play import ANSWERS, TOKENS, options_of, play, start
+from .play import TOKENS, options_of, play, start
 
 
 PROMPTS = Path(__file__).parent / "prompts.jsonl"
@@ -30,6 +30,7 @@ class Run(NamedTuple):
     passes: int
     seed: int
     rounds: int
+    num_generations: int
 
     @property
     def name(self) -> str:
@@ -37,7 +38,7 @@ class Run(NamedTuple):
 
     def file(self, folder: Path) -> Path:
         """Where its result is kept: another place for other settings, so that none is taken for theirs."""
-        settings = [TOKENS[self.judge], ANSWERS[self.judge], options_of(self.judge, self.method)]
+        settings = [TOKENS[self.judge], options_of(self.judge, self.method)]
         return folder / f"{self.name}-{crc32(json.dumps(settings).encode()):08x}.json"
 
 

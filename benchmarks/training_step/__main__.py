@@ -6,14 +6,17 @@ A training step of `NashTrainer` beside one of TRL's `OnlineDPOTrainer` or `GRPO
 same completions.
 
 All score the completions under the policy and one frozen policy, the initial one, and run loss and backward.
-Generation and judging are left out: they are the same. So is the optimizer unless `--optimizer` asks for it. On a CPU
-peak memory is that of the process, each step in one of its own; the times are from one process in which the trainers
-take turns, so that a busy machine slows all. On CUDA each trainer has the device for itself, and memory is that of
-torch's allocator. Nothing is downloaded.
+`unshared` is our own step with a prompt read for each of its completions. Generation and judging are left out: they
+are the same. So is the optimizer unless `--optimizer` asks for it. On a CPU peak memory is that of the process, each
+step in one of its own; the times are from one process in which the trainers take turns, so that a busy machine slows
+all. On CUDA each trainer has the device for itself, and memory is that of torch's allocator. Nothing is downloaded.
 
     python -m benchmarks.training_step --threads 2 --docs docs/background/kernels.md
     python -m benchmarks.training_step --shape smollm2-135m --bf16 --training LoRA --prompts 1 --threads 1 \
         --output benchmarks/results/training_step_bf16.json --docs docs/background/kernels.md
+    python -m benchmarks.training_step --shape smollm2-135m --bf16 --training LoRA --prompts 1 --threads 1 \
+        --completions 8 --prompt_tokens 256 --new_tokens 32 --peers unshared GRPOTrainer --repeats 5 \
+        --output benchmarks/results/training_step_shared.json --docs docs/background/kernels.md
     python -m benchmarks.training_step --device cuda --bf16 --shape qwen2.5-0.5b --optimizer \
         --peers OnlineDPOTrainer GRPOTrainer --prompt_tokens 128 --new_tokens 512
 """
@@ -36,7 +39,7 @@ from benchmarks.measuring import MISSED, alone, clock, fill, machine, peak, rese
 from benchmarks.shapes import SHAPES
 from trl_nash.kernels import fused_head
 
-from .steps import OURS, build_step
+from .steps import OURS, UNSHARED, build_step
 
 
 HEAD = "head"  # of trl-nash's step
@@ -168,7 +171,7 @@ def table(results: list[dict], options: argparse.Namespace) -> str:
     """The results in Markdown."""
     where = f"on a CPU, {clock(options.threads)[1]} time" if options.device == "cpu" else "on CUDA, wall time"
     lines = [
-        f"`NashTrainer` beside TRL's trainers, {where}: {options.prompts} prompts x 2 completions of "
+        f"`NashTrainer` beside others, {where}: {options.prompts} prompts x {options.completions} completions of "
         f"{options.new_tokens} tokens behind {options.prompt_tokens} of the prompt, "
         f"{options.shape} (V = {SHAPES[options.shape].vocab_size:,}), {'bf16' if options.bf16 else 'fp32'}, "
         f"{options.repeats} repeats.",
@@ -203,17 +206,20 @@ def main() -> int:
     parser.add_argument("--bf16", action="store_true", help="weights and training in bf16")
     parser.add_argument("--training", nargs="+", choices=["full", "LoRA"], default=["full", "LoRA"])
     parser.add_argument(
-        "--peers", nargs="+", choices=["OnlineDPOTrainer", "GRPOTrainer"], default=["OnlineDPOTrainer"]
+        "--peers", nargs="+", choices=["OnlineDPOTrainer", "GRPOTrainer", UNSHARED], default=["OnlineDPOTrainer"]
     )
     parser.add_argument("--optimizer", action="store_true", help="let the step include AdamW's")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--prompt_tokens", type=int, default=32)
+    parser.add_argument("--completions", type=int, default=2, help="of a prompt; OnlineDPOTrainer has 2")
     parser.add_argument("--new_tokens", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on a CPU")
     parser.add_argument("--output", type=Path, help="JSON file; benchmarks/results/training_step.json on a CPU")
     parser.add_argument("--docs", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
+    if options.completions != 2 and "OnlineDPOTrainer" in options.peers:
+        parser.error("OnlineDPOTrainer has two completions of a prompt: name other --peers.")
     cuda = options.device == "cuda"
     name = "training_step_cuda.json" if cuda else "training_step.json"
     options.output = options.output or RESULTS / name
@@ -242,6 +248,7 @@ def main() -> int:
     print(text)
     if options.docs:
         of = f" of {options.shape}" if options.shape != "small" else ""
+        of += f" with {options.completions} completions" if options.completions != 2 else ""
         fill(options.docs, MARKER + of + (" on CUDA" if cuda else ""), text)
     failed = [result for result in report["results"] if "errors" in result]
     for result in failed:

@@ -5,6 +5,7 @@
 
 import argparse
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from datasets import Dataset
@@ -15,10 +16,12 @@ from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from benchmarks.shapes import SHAPES, build_model, build_tokenizer
 from trl_nash import NashTrainer, PairConfig, RandomJudge
 from trl_nash.algorithms import INITIAL, Fit, Policy
+from trl_nash.kernels.fused_head import FusedHead
 from trl_nash.rounds.batch import collate
 
 
 OURS = "trl-nash"
+UNSHARED = "unshared"  # ours, which reads a prompt for each of its completions
 
 
 def build_step(trainer: str, lora: bool, folder: str, options: argparse.Namespace) -> Callable[[], float]:
@@ -26,7 +29,9 @@ def build_step(trainer: str, lora: bool, folder: str, options: argparse.Namespac
     vocabulary = SHAPES[options.shape].vocab_size
     generator = torch.Generator().manual_seed(0)
     prompt_ids = torch.randint(3, vocabulary, (options.prompts, options.prompt_tokens), generator=generator)
-    completion_ids = torch.randint(3, vocabulary, (options.prompts, 2, options.new_tokens), generator=generator)
+    completion_ids = torch.randint(
+        3, vocabulary, (options.prompts, options.completions, options.new_tokens), generator=generator
+    )
     common = {
         "output_dir": folder,
         "use_cpu": options.device == "cpu",
@@ -63,8 +68,8 @@ def build_step(trainer: str, lora: bool, folder: str, options: argparse.Namespac
             args=GRPOConfig(
                 **common,
                 beta=0.04,  # the default is 0, with no reference
-                num_generations=2,
-                per_device_train_batch_size=2 * options.prompts,
+                num_generations=options.completions,
+                per_device_train_batch_size=options.completions * options.prompts,
                 steps_per_generation=1,
                 max_completion_length=options.new_tokens,
             ),
@@ -73,9 +78,12 @@ def build_step(trainer: str, lora: bool, folder: str, options: argparse.Namespac
         )
         # The completions of a prompt follow each other.
         built._generate_single_turn = lambda *_, **__: (completion_ids.flatten(0, 1).tolist(), None)
-        inputs = [{"prompt": prompt} for prompt in arguments["train_dataset"]["prompt"] for _ in range(2)]
+        inputs = [{"prompt": prompt} for prompt in arguments["train_dataset"]["prompt"]]
+        inputs = [row for row in inputs for _ in range(options.completions)]
     else:
-        built = NashTrainer(args=PairConfig(**pairs), judge=RandomJudge(), **arguments)
+        built = NashTrainer(
+            args=PairConfig(**pairs, num_generations=options.completions), judge=RandomJudge(), **arguments
+        )
         built.policies.ensure_initial()
         inputs = collate(
             prompt_ids.tolist(),
@@ -91,12 +99,18 @@ def build_step(trainer: str, lora: bool, folder: str, options: argparse.Namespac
     optimizer = built.create_optimizer() if options.optimizer else None
 
     def step() -> float:
-        batch = inputs
-        if trainer == OURS:
+        if trainer != UNSHARED:
+            return shared_step()
+        with mock.patch.object(FusedHead, "can_share_prompts", return_value=False):
+            return shared_step()
+
+    def shared_step() -> float:
+        batch, is_ours = inputs, trainer in (OURS, UNSHARED)
+        if is_ours:
             fit = Fit({INITIAL: 1.0}, built.fit.step_size)
             (batch,) = built.scorer.centre(fit, [inputs], live=Policy(1), first=1, references={})
         loss = built.training_step(model, batch, None)
-        if trainer == OURS:
+        if is_ours:
             built.stops.if_not_finite(None)  # as before every optimizer step
         if optimizer is not None:
             optimizer.step()

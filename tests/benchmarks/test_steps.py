@@ -15,6 +15,7 @@ from trl_nash import PairConfig
 # The policy is still the frozen one, and the first completion is the better one. GRPO's advantages cancel.
 FIRST = {
     "trl-nash": lambda folder: (PairConfig(folder, report_to="none").step_size / 2) ** 2,
+    "unshared": lambda folder: (PairConfig(folder, report_to="none").step_size / 2) ** 2,
     "OnlineDPOTrainer": lambda folder: math.log(2),
     "GRPOTrainer": lambda folder: 0.0,
 }
@@ -23,7 +24,7 @@ FIRST = {
 @pytest.mark.parametrize("trainer", FIRST)
 def test_the_first_loss(trainer, tmp_path):
     options = argparse.Namespace(
-        shape="tiny", prompts=2, prompt_tokens=4, new_tokens=8, device="cpu", bf16=False, optimizer=True
+        shape="tiny", prompts=2, prompt_tokens=4, new_tokens=8, completions=2, device="cpu", bf16=False, optimizer=True
     )
     step = build_step(trainer, False, str(tmp_path), options)
     first, second = step(), step()

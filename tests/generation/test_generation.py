@@ -11,6 +11,7 @@ from tiny import build_model, build_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from trl_nash.algorithms import INITIAL, Past, Policy
+from trl_nash.kernels.fused_head import FusedHead
 from trl_nash.rounds.schedule import Place
 
 
@@ -18,7 +19,9 @@ NEW_TOKENS = 5
 
 
 class Cache:
-    """Records, for every forward that may use a cache, the rows, the positions given and those that are cached."""
+    """Records, for every forward of a generation, the rows, the positions given and those that are cached."""
+
+    scoring = False
 
     def __init__(self, model):
         self.calls = []
@@ -27,11 +30,26 @@ class Cache:
         trunk.register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, module, args, kwargs):
-        if kwargs.get("use_cache") is False:
-            return  # scoring
+        if Cache.scoring:
+            return
         past = kwargs.get("cache", kwargs.get("past_key_values"))  # its name since transformers 5.24, and before
         rows, given = kwargs["input_ids"].shape
         self.calls.append((rows, given, 0 if past is None else past.get_seq_length()))
+
+
+@pytest.fixture(autouse=True)
+def scoring(monkeypatch):
+    """Caches are told of log-probs that are taken, for which models are called, too."""
+    log_probs = FusedHead.log_probs
+
+    def told(*args, **kwargs):
+        monkeypatch.setattr(Cache, "scoring", True)
+        try:
+            return log_probs(*args, **kwargs)
+        finally:
+            monkeypatch.setattr(Cache, "scoring", False)
+
+    monkeypatch.setattr(FusedHead, "log_probs", told)
 
 
 def never_ends(tokenizer):
@@ -113,8 +131,8 @@ def test_checkpointing_is_off_in_generation_and_on_in_the_fit(tmp_path):
 @pytest.mark.parametrize("own_reference", [False, True])
 def test_mixture_counts_of_forwards_and_cached_positions(own_reference, count, tmp_path):
     """
-    3 prompts of 1, 2 and 3 tokens, K opponents each, 5 tokens: one forward of policy and reference with 3 rows, which
-    reads all tokens of the prompts but the last, then 5 each with 3 K rows, which find 2 + i positions in their cache.
+    3 prompts of 2, 3 and 4 tokens, K opponents each, 5 tokens: one forward of policy and reference with 3 rows, which
+    reads all tokens of the prompts but the last, then 5 each with 3 K rows, which find 3 + i positions in their cache.
     """
     tokenizer = build_tokenizer(chat=False)
     reference = never_ends(tokenizer) if own_reference else None
@@ -128,9 +146,9 @@ def test_mixture_counts_of_forwards_and_cached_positions(own_reference, count, t
     trainer.policies.ensure_initial()
     own = Cache(trainer.model)
     other = Cache(reference) if own_reference else own
-    _, completions = trainer.generate(["a", "b c", "f g h"], count, {INITIAL: 0.3})
+    _, completions = trainer.generate(["a b", "b c d", "f g h a"], count, {INITIAL: 0.3})
     assert [[len(ids) for ids in row] for row in completions] == [[NEW_TOKENS] * count] * 3
-    expected = [(3, 2, 0), *((3 * count, 1, 2 + i) for i in range(NEW_TOKENS))]
+    expected = [(3, 3, 0), *((3 * count, 1, 3 + i) for i in range(NEW_TOKENS))]
     if own_reference:
         assert own.calls == other.calls == expected
     else:

@@ -5,58 +5,21 @@
 
 import pytest
 import torch
-import transformers
+from architectures import ATTENTION, EOS, HYBRID, RECURRENT, build
 from helpers import lora_config, make_trainer, perturb
 from peft import PromptTuningConfig, get_peft_model
 from tiny import build_model, build_tokenizer
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from trl_nash.generation import plain, prefix
 from trl_nash.generation.plain import generate_plainly, left_padded
-from trl_nash.generation.prefix import RoomyLayer, forward_cached, shared_prefix
+from trl_nash.generation.prefix import RoomyLayer, shared_prefix
+from trl_nash.policies import forward_cached
 
 
-EOS, COUNT, NEW_TOKENS = 1, 3, 8
-PROMPTS = [[5], [6, 7, 8], [9, 10, 11, 12, 13, 14, 15, 16, 17], [20, 21, 22, 23, 24]]
-ATTENTION = {
-    "Llama": {},
-    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},  # learned positions
-    "Bloom": {"n_layer": 2, "n_head": 4},  # positions in the attention's bias
-    "Mistral": {"sliding_window": 4},  # prompts of 5 and 9 tokens are longer than the window
-    "Gemma2": {"sliding_window": 4, "head_dim": 8, "query_pre_attn_scalar": 8},  # every other layer has one
-    "Gemma3Text": {"sliding_window": 4, "head_dim": 8, "query_pre_attn_scalar": 8},
-}
-HYBRID = {  # recurrent states, and convolutions that look back
-    "Jamba": {"use_mamba_kernels": False, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2},
-    "Lfm2": {"full_attn_idxs": [1]},
-}
-RECURRENT = {"Mamba": {"state_size": 4}, "RecurrentGemma": {"num_hidden_layers": 3, "lru_width": 32}}
-
-
-def build(name: str, **options) -> torch.nn.Module:
-    config = getattr(transformers, f"{name}Config")(
-        **{
-            "vocab_size": 40,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 64,
-            "pad_token_id": 0,
-            "eos_token_id": EOS,
-            "bos_token_id": None,
-        }
-        | options
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(6)  # so that every token matters
-    return model
+COUNT, NEW_TOKENS = 3, 8
+PROMPTS = [[5, 6], [6, 7, 8], [9, 10, 11, 12, 13, 14, 15, 16, 17], [20, 21, 22, 23, 24]]
 
 
 class Drawn:
@@ -99,7 +62,7 @@ def config(**options) -> GenerationConfig:
 
 @pytest.mark.parametrize("name", ATTENTION | HYBRID)
 def test_log_probs_are_those_of_the_full_forward(name, monkeypatch):
-    """Prompts of 1, 3, 5 and 9 tokens, in fp32 to 1e-5; and the tokens are those of 3 separate prefills each."""
+    """Prompts of 2, 3, 5 and 9 tokens, in fp32 to 1e-5; and the tokens are those of 3 separate prefills each."""
     model = build(name, **(ATTENTION | HYBRID)[name])
     drawn = Drawn(model, monkeypatch)
     assert name in HYBRID or drawn.shared[0] is not None  # before transformers 5 hybrids have caches of their own
@@ -160,8 +123,8 @@ def test_mixed_precision(lora, tmp_path, monkeypatch):
             trainer = make_trainer("comal", tmp_path / name, lora=lora, bf16=True, max_steps=1)
             trainer.train()  # which prepares the model
             torch.manual_seed(3)
-            drawn.append(trainer.generate(["a", "b c d"], COUNT))
-    assert len(shared) == 2 and None not in shared
+            drawn.append(trainer.generate(["a b", "b c d"], COUNT))
+    assert len(shared) == 2 and shared[-1] is not None  # the first is of a round with prompts of one token
     assert drawn[0] == drawn[1]
 
 
@@ -175,11 +138,13 @@ def test_another_cache_that_is_asked_for_is_used(options, monkeypatch):
     assert drawn.error(model) < 1e-5
 
 
-def test_prompts_of_one_token(monkeypatch):
-    """Nothing but padding is shared then, and every process makes the same number of calls."""
-    model, prompts = build("GPT2", **ATTENTION["GPT2"]), [[5], [6]]
+@pytest.mark.parametrize("prompts", [[[5], [6]], [[5]]], ids=str)
+@pytest.mark.parametrize("name", ATTENTION | HYBRID)
+def test_prompts_of_one_token(name, prompts, monkeypatch):
+    """There is nothing to share then, and padding, which recurrent layers may take for a token, is not read."""
+    model = build(name, **(ATTENTION | HYBRID)[name])
     drawn = Drawn(model, monkeypatch, prompts=prompts)
-    assert drawn.shared[0] is not None and drawn.error(model, prompts) < 1e-5
+    assert drawn.shared == [None] and drawn.error(model, prompts) < 1e-5
 
 
 def test_rows_of_the_cache_are_those_of_their_prompts():

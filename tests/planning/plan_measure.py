@@ -26,6 +26,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from trl_nash.kernels.fused_head import FusedHead
 from trl_nash.planning.run import Run
 
 
@@ -122,7 +123,7 @@ def measure(run: Run, folder: str) -> dict[str, int]:
         trainer = build(run, folder, output_dir)
         found, caches, scored = {}, [], []
         grad_norm, compute_loss = trainer._get_grad_norm, trainer.compute_loss
-        under, new_cache = trainer.scorer.under, DynamicCache.__init__
+        under, new_cache, log_probs = trainer.scorer.under, DynamicCache.__init__, FusedHead.log_probs
 
         def with_gradients(*args, **kwargs):
             found["gradients"] = bytes_of(p.grad for p in trainer.model.parameters() if p.grad is not None)
@@ -144,12 +145,18 @@ def measure(run: Run, folder: str) -> dict[str, int]:
             caches.append(cache)
             new_cache(cache, *args, **kwargs)
 
+        def without_list(*args, **kwargs):  # where completions are scored, also in parts
+            count = len(caches)
+            logps = log_probs(*args, **kwargs)
+            del caches[count:]
+            return logps
+
         trainer._get_grad_norm, trainer.compute_loss, trainer.scorer.under = with_gradients, with_saved, with_count
-        DynamicCache.__init__ = with_list
+        DynamicCache.__init__, FusedHead.log_probs = with_list, without_list
         try:
             trainer.train()
         finally:
-            DynamicCache.__init__ = new_cache
+            DynamicCache.__init__, FusedHead.log_probs = new_cache, log_probs
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
         sizes = [bytes_of(t for layer in c.layers for t in (layer.keys, layer.values)) for c in caches if c.layers]

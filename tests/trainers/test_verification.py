@@ -364,7 +364,7 @@ def state(model) -> tuple:
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("kind", ["full", "lora", "frozen adapter weights"])
 def test_a_model_is_left_as_it_is(kind, mode):
-    """Modes, flags, gradients, hooks, weights and random numbers; it takes four forwards, five with an adapter."""
+    """Modes, flags, gradients, hooks, weights and random numbers; it takes eight forwards, nine with an adapter."""
     model = build_model(TOKENIZER)
     head = add_fused_head(model)
     policy = model if kind == "full" else get_peft_model(model, lora_config())
@@ -377,7 +377,13 @@ def test_a_model_is_left_as_it_is(kind, mode):
     measured(policy, head, adapted=kind != "full")
     handle.remove()
     assert state(policy) == before and equal(weights(policy), start)
-    assert len(calls) == (4 if kind == "full" else 5)
+    assert len(calls) == (8 if kind == "full" else 9)
+
+
+def believe(model, head, accelerator, *, adapted, gather):
+    """What is found of the tiny model, unseen."""
+    head.shares_prompts = True
+    return adapted
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -386,7 +392,7 @@ def test_training_is_bitwise_what_it_was(lora, tmp_path, monkeypatch):
     runs = []
     for measure in (True, False):
         if not measure:
-            monkeypatch.setattr(construction, "verify_policy", lambda *args, adapted, **kwargs: adapted)
+            monkeypatch.setattr(construction, "verify_policy", believe)
         trainer = make_trainer("comal", tmp_path, lora=lora, max_steps=3)
         trainer.train()
         runs.append((history(trainer, "loss"), history(trainer, "grad_norm"), weights(trainer.model)))
@@ -395,7 +401,7 @@ def test_training_is_bitwise_what_it_was(lora, tmp_path, monkeypatch):
 
 def test_what_cannot_be_measured_is_said(tmp_path, warnings, monkeypatch):
     """A model that cannot be run yet is trained as before, with a copy for its initial policy, and a warning."""
-    monkeypatch.setattr(verification._Sample, "own", lambda self: 1 / 0)
+    monkeypatch.setattr(verification.Sample, "own", lambda self: 1 / 0)
     trainer = make_trainer("ipo", tmp_path, lora=True, max_steps=1)
     assert said(warnings, "the policy could not be verified: ZeroDivisionError: division by zero.")
     assert trainer.policies.initial_is_a_copy
@@ -425,7 +431,7 @@ def test_all_processes_adopt_what_the_first_found(monkeypatch):
 def test_attention_elsewhere_needs_no_kernel():
     """A model that waits for its device is run with plain attention, and has its own again afterwards."""
     model, seen = build_model(TOKENIZER), []
-    sample = verification._Sample(model, add_fused_head(model), Accelerator(cpu=True))
+    sample = verification.Sample(model, add_fused_head(model), Accelerator(cpu=True))
     sample.home = SimpleNamespace(type="cuda")
     before = model.config._attn_implementation
     verification._attempt(sample, lambda: seen.append(model.config._attn_implementation))
@@ -435,7 +441,7 @@ def test_attention_elsewhere_needs_no_kernel():
 def test_tolerance_is_that_of_the_dtype():
     """Rounding of products, scale and cap in the head's dtype, for logits of this size."""
     model = build_model(TOKENIZER)
-    sample = verification._Sample(model, add_fused_head(model), Accelerator(cpu=True))
+    sample = verification.Sample(model, add_fused_head(model), Accelerator(cpu=True))
     sample.largest = 9.0
     assert 5e-5 < sample.tolerance < 1e-4
     model.to(torch.bfloat16)

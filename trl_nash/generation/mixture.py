@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from transformers import LogitsProcessor
 
-from .prefix import forward_cached, shared_prefix
+from ..policies import forward_cached
+from .prefix import shared_prefix
 
 
 class GeometricMixture(LogitsProcessor):

@@ -10,9 +10,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from ..policies import is_peft_model
+from ..policies import cache_name, is_peft_model
 from ..rounds.batch import chunks
-from .prefix import cache_name, shared_prefix
+from .prefix import shared_prefix
 
 
 @torch.no_grad()

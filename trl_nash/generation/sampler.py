@@ -17,7 +17,7 @@ from ..algorithms import Policy
 from ..compat import unwrap_model_for_generation
 from ..data.columns import as_turn
 from ..data.messages import Dialogue, prompt_of, tools_of
-from ..policies import FrozenPolicies, is_sharded
+from ..policies import FrozenPolicies, is_sharded, without_checkpointing
 from ..rounds.batch import chunks, until_eos
 from .continuous import generate_continuously
 from .mixture import GeometricMixture
@@ -243,19 +243,6 @@ class Sampler:
                         again = self.accelerator.state.fsdp_plugin.reshard_after_forward
                         module.set_reshard_after_forward(again, recurse=False)
                     module.reshard()
-
-
-@contextmanager
-def without_checkpointing(model: torch.nn.Module):
-    """Within it no layer recomputes activations, which would cost it its cache. Afterwards each does as it did."""
-    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    for module in layers:
-        module.gradient_checkpointing = False
-    try:
-        yield
-    finally:
-        for module in layers:
-            module.gradient_checkpointing = True
 
 
 def generation_config(args, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]) -> GenerationConfig:

@@ -26,8 +26,10 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..policies import checkpointed_layers, inputs_behind, repeated_cache
 from .logprob import LoRA, linear_logprob
 from .op import gathered
+from .shared_prompts import SharedPrompts
 
 
 IGNORED = -100  # the label of positions that are not scored
@@ -52,17 +54,48 @@ class FusedHead:
         options (`dict`): of [`linear_logprob`].
         plain (`bool`, *optional*, defaults to `False`):
             Whether log-probs are taken from ordinary logits: the model's own, and more memory.
+        shares_prompts (`bool`, *optional*, defaults to `False`):
+            Whether the prompt of several completions is read once. It needs a cache, of which layers know nothing
+            whose activations are computed again in the backward (gradient checkpointing).
     """
 
     forward: Callable
     temperature: float
     options: dict[str, Any]
     plain: bool = False
+    shares_prompts: bool = False
     scaling: dict[str, Any] = field(default_factory=dict)  # of the logits, known from the first call on
 
-    def log_probs(self, model: nn.Module, labels: Tensor, *args, **kwargs) -> Tensor:
-        """Log-probs of the labels behind the first, 0 where they are -100, of shape `(R, T - 1)`."""
-        return (self._from_logits if self.plain else self._from_hidden)(model, labels[:, 1:], *args, **kwargs)
+    def log_probs(self, model: nn.Module, labels: Tensor, *args, num_completions: int = 1, **kwargs) -> Tensor:
+        """
+        Log-probs of the labels behind the first, 0 where they are -100, of shape `(R, T - 1)`; each `num_completions`
+        rows are completions of one prompt.
+        """
+        targets = labels[:, 1:]
+        if self.plain:
+            return self._from_logits(model, targets, *args, **kwargs)
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        # Not where PEFT has put something in front of the tokens, or in the place of their embeddings.
+        tokens_alone = not args and set(given) == {"input_ids", "attention_mask"}
+        if num_completions > 1 and self.can_share_prompts(model) and tokens_alone:
+            return self._from_shared_prompts(model, targets, num_completions, **given)
+        return self._from_hidden(model, targets, *args, **kwargs, use_cache=False)
+
+    def can_share_prompts(self, model: nn.Module) -> bool:
+        """Whether a prompt is read once in the state in which the model is."""
+        return self.shares_prompts and not (model.training and any(checkpointed_layers(model)))
+
+    def _from_shared_prompts(
+        self, model: nn.Module, targets: Tensor, count: int, input_ids: Tensor, attention_mask: Tensor
+    ) -> Tensor:
+        shared = SharedPrompts.of(input_ids, attention_mask, targets.to(input_ids.device), count, IGNORED)
+        call = functools.partial(self.forward, model)
+        cache = repeated_cache(call, shared.prefix_ids, shared.prefix_mask, count)
+        if cache is None:
+            raise ValueError(f"The cache of {type(model).__name__} cannot be repeated.")
+        inputs = inputs_behind(call, shared.input_ids, shared.attention_mask, cache)
+        log_probs = self._from_hidden(model, shared.targets, **inputs)
+        return shared.spread(log_probs, targets.size(1))
 
     def _from_logits(self, model: nn.Module, targets: Tensor, *args, **kwargs) -> Tensor:
         wanted = targets != IGNORED
@@ -80,7 +113,7 @@ class FusedHead:
         # Looked up at every call: PEFT puts other modules there, and FSDP other tensors, after the layers have run.
         head = model.get_output_embeddings()
         with _replaced(model, head, _StandIn(head)) as stand_in:
-            answer = logits_of(self.forward(model, *args, **kwargs, use_cache=False))
+            answer = logits_of(self.forward(model, *args, **kwargs))
         if len(stand_in.given) != 1:
             raise ValueError(f"The model calls its output layer {len(stand_in.given)} times.")
         self.scaling = self.scaling or _scaling(answer.flatten(0, -2)[0].tolist())
@@ -91,7 +124,7 @@ class FusedHead:
             assert weight is not None
             targets = targets.to(weight.device)
             return linear_logprob(
-                hidden[:, :-1].to(weight.device),
+                hidden[:, : targets.size(1)].to(weight.device),
                 weight,
                 targets,
                 bias=bias,
@@ -124,7 +157,7 @@ def add_fused_head(model: PreTrainedModel, temperature: float = 1.0, **options: 
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
     def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
-        if fused_lm_head:
+        if fused_lm_head:  # and `num_completions`
             return FusedHeadOutput(log_probs=head.log_probs(self, labels, *args, **kwargs))
         return (
             head.forward(self, *args, **kwargs)

@@ -3,6 +3,14 @@
 
 """Frozen policies: handles, memory, exchange with the live weights, files."""
 
+from .caches import (
+    cache_name,
+    checkpointed_layers,
+    forward_cached,
+    inputs_behind,
+    repeated_cache,
+    without_checkpointing,
+)
 from .files import load_frozen
 from .frozen import BESIDE_SHARDS, FrozenPolicies
 from .memory import fingerprint, is_sharded
@@ -14,10 +22,16 @@ __all__ = [
     "BESIDE_SHARDS",
     "FrozenPolicies",
     "adapts_tied_embeddings",
+    "cache_name",
+    "checkpointed_layers",
     "fingerprint",
+    "forward_cached",
     "has_adapters_off",
+    "inputs_behind",
     "is_peft_model",
     "is_sharded",
     "load_frozen",
     "merged_weights",
+    "repeated_cache",
+    "without_checkpointing",
 ]

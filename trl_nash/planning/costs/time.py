@@ -71,38 +71,46 @@ class Tokens(NamedTuple):
     """Tokens of all devices together, at the mean lengths."""
 
     generated: int
-    scored: int  # prompts and completions that go through a policy without gradient
-    trained: int
+    scored: float  # prompts and completions that go through a policy without gradient
+    trained: float
 
 
 def tokens(run: Run, scorings: float) -> Tokens:
     """Tokens of a round with that many scorings."""
     rows = run.prompts_per_round * run.num_generations
-    width = run.mean_prompt + run.mean_completion
-    return Tokens(
-        run.prompts_per_round * run.completions * run.mean_own,
-        rows * width * scorings,
-        rows * width * run.fit_passes,
-    )
+    read, _ = positions(run, rows, run.mean_prompt, run.mean_completion)
+    return Tokens(run.prompts_per_round * run.completions * run.mean_own, read * scorings, read * run.fit_passes)
 
 
 def evaluation_tokens(run: Run) -> Tokens:
     """Tokens of an evaluation."""
     rows = run.evaluation_prompts * run.num_generations
-    scored = rows * (run.mean_prompt + run.mean_completion) * scorings(run)
-    return Tokens(rows * samplings(run) * run.mean_own, scored, 0)
+    read, _ = positions(run, rows, run.mean_prompt, run.mean_completion)
+    return Tokens(rows * samplings(run) * run.mean_own, read * scorings(run), 0)
 
 
 # ---- FLOP ----
 
 
+def positions(run: Run, rows: int, prompt: int, completion: int) -> tuple[float, float]:
+    """
+    Tokens that go through the trunk where rows are scored, and pairs of them of which attention makes products. All
+    but the last token of a prompt is read once for its completions, of which the last token is not read then.
+    """
+    if not run.shares_prompts:
+        width = prompt + completion
+        return rows * width, rows * width * width
+    prompts, before = rows / run.num_generations, prompt - 1
+    return prompts * before + rows * completion, prompts * before**2 + rows * completion * (before + completion)
+
+
 def forward_flop(model: ModelSizes, rows: int, width: int) -> float:
     """A forward pass of the trunk. Attention is counted in full, as PyTorch's counter does: causal kernels do half."""
-    return 2 * rows * width * model.active + attention_flop(model, rows, width)
+    return 2 * rows * width * model.active + attention_flop(model, rows * width * width)
 
 
-def attention_flop(model: ModelSizes, rows: int, width: int) -> float:
-    return 4 * model.layers * rows * width * width * model.attention
+def attention_flop(model: ModelSizes, pairs: float) -> float:
+    return 4 * model.layers * pairs * model.attention
 
 
 def head_flop(model: ModelSizes, positions: int, products: int = 1) -> float:
@@ -111,18 +119,18 @@ def head_flop(model: ModelSizes, positions: int, products: int = 1) -> float:
 
 def fit_flop(model: ModelSizes, run: Run, rows: int, prompt: int, completion: int) -> float:
     """Forward and backward of rows, through the trunk and the head."""
-    width = prompt + completion
-    linear, attention = 2 * rows * width * model.active, attention_flop(model, rows, width)
+    read, pairs = positions(run, rows, prompt, completion)
+    linear, attention = 2 * read * model.active, attention_flop(model, pairs)
     passes = 2 if run.use_peft else 3  # forward, gradients of inputs, gradients of weights
     flop = passes * linear + attention * 3.5  # its backward makes the matrix again: five products for two
     if run.use_peft:
-        adapter = 2 * rows * width * sum(trained_tensors(model, run))
+        adapter = 2 * read * sum(trained_tensors(model, run))
         flop += 3 * adapter
         linear += adapter
     if run.gradient_checkpointing:
         flop += linear + attention
         if not run.use_peft:  # nothing needs what a layer's last product returns
-            flop -= 2 * rows * width * model.layers * model.hidden_size * model.intermediate_size
+            flop -= 2 * read * model.layers * model.hidden_size * model.intermediate_size
     return flop + head_flop(model, rows * completion, head_products(model, run))
 
 
@@ -136,8 +144,8 @@ def head_products(model: ModelSizes, run: Run) -> int:
 
 def scoring_flop(model: ModelSizes, run: Run, rows: int) -> float:
     """A pass of a round's rows under one policy."""
-    width = run.mean_prompt + run.mean_completion
-    return forward_flop(model, rows, width) + head_flop(model, rows * run.mean_own)
+    read, pairs = positions(run, rows, run.mean_prompt, run.mean_completion)
+    return 2 * read * model.active + attention_flop(model, pairs) + head_flop(model, rows * run.mean_own)
 
 
 def generation_flop(model: ModelSizes, run: Run, rows: int) -> float:

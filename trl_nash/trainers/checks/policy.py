@@ -7,7 +7,8 @@ tokens, and no list of architectures or of option names decides it.
 
 1. Forwards in training mode are equal to one another: the KL of round 1 is 0. (To evaluation mode too, or it is said.)
 2. The fused head's log-probs are `log_softmax(logits / T)` of the model's own forward; else logits are used.
-3. With a fresh adapter off the policy is as it is with it, and stays so: then this is the initial policy.
+3. Where a prompt is read once for its completions, log-probs and gradients are the same; else it is read for each.
+4. With a fresh adapter off the policy is as it is with it, and stays so: then this is the initial policy.
 
 What completions are sampled from is measured in `sampling.py`.
 """
@@ -16,7 +17,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,15 +24,15 @@ from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from ...kernels.fused_head import IGNORED, FusedHead, head_parts, logits_of
+from ...kernels.fused_head import FusedHead, head_parts
 from ...kernels.op import gathered
-from ...policies import is_peft_model
-from .noise import drawing, random_state, silence, stay_in_evaluation
+from .noise import drawing, silence, stay_in_evaluation
+from .sample import Sample
+from .sharing import reads_prompts_once
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TURN_IT_OFF = "Turn it off in the model's config (`model_init_kwargs`): noise, jitter and dropout at 0."
 
 
@@ -45,6 +45,7 @@ class Findings:
     refused: str | None = None  # why it cannot be trained
     differs: str | None = None  # how far it is another policy in evaluation mode
     plain: str | None = None  # why its head cannot be fused
+    shares_prompts: bool = False  # whether a prompt can be read once for its completions
     fresh: bool = False  # whether it is the model without its adapters
     skipped: str | None = None  # why the rest was not measured
 
@@ -71,7 +72,7 @@ def verify_policy(
     Raises:
         `ValueError`: if the policy in training mode is random, or another one than in evaluation mode.
     """
-    sample = _Sample(model, head, accelerator)
+    sample = Sample(model, head, accelerator)
     sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
     if sharded and not gather:
         found = _unmeasured(sample, "its weights are sharded and `ds3_gather_for_generation` is off")
@@ -106,66 +107,13 @@ def verify_reference(model: nn.Module, head: FusedHead, accelerator: Accelerator
         head ([`FusedHead`]): how its log-probs are taken.
         accelerator ([`~accelerate.Accelerator`]): of the trainer.
     """
-    sample = _Sample(model, head, accelerator)
+    sample = Sample(model, head, accelerator)
     with _undisturbed(sample):
-        found = _attempt(sample, lambda: Findings(plain=_fault_of_head(sample, sample.own())))
+        found = _attempt(sample, lambda: _examine_head(sample, Findings(), sample.own()))
     _settle(head, _of_first_process(found), "`ref_model`")
 
 
-class _Sample:
-    """Two rows of tokens, and the log-probs that a model gives to eight of them."""
-
-    def __init__(self, model: nn.Module, head: FusedHead, accelerator: Accelerator):
-        self.model, self.head, self.home = model, head, accelerator.device
-        base = accelerator.unwrap_model(model)
-        self.base = base.get_base_model() if is_peft_model(base) else base
-        self.device = next(self.base.parameters()).device
-        self.autocast = _AUTOCAST.get(accelerator.mixed_precision)
-        self.drew = False  # whether the last forward drew random numbers
-        self.largest = 0.0  # of the last own logits / T, in absolute value
-        vocabulary = self.base.config.get_text_config().vocab_size
-        ids = torch.arange(1, 13).view(2, 6) * 7919 % vocabulary
-        labels = ids.clone()
-        labels[0, :1] = labels[1, 4:] = IGNORED  # a prompt, and padding
-        mask = torch.ones_like(ids)
-        mask[1, 4:] = 0
-        self.ids, self.mask, self.labels = (t.to(self.device) for t in (ids, mask, labels))
-
-    def own(self) -> Tensor:
-        """Log-probs by the model's own forward."""
-        logits = logits_of(self._forward(use_cache=False))[:, :-1].float() / self.head.temperature
-        self.largest = logits.masked_fill(~logits.isfinite(), 0.0).abs().max().item()
-        targets = self.labels[:, 1:].to(logits.device)
-        logps = logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-        return logps[targets != IGNORED]
-
-    def fused(self) -> Tensor:
-        """Log-probs by the fused head."""
-        logps = self._forward(labels=self.labels, fused_lm_head=True).log_probs
-        return logps[(self.labels[:, 1:] != IGNORED).to(logps.device)]
-
-    def _forward(self, **options) -> Any:
-        before = random_state(self.home)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = self.model(input_ids=self.ids, attention_mask=self.mask, **options)
-        self.drew = random_state(self.home) != before
-        return output
-
-    @property
-    def tolerance(self) -> float:
-        """
-        What rounding does to a log-prob: the head's dtype rounds a product, a scale and a softcap of logits of this
-        size, and fp32 adds products up.
-        """
-        weight = getattr(self.base.get_output_embeddings(), "weight", None)
-        dtypes = [self.autocast, getattr(weight, "dtype", None)]
-        rounding = max((torch.finfo(d).eps for d in dtypes if d is not None and d.is_floating_point), default=2**-8)
-        if self.home.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
-            rounding = max(rounding, 2**-10)
-        return (4 * rounding + 64 * torch.finfo(torch.float32).eps) * (1 + self.largest)
-
-
-def _attempt(sample: _Sample, examine: Callable[[], Findings]) -> Findings:
+def _attempt(sample: Sample, examine: Callable[[], Findings]) -> Findings:
     elsewhere = sample.device.type != sample.home.type  # FSDP2 and DeepSpeed take it to its device later
     try:
         with _attention_of_any_device(sample.base) if elsewhere else nullcontext():
@@ -174,7 +122,7 @@ def _attempt(sample: _Sample, examine: Callable[[], Findings]) -> Findings:
         return _unmeasured(sample, _said(error))
 
 
-def _unmeasured(sample: _Sample, why: str) -> Findings:
+def _unmeasured(sample: Sample, why: str) -> Findings:
     try:
         head_parts(sample.base.get_output_embeddings())
     except Exception as error:
@@ -187,7 +135,7 @@ def _said(error: Exception) -> str:
     return f"{kind}{error}".splitlines()[0].rstrip(".")[:300]
 
 
-def _examine(sample: _Sample, adapted: bool) -> Findings:
+def _examine(sample: Sample, adapted: bool) -> Findings:
     found, model = Findings(), sample.model
     model.train()
     logps = sample.own()
@@ -214,8 +162,15 @@ def _examine(sample: _Sample, adapted: bool) -> Findings:
             f"In training mode {type(sample.base).__name__} computes other log-probs than in evaluation mode (by "
             f"{distance:.2g}): what is trained is not quite what is evaluated, and sampled from later."
         )
-    found.plain = _fault_of_head(sample, logps)
+    _examine_head(sample, found, logps)
     found.fresh = adapted and _is_fresh(sample, logps)
+    return found
+
+
+def _examine_head(sample: Sample, found: Findings, logps: Tensor) -> Findings:
+    """How the log-probs of a model, whose own are `logps`, can be taken."""
+    found.plain = _fault_of_head(sample, logps)
+    found.shares_prompts = found.plain is None and reads_prompts_once(sample)
     return found
 
 
@@ -223,7 +178,7 @@ def _distance(logps: Tensor, others: Tensor) -> float:
     return (logps - others).abs().max().item()
 
 
-def _fault_of_head(sample: _Sample, logps: Tensor) -> str | None:
+def _fault_of_head(sample: Sample, logps: Tensor) -> str | None:
     """Why the head of a model, whose own log-probs are `logps`, cannot be fused."""
     try:
         distance = _distance(logps, sample.fused())
@@ -234,7 +189,7 @@ def _fault_of_head(sample: _Sample, logps: Tensor) -> str | None:
     return f"fused it would be wrong by {distance:.2g}"
 
 
-def _is_fresh(sample: _Sample, logps: Tensor) -> bool:
+def _is_fresh(sample: Sample, logps: Tensor) -> bool:
     """Whether the model is this policy with its adapters off, and stays so: none of its trained weights is left on."""
     trained = [parameter for parameter in sample.model.parameters() if parameter.requires_grad]
     with sample.model.disable_adapter():
@@ -255,7 +210,7 @@ def _of_first_process(found: Findings) -> Findings:
 def _settle(head: FusedHead, found: Findings, whose: str) -> None:
     if found.skipped is not None:
         logger.warning("When the trainer was built, %s could not be verified: %s.", whose, found.skipped)
-    head.plain = found.plain is not None
+    head.plain, head.shares_prompts = found.plain is not None, found.shares_prompts
     if head.plain:
         logger.warning(
             "Log-probs of %s are taken from its logits, which need memory, because its head cannot be fused: %s.",
@@ -265,7 +220,7 @@ def _settle(head: FusedHead, found: Findings, whose: str) -> None:
 
 
 @contextmanager
-def _undisturbed(sample: _Sample) -> Iterator[None]:
+def _undisturbed(sample: Sample) -> Iterator[None]:
     """Within it the model can be asked for log-probs; after it everything is as it was."""
     modes = [(module, module.training) for module in sample.model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in sample.model.parameters()]

@@ -1,0 +1,169 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A prompt is read once for the completions that are scored, and log-probs and gradients are the model's own."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from architectures import ATTENTION, HYBRID, RECURRENT, build
+from helpers import history, lora_config, make_trainer
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from tiny import build_model, build_tokenizer
+
+from trl_nash.kernels.fused_head import IGNORED, FusedHead, add_fused_head
+from trl_nash.trainers.checks import policy as verification
+from trl_nash.trainers.checks.policy import verify_policy
+
+
+COUNT, WIDTH = 3, 18
+MODELS = ATTENTION | HYBRID | RECURRENT
+# Of each prompt its length, and of each completion its length and the tokens in it that are nobody's of the policy.
+PROMPTS = {
+    "of several lengths": [(1, [(3, ()), (6, ()), (1, ())]), (5, [(2, ()), (2, ()), (4, ())]), (9, [(4, ())] * 3)],
+    "of one token": [(1, [(3, ()), (6, ()), (1, ())])] * 2,
+    "of dialogues": [(4, [(9, (3, 4, 5)), (5, (0, 1)), (7, (2,))]), (6, [(1, ()), (8, (4, 7)), (2, ())])],
+    "without a completion": [(4, [(0, ()), (3, ()), (0, ())]), (3, [(0, ())] * 3)],
+}
+
+
+def batch(prompts) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    ids = torch.randint(3, 40, (len(prompts) * COUNT, WIDTH))
+    mask, labels = torch.ones_like(ids), ids.clone()
+    for b, (length, completions) in enumerate(prompts):
+        rows = slice(b * COUNT, (b + 1) * COUNT)
+        ids[rows, :length] = ids[b * COUNT, :length]
+        labels[rows, :length] = IGNORED
+        for row, (new, others) in enumerate(completions, start=b * COUNT):
+            mask[row, length + new :] = 0
+            labels[row, length + new :] = IGNORED
+            labels[row, [length + place for place in others]] = IGNORED
+    return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels}
+
+
+def measured(model):
+    """The head of a model, as a trainer finds that log-probs can be taken."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = add_fused_head(base)
+    verify_policy(model, head, Accelerator(cpu=True))
+    return head
+
+
+def result(model, inputs, **options):
+    """Log-probs, gradients, and how many tokens went through the model."""
+    tokens = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, given, __: tokens.append(given[0].numel()))
+    logps = model(**inputs, fused_lm_head=True, **options).log_probs
+    hook.remove()
+    weights = torch.linspace(-1, 1, logps.numel()).view_as(logps)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad((logps * weights).sum(), trained.values(), allow_unused=True)
+    return logps.detach(), dict(zip(trained, gradients, strict=True)), sum(tokens)
+
+
+@pytest.mark.parametrize("prompts", PROMPTS)
+@pytest.mark.parametrize(
+    ("name", "lora"), [(name, False) for name in MODELS] + [(name, True) for name in ATTENTION], ids=str
+)
+def test_log_probs_and_gradients_are_those_of_whole_rows(name, lora, prompts):
+    model = build(name, **MODELS[name])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.div_(3)  # fp32 has digits for the gradients of such weights
+    if lora:
+        model = get_peft_model(model, lora_config(target_modules="all-linear", init_lora_weights=False))
+    head, inputs = measured(model), batch(PROMPTS[prompts])
+    assert head.shares_prompts == (name in ATTENTION)  # a mask leaves no padding out of a recurrent state
+    model.train()
+    logps, gradients, tokens = result(model, inputs, num_completions=COUNT)
+    expected, own, all_tokens = result(model, inputs)
+    torch.testing.assert_close(logps, expected, rtol=1e-4, atol=1e-4)
+    total = sum(g.norm() ** 2 for g in own.values() if g is not None) ** 0.5
+    for name_, gradient in gradients.items():
+        assert (gradient is None) == (own[name_] is None)
+        if gradient is not None:
+            assert (gradient - own[name_]).norm() <= 3e-4 * total + 1e-6
+    assert tokens < all_tokens if head.shares_prompts else tokens == all_tokens
+
+
+def test_each_prompt_is_read_once():
+    """B prompts but for their last token, and of each completion all but its last, with the prompt's last before."""
+    model = build("Llama")
+    head = measured(model)
+    inputs = batch(PROMPTS["of several lengths"])
+    *_, tokens = result(model, inputs, num_completions=COUNT)
+    assert head.shares_prompts and tokens == 3 * 8 + 9 * 6
+
+
+@pytest.mark.parametrize("adapter", [PromptTuningConfig, PrefixTuningConfig])
+def test_virtual_tokens_are_left_in_front_of_the_whole_prompt(adapter):
+    model = get_peft_model(build("Llama"), adapter(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    measured(model)
+    inputs = batch(PROMPTS["of several lengths"])
+    logps, *_ = result(model, inputs, num_completions=COUNT)
+    expected, *_ = result(model, inputs)
+    torch.testing.assert_close(logps, expected)
+
+
+def test_a_cache_that_is_cut_off_is_found_out(monkeypatch):
+    """Values are right, and the gradient of the prompt is lost: prompts are read for each completion."""
+    model = build("Llama")
+    monkeypatch.setattr(
+        "transformers.cache_utils.DynamicLayer.reorder_cache",
+        lambda self, rows: vars(self).update(keys=self.keys.detach()[rows], values=self.values.detach()[rows]),
+    )
+    assert not measured(model).shares_prompts
+
+
+def test_a_cache_that_is_wrong_is_found_out(monkeypatch):
+    model = build("Llama")
+    monkeypatch.setattr("transformers.cache_utils.DynamicLayer.reorder_cache", lambda self, rows: self.keys.zero_())
+    assert not measured(model).shares_prompts
+
+
+def test_a_model_that_checkpoints_already_is_measured_without(monkeypatch):
+    """It keeps a cache in evaluation mode, and would be believed then."""
+    model = build("Llama")
+    model.gradient_checkpointing_enable()
+    monkeypatch.setattr("transformers.cache_utils.DynamicLayer.reorder_cache", lambda self, rows: self.keys.zero_())
+    assert not measured(model).shares_prompts
+    assert all(layer.gradient_checkpointing for layer in model.model.layers)
+
+
+def test_all_processes_do_as_the_first(monkeypatch):
+    found = verification.Findings(shares_prompts=True)
+    monkeypatch.setattr(verification, "broadcast_object_list", lambda objects: [found])
+    model = build("Llama")
+    monkeypatch.setattr(verification, "_examine", lambda *arguments: 1 / 0)
+    assert measured(model).shares_prompts
+
+
+@pytest.mark.parametrize("algorithm", ["comal", "nash-md"])
+def test_a_run_is_as_without(algorithm, tmp_path, monkeypatch):
+    """Losses, R² and gradients of a run; and with gradient checkpointing, which keeps no cache, nothing is shared."""
+    tokenizer, runs, counts = build_tokenizer(chat=False), {}, {}
+    for kind, options in {"shared": {}, "each": {}, "checkpointed": {"gradient_checkpointing": True}}.items():
+        tokens = []
+        model = build_model(tokenizer)
+        options = {"gradient_checkpointing": False, "num_generations": 4, "max_steps": 3} | options
+        trainer = make_trainer(algorithm, tmp_path / kind, model=model, tokenizer=tokenizer, **options)
+        score = trainer.score
+
+        def counted(model, batch, score=score, tokens=tokens):
+            hook = model.get_input_embeddings().register_forward_hook(lambda _, i, __: tokens.append(i[0].numel()))
+            try:
+                return score(model, batch)
+            finally:
+                hook.remove()
+
+        trainer.score = counted
+        with monkeypatch.context() as patch:
+            if kind == "each":
+                patch.setattr(FusedHead, "can_share_prompts", lambda *arguments: False)
+            trainer.train()
+        runs[kind] = history(trainer, "loss") + history(trainer, "grad_norm")
+        counts[kind] = sum(tokens)
+    assert runs["shared"] == pytest.approx(runs["each"], rel=1e-3, abs=1e-5)
+    assert runs["checkpointed"] == pytest.approx(runs["each"], rel=1e-3, abs=1e-5)
+    assert counts["shared"] < counts["each"] == counts["checkpointed"]

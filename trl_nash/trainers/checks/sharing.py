@@ -1,0 +1,49 @@
+# Copyright 2026 The trl-nash authors. Licensed under the Apache License, Version 2.0.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whether a prompt may be read once for the completions that are scored."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ...policies import repeated_cache, without_checkpointing
+from .sample import Sample
+
+
+def reads_prompts_once(sample: Sample) -> bool:
+    """
+    Whether a model gives the same log-probs, with the same gradients, where it reads a prompt once.
+
+    What it hands out of a prompt must be the keys and values of its tokens and nothing else: a mask leaves those of
+    padding out, as no mask does with a recurrent state that has been through them. And they must know what they were
+    computed from: a layer that keeps copies would cut the prompt off from the backward.
+    """
+    try:
+        with torch.enable_grad(), sample.precision(), without_checkpointing(sample.base), _embedded(sample.base):
+            rows = slice(None, None, sample.COMPLETIONS)
+            cache = repeated_cache(sample.base, sample.ids[rows, :2], sample.mask[rows, :2], sample.COMPLETIONS)
+        if cache is None or not all(
+            held.requires_grad for layer in cache.layers for held in (layer.keys, layer.values)
+        ):
+            return False
+        distance = (sample.fused() - sample.shared()).abs().max()
+    except Exception:  # whatever a cache does that is not meant for this
+        return False
+    return bool(distance <= sample.tolerance)  # which nan is not
+
+
+@contextmanager
+def _embedded(model: nn.Module) -> Iterator[None]:
+    """Within it embeddings have gradients, also frozen ones."""
+
+    def require(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        return output if output.requires_grad else output.detach().requires_grad_()
+
+    hook = model.get_input_embeddings().register_forward_hook(require)
+    try:
+        yield
+    finally:
+        hook.remove()
