@@ -220,7 +220,7 @@ def test_flop_of_a_step_is_near_pytorchs_count(name, lora, checkpoints):
     expected -= plan_time.attention_flop(sizes, plan_time.positions(run, 4, 64, 32)[1]) / 2
 
     def step():
-        if checkpoints:
+        if not run.shares_prompts:
             output = trunk(input_ids=ids, use_cache=False)
         else:  # two prompts with two completions each
             prompts = trunk(input_ids=ids[:2, :63], use_cache=True)
@@ -228,7 +228,7 @@ def test_flop_of_a_step_is_near_pytorchs_count(name, lora, checkpoints):
             cache.reorder_cache(torch.tensor([0, 0, 1, 1]))
             output = trunk(input_ids=ids[:, :32], use_cache=True, **{cache_name(trunk): cache})
         # What the last layer makes of prompts is needed by nobody: of a whole model that is little.
-        extra = 0.0 if checkpoints else prompts.last_hidden_state.sum()
+        extra = prompts.last_hidden_state.sum() if run.shares_prompts else 0.0
         (output.last_hidden_state.sum() + extra).backward()
 
     found = counted(step)

@@ -6,6 +6,7 @@
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from architectures import ATTENTION, HYBRID, RECURRENT, build
 from helpers import history, lora_config, make_trainer
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
@@ -14,6 +15,8 @@ from tiny import build_model, build_tokenizer
 from trl_nash.kernels.fused_head import IGNORED, FusedHead, add_fused_head
 from trl_nash.trainers.checks import policy as verification
 from trl_nash.trainers.checks.policy import verify_policy
+from trl_nash.trainers.checks.sample import Sample
+from trl_nash.trainers.checks.sharing import reads_prompts_once
 
 
 COUNT, WIDTH = 3, 18
@@ -43,10 +46,15 @@ def batch(prompts) -> dict[str, torch.Tensor]:
 
 
 def measured(model):
-    """The head of a model, as a trainer finds that log-probs can be taken."""
+    """The head of a model, which shares prompts where the model is found to be up to it."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = add_fused_head(base)
-    verify_policy(model, head, Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True)
+    verify_policy(model, head, accelerator)
+    with torch.no_grad():
+        sample = Sample(model, head, accelerator)
+        sample.own()
+        head.shares_prompts = reads_prompts_once(sample)  # also where all weights are trained
     return head
 
 
@@ -131,12 +139,34 @@ def test_a_model_that_checkpoints_already_is_measured_without(monkeypatch):
     assert all(layer.gradient_checkpointing for layer in model.model.layers)
 
 
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [(None, False), (lora_config(), True), (lora_config(modules_to_save=["lm_head", "embed_tokens"]), False)],
+    ids=["full", "lora", "whole embeddings"],
+)
+def test_gradients_of_most_weights_are_not_held_twice(adapter, expected):
+    """Nor does FSDP2 know of two forwards before a backward."""
+    model = build_model(build_tokenizer())
+    model = model if adapter is None else get_peft_model(model, adapter)
+    head = add_fused_head(model if adapter is None else model.get_base_model())
+    accelerator = Accelerator(cpu=True)
+    verify_policy(model, head, accelerator)
+    assert head.shares_prompts == expected
+    accelerator.state.distributed_type = DistributedType.FSDP
+    try:
+        assert not Sample(model, head, accelerator).can_run_twice
+    finally:
+        accelerator.state.distributed_type = DistributedType.NO
+
+
 def test_all_processes_do_as_the_first(monkeypatch):
     found = verification.Findings(shares_prompts=True)
     monkeypatch.setattr(verification, "broadcast_object_list", lambda objects: [found])
     model = build("Llama")
     monkeypatch.setattr(verification, "_examine", lambda *arguments: 1 / 0)
-    assert measured(model).shares_prompts
+    head = add_fused_head(model)
+    verify_policy(model, head, Accelerator(cpu=True))
+    assert head.shares_prompts
 
 
 @pytest.mark.parametrize("algorithm", ["comal", "nash-md"])
@@ -147,7 +177,7 @@ def test_a_run_is_as_without(algorithm, tmp_path, monkeypatch):
         tokens = []
         model = build_model(tokenizer)
         options = {"gradient_checkpointing": False, "num_generations": 4, "max_steps": 3} | options
-        trainer = make_trainer(algorithm, tmp_path / kind, model=model, tokenizer=tokenizer, **options)
+        trainer = make_trainer(algorithm, tmp_path / kind, model=model, tokenizer=tokenizer, lora=True, **options)
         score = trainer.score
 
         def counted(model, batch, score=score, tokens=tokens):

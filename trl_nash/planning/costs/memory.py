@@ -195,13 +195,15 @@ def autocast_copies(model: ModelSizes, run: Run) -> int:
 
 def activations(model: ModelSizes, run: Run) -> int:
     """
-    What is saved for the backward of a micro-step. With checkpoints: the input of each layer, and one layer. Without:
-    a prompt once, but for its keys and values, which there are for each completion.
+    What is saved for the backward of a micro-step. With checkpoints: the input of each layer, and one layer. Where a
+    prompt is read once: its keys and values for each completion, and the rest once.
     """
     tokens = run.rows * run.max_length
     layer, last = layer_activations(model, run), last_activations(model, run)
     if run.gradient_checkpointing:
         return tokens * (model.layers * model.hidden_size * stream_bytes(run) + layer + last)
+    if not run.shares_prompts:
+        return tokens * (model.layers * layer + last)
     prompt = run.max_prompt if run.turns == 1 else 0  # what others say in a dialogue may be most of it
     read = tokens - run.rows * prompt + run.rows * prompt // run.num_generations
     # Behind a cache there is a mask, with which attention takes as many keys and values as it has queries.

@@ -128,8 +128,8 @@ class Run:
 
     @property
     def shares_prompts(self) -> bool:
-        """Whether a prompt is read once for its completions where these are scored, which needs a cache."""
-        return not self.gradient_checkpointing
+        """Whether a prompt is read once for its completions where these are scored: see `Sample.can_run_twice`."""
+        return self.use_peft and not self.gradient_checkpointing and self.strategy != "fsdp2"
 
     @property
     def generation_chunk(self) -> int:

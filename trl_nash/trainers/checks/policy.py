@@ -170,7 +170,7 @@ def _examine(sample: Sample, adapted: bool) -> Findings:
 def _examine_head(sample: Sample, found: Findings, logps: Tensor) -> Findings:
     """How the log-probs of a model, whose own are `logps`, can be taken."""
     found.plain = _fault_of_head(sample, logps)
-    found.shares_prompts = found.plain is None and reads_prompts_once(sample)
+    found.shares_prompts = found.plain is None and sample.can_run_twice and reads_prompts_once(sample)
     return found
 
 

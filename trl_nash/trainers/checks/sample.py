@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from ...kernels.fused_head import IGNORED, FusedHead, logits_of
@@ -15,6 +16,8 @@ from .noise import random_state
 
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+_FEW = 0.1  # of all weights, that adapters are
 
 
 class Sample:
@@ -27,6 +30,7 @@ class Sample:
         base = accelerator.unwrap_model(model)
         self.base = base.get_base_model() if is_peft_model(base) else base
         self.device = next(self.base.parameters()).device
+        self.is_fsdp = accelerator.distributed_type == DistributedType.FSDP
         self.autocast = _AUTOCAST.get(accelerator.mixed_precision)
         self.drew = False  # whether the last forward drew random numbers
         self.largest = 0.0  # of the last own logits / T, in absolute value
@@ -60,6 +64,16 @@ class Sample:
                 return self.fused()
         finally:
             self.head.shares_prompts = before
+
+    @property
+    def can_run_twice(self) -> bool:
+        """
+        Whether two forwards may come before a backward. FSDP2 has put weights away before it reaches the first of
+        them, and the gradient of the second waits for that of the first: as much memory as what is trained takes.
+        """
+        sizes = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
+        trained = sum(size for size, is_trained in sizes if is_trained)
+        return not self.is_fsdp and trained <= _FEW * sum(size for size, _ in sizes)
 
     def precision(self) -> torch.autocast:
         """Within it the model computes as it is trained."""
