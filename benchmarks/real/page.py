@@ -20,7 +20,7 @@ from .methods import PROMPTS
 from .play import ANSWERS, PASSES
 
 
-NAMES = {"passes": "passes", "num_generations": "answers"}
+NAMES = {"passes": "passes", "num_generations": "K"}
 TAIL = 5  # rounds whose mean stands for the end
 
 
@@ -41,7 +41,7 @@ def by_method(runs: list[dict]) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
     for run in runs:
         usual = {"passes": PASSES[run["judge"]], "num_generations": ANSWERS[run["judge"]]}
-        others = [f"{NAMES[name]}: {run[name]}" for name, value in usual.items() if run[name] != value]
+        others = [f"{NAMES[name]} = {run[name]}" for name, value in usual.items() if run[name] != value]
         found.setdefault(", ".join([run["method"], *others]), []).append(run)
     return found
 
@@ -50,7 +50,7 @@ def cycle(runs: list[dict], images: Path, judge: str) -> str:
     """The table of gaps; draws gaps and shares."""
     methods = by_method(runs)
     rounds = len(runs[0]["gap"]) - 1
-    setting = f"{rounds} rounds of {PROMPTS} prompts x {ANSWERS[judge]} answers, {_seeds(methods)}"
+    setting = f"{rounds} rounds of {PROMPTS} prompts x {ANSWERS[judge]} answers, or K; {_seeds(methods)}"
     start = runs[0]["shares"][0]
     save_schemes(
         images,

@@ -165,14 +165,21 @@ def test_seeds_are_shown_and_other_passes_are_another_row(tmp_path):
     start = {f"What is {letter}?": ["It is a letter.", "It is bad."] for letter in "abcdef"}
 
     def run(seed, passes, answer):
-        found = {"judge": "one-rater", "method": "comal", "seed": seed, "passes": passes, "learning_rate": 1e-3}
+        found = {
+            "judge": "one-rater",
+            "method": "comal",
+            "seed": seed,
+            "passes": passes,
+            "learning_rate": 1e-3,
+            "num_generations": 4,
+        }
         found |= {"pairs": [0, 6], "seconds": [0.0, 1.0], "win_rate": [0.5], "kl": 1.0, "wall_seconds": 60, "log": []}
         return found | {"start": start, "answers": {prompt: [answer, answer] for prompt in start}}
 
     runs = [run(0, 2, "What a great day!"), run(1, 2, "It is a letter."), run(0, 1, "A bad, bad day.")]
     table = [line.split(" | ") for line in contest(runs, tmp_path, "one-rater").splitlines() if line.startswith("|")]
     two_seeds, one_pass = table[3:]
-    assert two_seeds[0] == "| comal" and one_pass[0] == "| comal, passes: 1"
+    assert two_seeds[0] == "| comal" and one_pass[0] == "| comal, passes = 1"
     high, low = map(int, two_seeds[3].split(", "))
     assert high > 90 > 80 > low > 60 and one_pass[3] == ""  # half of the start's answers are bad
 

@@ -6,6 +6,7 @@
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils import DistributedType
 from architectures import ATTENTION, HYBRID, RECURRENT, build
 from helpers import history, lora_config, make_trainer
@@ -17,6 +18,7 @@ from trl_nash.trainers.checks import policy as verification
 from trl_nash.trainers.checks.policy import verify_policy
 from trl_nash.trainers.checks.sample import Sample
 from trl_nash.trainers.checks.sharing import reads_prompts_once
+from trl_nash.trainers.run import construction
 
 
 COUNT, WIDTH = 3, 18
@@ -124,9 +126,53 @@ def test_a_cache_that_is_cut_off_is_found_out(monkeypatch):
     assert not measured(model).shares_prompts
 
 
+def spoil(layer, rows):
+    """Rows as they should be, with gradients, and wrong values."""
+    vars(layer).update(keys=-layer.keys[rows], values=layer.values[rows])
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rotations_of_the_longest_position_are_not_mixed(kind):
+    """A prompt below the length from which on they differ, with a completion beyond it, would have both."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4} if kind == "longrope" else {"factor": 4.0}
+    rope = {"rope_type": kind, "rope_theta": 1e4, "original_max_position_embeddings": 8} | factors
+    model = build("Llama", rope_parameters=rope, max_position_embeddings=8 if kind == "dynamic" else 32)
+    inputs = batch([(7, [(8, ())] * 3)])
+    measured(model)
+    logps, *_ = result(model, inputs, num_completions=COUNT)
+    torch.testing.assert_close(logps, result(model, inputs)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_an_explicit_reference_reads_prompts_once(tmp_path):
+    """Nothing goes back through it."""
+    tokenizer = build_tokenizer(chat=False)
+    reference = build_model(tokenizer)
+    heads = []
+    with pytest.MonkeyPatch.context() as patch:
+        build_head = construction.add_fused_head
+        patch.setattr(construction, "add_fused_head", lambda *a, **k: heads.append(build_head(*a, **k)) or heads[-1])
+        make_trainer("ipo", tmp_path, tokenizer=tokenizer, extra={"ref_model": reference})
+    assert [head.shares_prompts for head in heads] == [False, True]
+
+
+def test_a_model_on_several_devices_shares():
+    """accelerate's forward of a `device_map` does not show the arguments of the model's own."""
+    model = build("Llama")
+    add_hook_to_module(model, AlignDevicesHook(io_same_device=True))
+    assert measured(model).shares_prompts
+
+
+def test_rows_of_one_token():
+    model, one = build("Llama"), torch.ones(4, 1, dtype=torch.long)
+    measured(model)
+    inputs = {"input_ids": one, "attention_mask": one, "labels": one}
+    assert model(**inputs, fused_lm_head=True, num_completions=2).log_probs.shape == (4, 0)
+
+
 def test_a_cache_that_is_wrong_is_found_out(monkeypatch):
     model = build("Llama")
-    monkeypatch.setattr("transformers.cache_utils.DynamicLayer.reorder_cache", lambda self, rows: self.keys.zero_())
+    assert measured(model).shares_prompts
+    monkeypatch.setattr("transformers.cache_utils.DynamicLayer.reorder_cache", spoil)
     assert not measured(model).shares_prompts
 
 
@@ -134,7 +180,8 @@ def test_a_model_that_checkpoints_already_is_measured_without(monkeypatch):
     """It keeps a cache in evaluation mode, and would be believed then."""
     model = build("Llama")
     model.gradient_checkpointing_enable()
-    monkeypatch.setattr("transformers.cache_utils.DynamicLayer.reorder_cache", lambda self, rows: self.keys.zero_())
+    assert measured(model).shares_prompts
+    monkeypatch.setattr("transformers.cache_utils.DynamicLayer.reorder_cache", spoil)
     assert not measured(model).shares_prompts
     assert all(layer.gradient_checkpointing for layer in model.model.layers)
 

@@ -69,7 +69,7 @@ class FusedHead:
     def log_probs(self, model: nn.Module, labels: Tensor, *args, num_completions: int = 1, **kwargs) -> Tensor:
         """
         Log-probs of the labels behind the first, 0 where they are -100, of shape `(R, T - 1)`; each `num_completions`
-        rows are completions of one prompt.
+        rows are completions of one prompt, one behind the other, and padded on the right.
         """
         targets = labels[:, 1:]
         if self.plain:
@@ -77,7 +77,7 @@ class FusedHead:
         given = {name: value for name, value in kwargs.items() if value is not None}
         # Not where PEFT has put something in front of the tokens, or in the place of their embeddings.
         tokens_alone = not args and set(given) == {"input_ids", "attention_mask"}
-        if num_completions > 1 and self.can_share_prompts(model) and tokens_alone:
+        if num_completions > 1 and targets.size(1) and self.can_share_prompts(model) and tokens_alone:
             return self._from_shared_prompts(model, targets, num_completions, **given)
         return self._from_hidden(model, targets, *args, **kwargs, use_cache=False)
 
@@ -89,7 +89,8 @@ class FusedHead:
         self, model: nn.Module, targets: Tensor, count: int, input_ids: Tensor, attention_mask: Tensor
     ) -> Tensor:
         shared = SharedPrompts.of(input_ids, attention_mask, targets.to(input_ids.device), count, IGNORED)
-        call = functools.partial(self.forward, model)
+        # With the signature that accelerate's forward of a `device_map` hides.
+        call = functools.update_wrapper(functools.partial(self.forward, model), type(model).forward)
         cache = repeated_cache(call, shared.prefix_ids, shared.prefix_mask, count)
         if cache is None:
             raise ValueError(f"The cache of {type(model).__name__} cannot be repeated.")

@@ -7,7 +7,8 @@ tokens, and no list of architectures or of option names decides it.
 
 1. Forwards in training mode are equal to one another: the KL of round 1 is 0. (To evaluation mode too, or it is said.)
 2. The fused head's log-probs are `log_softmax(logits / T)` of the model's own forward; else logits are used.
-3. Where a prompt is read once for its completions, log-probs and gradients are the same; else it is read for each.
+3. Where a prompt is read once for its completions, log-probs are the same, and the prompt's keys and values have
+   gradients; else it is read for each.
 4. With a fresh adapter off the policy is as it is with it, and stays so: then this is the initial policy.
 
 What completions are sampled from is measured in `sampling.py`.
@@ -162,15 +163,15 @@ def _examine(sample: Sample, adapted: bool) -> Findings:
             f"In training mode {type(sample.base).__name__} computes other log-probs than in evaluation mode (by "
             f"{distance:.2g}): what is trained is not quite what is evaluated, and sampled from later."
         )
-    _examine_head(sample, found, logps)
+    _examine_head(sample, found, logps, shares_prompts=sample.can_run_twice)
     found.fresh = adapted and _is_fresh(sample, logps)
     return found
 
 
-def _examine_head(sample: Sample, found: Findings, logps: Tensor) -> Findings:
-    """How the log-probs of a model, whose own are `logps`, can be taken."""
+def _examine_head(sample: Sample, found: Findings, logps: Tensor, shares_prompts: bool = True) -> Findings:
+    """How the log-probs of a model, whose own are `logps`, can be taken; prompts are shared if they may be."""
     found.plain = _fault_of_head(sample, logps)
-    found.shares_prompts = found.plain is None and sample.can_run_twice and reads_prompts_once(sample)
+    found.shares_prompts = found.plain is None and shares_prompts and reads_prompts_once(sample)
     return found
 
 

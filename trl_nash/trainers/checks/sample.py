@@ -68,8 +68,9 @@ class Sample:
     @property
     def can_run_twice(self) -> bool:
         """
-        Whether two forwards may come before a backward. FSDP2 has put weights away before it reaches the first of
-        them, and the gradient of the second waits for that of the first: as much memory as what is trained takes.
+        Whether a prompt and what follows it may be two forwards before a backward. Nobody needs the last output of the
+        first, at which FSDP2 would fetch weights again; and the gradient of a weight waits for both of its parts, as
+        much memory again as what is trained takes.
         """
         sizes = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
         trained = sum(size for size, is_trained in sizes if is_trained)

@@ -15,12 +15,16 @@ from .sample import Sample
 
 def reads_prompts_once(sample: Sample) -> bool:
     """
-    Whether a model gives the same log-probs, with the same gradients, where it reads a prompt once.
+    Whether a model gives the same log-probs where it reads a prompt once, and a gradient to what it read.
 
     What it hands out of a prompt must be the keys and values of its tokens and nothing else: a mask leaves those of
     padding out, as no mask does with a recurrent state that has been through them. And they must know what they were
-    computed from: a layer that keeps copies would cut the prompt off from the backward.
+    computed from: a layer that keeps copies would cut the prompt off from the backward. Rotations must be those of the
+    tokens' positions: some are of the longest position of a call, on which prompt and completion do not agree.
     """
+    rotations = (str(getattr(module, "rope_type", "")) for module in sample.base.modules())
+    if any("dynamic" in kind or "longrope" in kind for kind in rotations):  # as transformers itself asks
+        return False
     try:
         with torch.enable_grad(), sample.precision(), without_checkpointing(sample.base), _embedded(sample.base):
             rows = slice(None, None, sample.COMPLETIONS)
