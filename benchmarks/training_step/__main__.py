@@ -15,8 +15,8 @@ all. On CUDA each trainer has the device for itself, and memory is that of torch
     python -m benchmarks.training_step --shape smollm2-135m --bf16 --training LoRA --prompts 1 --threads 1 \
         --output benchmarks/results/training_step_bf16.json --docs docs/background/kernels.md
     python -m benchmarks.training_step --training LoRA --prompts 1 --threads 1 --completions 8 --prompt_tokens 256 \
-        --new_tokens 32 --peers unshared GRPOTrainer --repeats 5 --output benchmarks/results/training_step_shared.json \
-        --docs docs/background/kernels.md
+        --new_tokens 32 --peers unshared GRPOTrainer --repeats 5 \
+        --output benchmarks/results/training_step_shared.json --docs docs/background/kernels.md
     python -m benchmarks.training_step --device cuda --bf16 --shape qwen2.5-0.5b --optimizer \
         --peers OnlineDPOTrainer GRPOTrainer --prompt_tokens 128 --new_tokens 512
 """
