@@ -30,6 +30,7 @@ from trl_nash.cli.plan.options import ALGORITHMS, OWN
 from trl_nash.compat import ModelConfig
 from trl_nash.generation.plain import generate_plainly
 from trl_nash.kernels.schedule import Projection
+from trl_nash.planning.costs import flop as plan_flop
 from trl_nash.planning.costs import memory as plan_memory
 from trl_nash.planning.costs import time as plan_time
 from trl_nash.planning.costs.time import DEVICES, Speed
@@ -214,10 +215,10 @@ def test_flop_of_a_step_is_near_pytorchs_count(name, lora, checkpoints):
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     trunk, ids = model.get_base_model().model if lora else model.model, torch.randint(0, 500, (4, 96))
-    head = plan_time.head_flop(sizes, 4 * 32, plan_time.head_products(sizes, run))
-    expected = plan_time.fit_flop(sizes, run, rows=4, prompt=64, completion=32) - head
+    head = plan_flop.head_flop(sizes, 4 * 32, plan_flop.head_products(sizes, run))
+    expected = plan_flop.fit_flop(sizes, run, rows=4, prompt=64, completion=32) - head
     # Eager attention keeps its matrix; fused kernels make it again, two products of the forward once more.
-    expected -= plan_time.attention_flop(sizes, plan_time.positions(run, 4, 64, 32)[1]) / 2
+    expected -= plan_flop.attention_flop(sizes, plan_flop.positions(run, 4, 64, 32)[1]) / 2
 
     def step():
         if not run.shares_prompts:
@@ -248,11 +249,11 @@ def test_flop_of_the_head_is_pytorchs_count():
     on_cpu = Run(strategy="cpu")
     for function, products in (
         (lambda: head.forward(gradient=False, stash_rows=0, statistics=False), 1),
-        (lambda: head.forward(gradient=True, stash_rows=0, statistics=False), plan_time.head_products(sizes, frozen)),
-        (lambda: step(32), plan_time.head_products(sizes, Run())),
-        (lambda: step(0), plan_time.head_products(sizes, on_cpu)),
+        (lambda: head.forward(gradient=True, stash_rows=0, statistics=False), plan_flop.head_products(sizes, frozen)),
+        (lambda: step(32), plan_flop.head_products(sizes, Run())),
+        (lambda: step(0), plan_flop.head_products(sizes, on_cpu)),
     ):
-        assert counted(function) == plan_time.head_flop(sizes, 32, products)
+        assert counted(function) == plan_flop.head_flop(sizes, 32, products)
 
 
 def test_flop_of_generation_is_near_pytorchs_count():
@@ -264,7 +265,7 @@ def test_flop_of_generation_is_near_pytorchs_count():
     how = GenerationConfig(max_new_tokens=32, min_new_tokens=32, pad_token_id=0, use_cache=True)
     ids = torch.randint(3, 500, (2, 128)).tolist()
     found = counted(lambda: generate_plainly(model, how, torch.device("cpu"), ids, 3))
-    assert plan_time.generation_flop(sizes, run, rows=6) == pytest.approx(found, rel=0.02)
+    assert plan_flop.generation_flop(sizes, run, rows=6) == pytest.approx(found, rel=0.02)
 
 
 @pytest.mark.parametrize(("mean", "rows"), [(20, 2), (20, 16), (50, 2), (50, 256), (90, 16)])
@@ -303,7 +304,7 @@ def test_time_by_hand():
     slow = plan_time.generation_seconds(model, run, device, Speed())
     assert slow == pytest.approx(prefill + 100 * 32 * 0.8e-3)
     parts = plan_time.round_seconds(model, run, device, speed, scorings=2)
-    flop = plan_time.round_flop(model, run, 2)
+    flop = plan_flop.round_flop(model, run, 2)
     assert parts["fit"] == pytest.approx(flop["fit"] / (989e12 * 0.35))
     assert parts["scoring"] == pytest.approx(flop["scoring"] / (989e12 * 0.45))
     asked = plan_time.round_seconds(model, replace(run, judge="openai"), device, speed, 2)

@@ -7,7 +7,7 @@ import json
 
 from trl_nash.cli.main import main
 from trl_nash.generation.dialogue import TURNS
-from trl_nash.planning.costs.time import tokens
+from trl_nash.planning.costs.flop import tokens
 from trl_nash.planning.run import Run
 
 

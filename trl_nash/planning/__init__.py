@@ -23,8 +23,9 @@ plan.having(use_peft=True).peak
 
 from .advice import hints, largest_batches
 from .costs import Plan
+from .costs.flop import Tokens
 from .costs.memory import Memory
-from .costs.time import DEVICES, Device, Speed, Tokens
+from .costs.time import DEVICES, Device, Speed
 from .known import STRATEGIES
 from .machine import device_here
 from .model import ModelSizes, load_sizes, sizes_by_hand, sizes_from_config
