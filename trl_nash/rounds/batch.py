@@ -127,6 +127,12 @@ class PairBatch:
         return self.input_ids.size(0) // len(self)
 
     @property
+    def inputs(self) -> dict[str, torch.Tensor | int]:
+        """What a model with a fused head is called with."""
+        names = ("input_ids", "attention_mask", "labels", "num_completions")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """The fields that are tensors."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -279,13 +279,7 @@ class NashTrainer(EvaluationHooks):
         Returns:
             `torch.Tensor` of shape `(B * K, T - 1)`.
         """
-        return model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            labels=batch.labels,
-            fused_lm_head=True,
-            num_completions=batch.num_completions,
-        ).log_probs
+        return model(**batch.inputs, fused_lm_head=True).log_probs
 
     def _begin_round(self) -> None:
         self.policies.ensure_initial()
