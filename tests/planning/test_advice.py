@@ -90,6 +90,13 @@ def test_hints_are_true():
         pinned = {"per_device_generation_batch_size": run.generation_chunk, name: size}
         assert made.having(**pinned).fits
         assert not made.having(**pinned | {name: size + 1}).fits or size == 512
+    # Completions that are short beside their prompts: a prompt is read once for two of them, and nothing again.
+    _, kept, _ = hints(made.having(per_device_generation_batch_size=chunk))
+    assert kept.startswith("--no_gradient_checkpointing ")
+    other = made.having(gradient_checkpointing=False)
+    assert other.fits and other.tokens.generated == made.tokens.generated
+    assert other.tokens.trained == pytest.approx((447 + 2 * 64) / (2 * 512) * made.tokens.trained)
+    assert 0.3 * made.seconds["fit"] < other.seconds["fit"] < 0.5 * made.seconds["fit"]
     # Weights that are trained are not advised into 16 bits, where a step of 5e-7 is lost in rounding.
     full = made.having(use_peft=False)
     assert full.fits and not any("bfloat16" in hint for hint in hints(full))

@@ -33,6 +33,7 @@ from trl_nash.kernels.schedule import Projection
 from trl_nash.planning.costs import flop as plan_flop
 from trl_nash.planning.costs import memory as plan_memory
 from trl_nash.planning.costs import time as plan_time
+from trl_nash.planning.costs.bytes import shares_prompts
 from trl_nash.planning.costs.time import DEVICES, Speed
 from trl_nash.planning.known import STRATEGIES
 from trl_nash.planning.model import sizes_by_hand, sizes_from_config
@@ -218,10 +219,10 @@ def test_flop_of_a_step_is_near_pytorchs_count(name, lora, checkpoints):
     head = plan_flop.head_flop(sizes, 4 * 32, plan_flop.head_products(sizes, run))
     expected = plan_flop.fit_flop(sizes, run, rows=4, prompt=64, completion=32) - head
     # Eager attention keeps its matrix; fused kernels make it again, two products of the forward once more.
-    expected -= plan_flop.attention_flop(sizes, plan_flop.positions(run, 4, 64, 32)[1]) / 2
+    expected -= plan_flop.attention_flop(sizes, plan_flop.positions(sizes, run, 4, 64, 32)[1]) / 2
 
     def step():
-        if not run.shares_prompts:
+        if not shares_prompts(sizes, run):
             output = trunk(input_ids=ids, use_cache=False)
         else:  # two prompts with two completions each
             prompts = trunk(input_ids=ids[:2, :63], use_cache=True)
@@ -229,7 +230,7 @@ def test_flop_of_a_step_is_near_pytorchs_count(name, lora, checkpoints):
             cache.reorder_cache(torch.tensor([0, 0, 1, 1]))
             output = trunk(input_ids=ids[:, :32], use_cache=True, **{cache_name(trunk): cache})
         # What the last layer makes of prompts is needed by nobody: of a whole model that is little.
-        extra = prompts.last_hidden_state.sum() if run.shares_prompts else 0.0
+        extra = prompts.last_hidden_state.sum() if shares_prompts(sizes, run) else 0.0
         (output.last_hidden_state.sum() + extra).backward()
 
     found = counted(step)

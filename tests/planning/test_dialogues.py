@@ -8,7 +8,11 @@ import json
 from trl_nash.cli.main import main
 from trl_nash.generation.dialogue import TURNS
 from trl_nash.planning.costs.flop import tokens
+from trl_nash.planning.model import sizes_by_hand
 from trl_nash.planning.run import Run
+
+
+MODEL = sizes_by_hand(int(1e9))
 
 
 def test_turns_tokens_and_calls_by_hand():
@@ -19,11 +23,11 @@ def test_turns_tokens_and_calls_by_hand():
     run = Run(num_generations=3, per_device_train_batch_size=2, max_new_tokens=10, max_length=200, prompt_length=30,
               user="openai:m")  # fmt: skip
     assert TURNS == run.turns == 4 and run.user_calls_a_round == 2 * 3 * 3
-    found = tokens(run, scorings=1)
+    found = tokens(MODEL, run, scorings=1)
     assert found.generated == 2 * 3 * 4 * 10
     assert found.trained == 2 * 3 * (30 + 40 + 30)
     alone = Run(num_generations=3, per_device_train_batch_size=2, max_new_tokens=10, max_length=200, prompt_length=30)
-    assert alone.turns == 1 and alone.user_calls_a_round == 0 and tokens(alone, 1).generated == 60
+    assert alone.turns == 1 and alone.user_calls_a_round == 0 and tokens(MODEL, alone, 1).generated == 60
     # A dialogue never has more tokens than fit.
     short = Run(max_new_tokens=10, max_length=60, prompt_length=30, user="u", max_turns=8)
     assert short.mean_completion == 30 and short.longest_own == 59

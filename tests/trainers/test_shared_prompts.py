@@ -14,6 +14,9 @@ from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from tiny import build_model, build_tokenizer
 
 from trl_nash.kernels.fused_head import IGNORED, FusedHead, add_fused_head
+from trl_nash.planning.costs.bytes import shares_prompts
+from trl_nash.planning.model import sizes_from_config
+from trl_nash.planning.run import Run
 from trl_nash.trainers.checks import policy as verification
 from trl_nash.trainers.checks.policy import verify_policy
 from trl_nash.trainers.checks.sample import Sample
@@ -188,8 +191,13 @@ def test_a_model_that_checkpoints_already_is_measured_without(monkeypatch):
 
 @pytest.mark.parametrize(
     ("adapter", "expected"),
-    [(None, False), (lora_config(), True), (lora_config(modules_to_save=["lm_head", "embed_tokens"]), False)],
-    ids=["full", "lora", "whole embeddings"],
+    [
+        (None, False),
+        (lora_config(), True),
+        (lora_config(r=64), False),
+        (lora_config(modules_to_save=["lm_head", "embed_tokens"]), False),
+    ],
+    ids=["full", "lora", "large", "whole embeddings"],
 )
 def test_gradients_of_most_weights_are_not_held_twice(adapter, expected):
     """Nor does FSDP2 know of two forwards before a backward."""
@@ -204,6 +212,13 @@ def test_gradients_of_most_weights_are_not_held_twice(adapter, expected):
         assert not Sample(model, head, accelerator).can_run_twice
     finally:
         accelerator.state.distributed_type = DistributedType.NO
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(None, False), (2, True), (64, False)], ids=["full", "lora", "large"])
+def test_a_plan_counts_prompts_as_they_are_read(rank, expected):
+    sizes = sizes_from_config(build_model(build_tokenizer()).config, "tiny")
+    run = Run(gradient_checkpointing=False, use_peft=rank is not None, lora_r=rank or 0)
+    assert shares_prompts(sizes, run) == expected
 
 
 def test_all_processes_do_as_the_first(monkeypatch):

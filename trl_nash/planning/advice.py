@@ -12,7 +12,7 @@ from .costs.memory import GIB
 from .known import DEEPSPEED, SHARDED
 from .run import Run
 from .sizes import generation_batch
-from .words import duration
+from .words import duration, gib
 
 
 WORTH = 0.1  # the share of a run's time that is worth a sentence
@@ -136,6 +136,13 @@ def hints(plan: Plan) -> list[str]:
         then = sum(other.seconds.values())
         found.append(
             f"--dtype bfloat16 takes {saved:.2f} GiB less for weights that are not trained{_in_place_of(then, now)}."
+        )
+    other = plan.having(gradient_checkpointing=False)
+    then = sum(other.seconds.values())
+    if run.gradient_checkpointing and other.fits and now - then > WORTH * now:
+        # Activations are kept, and where few weights are trained a prompt is read once for its completions.
+        found.append(
+            f"--no_gradient_checkpointing takes {gib(other.peak)} of {gib(plan.limit)} GiB{_in_place_of(then, now)}."
         )
     chunk = generation_batch(plan.model, plan.run, plan.limit)
     then = sum(plan.having(per_device_generation_batch_size=chunk).seconds.values())

@@ -10,6 +10,9 @@ from ..model import ModelSizes
 from ..run import Run
 
 
+FEW = 0.1  # of all parameters are trained, as in `trainers.checks.sample`
+
+
 def loaded_bytes(run: Run) -> int:
     """Bytes of a weight that is neither quantised nor an adapter's."""
     half = run.precision != "fp32"
@@ -61,6 +64,13 @@ def adapter_tensors(model: ModelSizes, run: Run) -> list[int]:
 
 def trained_tensors(model: ModelSizes, run: Run) -> list[int]:
     return adapter_tensors(model, run) if run.use_peft else model.tensors
+
+
+def shares_prompts(model: ModelSizes, run: Run) -> bool:
+    """Whether a prompt is read once for its completions where these are scored: see `Sample.can_run_twice`."""
+    trained = sum(trained_tensors(model, run))
+    few = trained <= FEW * (model.parameters + (trained if run.use_peft else 0))
+    return few and not run.gradient_checkpointing and run.strategy != "fsdp2"
 
 
 def trained_bytes(model: ModelSizes, run: Run) -> int:

@@ -11,7 +11,8 @@ from ..model import ModelSizes
 from ..run import Run
 from ..run.evaluation import judge_calls, pool_calls, pool_samplings, samplings, scorings
 from ..run.lengths import longest
-from .memory import STASH, compute_bytes, trained_tensors
+from .bytes import compute_bytes, shares_prompts, trained_tensors
+from .memory import STASH
 
 
 class Tokens(NamedTuple):
@@ -22,26 +23,31 @@ class Tokens(NamedTuple):
     trained: float
 
 
-def tokens(run: Run, scorings: float) -> Tokens:
+def tokens(model: ModelSizes, run: Run, scorings: float) -> Tokens:
     """Tokens of a round with that many scorings."""
     rows = run.prompts_per_round * run.num_generations
-    read, _ = positions(run, rows, run.mean_prompt, run.mean_completion)
+    read, _ = positions(model, run, rows, run.mean_prompt, run.mean_completion)
     return Tokens(run.prompts_per_round * run.completions * run.mean_own, read * scorings, read * run.fit_passes)
 
 
-def evaluation_tokens(run: Run) -> Tokens:
+def evaluation_tokens(model: ModelSizes, run: Run) -> Tokens:
     """Tokens of an evaluation."""
     rows = run.evaluation_prompts * run.num_generations
-    read, _ = positions(run, rows, run.mean_prompt, run.mean_completion)
+    read, _ = positions(model, evaluating(run), rows, run.mean_prompt, run.mean_completion)
     return Tokens(rows * samplings(run) * run.mean_own, read * scorings(run), 0)
 
 
-def positions(run: Run, rows: int, prompt: int, completion: int) -> tuple[float, float]:
+def evaluating(run: Run) -> Run:
+    """A run as its evaluations score: without a backward no layer checkpoints anything."""
+    return replace(run, gradient_checkpointing=False)
+
+
+def positions(model: ModelSizes, run: Run, rows: int, prompt: int, completion: int) -> tuple[float, float]:
     """
     Tokens that go through the trunk where rows are scored, and pairs of them of which attention makes products. All
     but the last token of a prompt is read once for its completions, of which the last token is not read then.
     """
-    if not run.shares_prompts:
+    if not shares_prompts(model, run):
         width = prompt + completion
         return rows * width, rows * width * width
     prompts, before = rows / run.num_generations, prompt - 1
@@ -63,7 +69,7 @@ def head_flop(model: ModelSizes, positions: int, products: int = 1) -> float:
 
 def fit_flop(model: ModelSizes, run: Run, rows: int, prompt: int, completion: int) -> float:
     """Forward and backward of rows, through the trunk and the head."""
-    read, pairs = positions(run, rows, prompt, completion)
+    read, pairs = positions(model, run, rows, prompt, completion)
     linear, attention = 2 * read * model.active, attention_flop(model, pairs)
     passes = 2 if run.use_peft else 3  # forward, gradients of inputs, gradients of weights
     flop = passes * linear + attention * 3.5  # its backward makes the matrix again: five products for two
@@ -88,7 +94,7 @@ def head_products(model: ModelSizes, run: Run) -> int:
 
 def scoring_flop(model: ModelSizes, run: Run, rows: int) -> float:
     """A pass of a round's rows under one policy."""
-    read, pairs = positions(run, rows, run.mean_prompt, run.mean_completion)
+    read, pairs = positions(model, run, rows, run.mean_prompt, run.mean_completion)
     return 2 * read * model.active + attention_flop(model, pairs) + head_flop(model, rows * run.mean_own)
 
 
@@ -132,7 +138,7 @@ def evaluation_flop(model: ModelSizes, run: Run) -> float:
     rows = run.evaluation_prompts * run.num_generations
     calls = run.evaluation_prompts * judge_calls(run)
     flop = generation_flop(model, run, rows * samplings(run)) + judge_call_flop(run) * calls
-    return flop + scorings(run) * scoring_flop(model, run, rows)
+    return flop + scorings(run) * scoring_flop(model, evaluating(run), rows)
 
 
 def pool_flop(model: ModelSizes, run: Run) -> float:

@@ -20,6 +20,7 @@ from .bytes import (
     loaded_bytes,
     quantised,
     shard,
+    shares_prompts,
     stream_bytes,
     trained_bytes,
     trained_size,
@@ -202,7 +203,7 @@ def activations(model: ModelSizes, run: Run) -> int:
     layer, last = layer_activations(model, run), last_activations(model, run)
     if run.gradient_checkpointing:
         return tokens * (model.layers * model.hidden_size * stream_bytes(run) + layer + last)
-    if not run.shares_prompts:
+    if not shares_prompts(model, run):
         return tokens * (model.layers * layer + last)
     prompt = run.max_prompt if run.turns == 1 else 0  # what others say in a dialogue may be most of it
     read = tokens - run.rows * prompt + run.rows * prompt // run.num_generations

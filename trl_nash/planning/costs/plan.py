@@ -81,13 +81,13 @@ class Plan:
     @property
     def tokens_a_round(self) -> Tokens:
         """Tokens of the last round."""
-        return tokens(self.run, self.run.scorings(self.run.rounds - 1))
+        return tokens(self.model, self.run, self.run.scorings(self.run.rounds - 1))
 
     @property
     def tokens(self) -> Tokens:
         """Tokens of the run."""
-        rounds = tokens(self.run, self.run.all_scorings / self.run.rounds)
-        evaluation = evaluation_tokens(self.run)
+        rounds = tokens(self.model, self.run, self.run.all_scorings / self.run.rounds)
+        evaluation = evaluation_tokens(self.model, self.run)
         counts = [self.run.rounds * a + self.run.evaluations * b for a, b in zip(rounds, evaluation, strict=True)]
         counts[0] += self.run.evaluation_prompts * pool_samplings(self.run) * self.run.mean_own
         return Tokens(*map(round, counts))

@@ -11,7 +11,7 @@ from ..known import REMOTE_JUDGES
 from ..model import ModelSizes
 from ..run import Run
 from ..run.evaluation import judge_calls, pool_calls, pool_samplings, samplings, scorings
-from .flop import decoded, head_flop, judge_call_flop, prefill_flop, round_flop, scoring_flop
+from .flop import decoded, evaluating, head_flop, judge_call_flop, prefill_flop, round_flop, scoring_flop
 from .memory import (
     compute_bytes,
     engine_bytes,
@@ -86,7 +86,7 @@ def asked(run: Run, calls: int, speed: Speed) -> float:
 
 def evaluation_seconds(model: ModelSizes, run: Run, device: Device, speed: Speed) -> float:
     """Seconds of an evaluation."""
-    passes = scorings(run) * scoring_flop(model, run, run.evaluation_prompts * run.num_generations)
+    passes = scorings(run) * scoring_flop(model, evaluating(run), run.evaluation_prompts * run.num_generations)
     return _evaluated(model, run, device, speed, samplings(run), judge_calls(run), passes)
 
 

@@ -127,11 +127,6 @@ class Run:
         return self.per_device_train_batch_size * self.num_generations
 
     @property
-    def shares_prompts(self) -> bool:
-        """Whether a prompt is read once for its completions where these are scored: see `Sample.can_run_twice`."""
-        return self.use_peft and not self.gradient_checkpointing and self.strategy != "fsdp2"
-
-    @property
     def generation_chunk(self) -> int:
         """Prompts in one call of the generator on a device, which has no more of them than its part of a round."""
         chunk = self.per_device_generation_batch_size or self.per_device_train_batch_size

@@ -16,8 +16,7 @@ from .noise import random_state
 
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-_FEW = 0.1  # of all weights, that adapters are
+FEW = 0.1  # of all parameters are trained at most, where a prompt is read once for its completions
 
 
 class Sample:
@@ -68,13 +67,12 @@ class Sample:
     @property
     def can_run_twice(self) -> bool:
         """
-        Whether a prompt and what follows it may be two forwards before a backward. Nobody needs the last output of the
-        first, at which FSDP2 would fetch weights again; and the gradient of a weight waits for both of its parts, as
-        much memory again as what is trained takes.
+        Whether a prompt and what follows it may be two forwards before a backward. FSDP2 would fetch weights again at
+        the last output of the first, which nobody needs; and the gradient of a parameter waits for both of its parts,
+        as much memory again as what is trained takes.
         """
-        sizes = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
-        trained = sum(size for size, is_trained in sizes if is_trained)
-        return not self.is_fsdp and trained <= _FEW * sum(size for size, _ in sizes)
+        trained = self.base.num_parameters(only_trainable=True)
+        return not self.is_fsdp and trained <= FEW * self.base.num_parameters()
 
     def precision(self) -> torch.autocast:
         """Within it the model computes as it is trained."""
