@@ -42,11 +42,14 @@ def test_advice_makes_it_fit(run, parameters, capsys):
         assert replace(made, run=replace(run, **options_in(advice))).fits
 
 
+_WORDS = {"": True, "and": True, "False": False}
+
+
 def options_in(advice: str) -> dict:
     """The options that a sentence names, as fields of [`Run`]."""
     found = {}
     for name, value in re.findall(r"--(\w+)(?: (\w+(?:\.\w+)?))?", advice):
-        found[name] = int(value) if value.isdigit() else True if value in ("", "and") else value
+        found[name] = int(value) if value.isdigit() else _WORDS.get(value, value)
     if devices := re.search(r"over (\d+) devices", advice):
         found["num_processes"] = int(devices[1])
     if "gradient_accumulation_steps" in found:
@@ -92,8 +95,8 @@ def test_hints_are_true():
         assert not made.having(**pinned | {name: size + 1}).fits or size == 512
     # Completions that are short beside their prompts: a prompt is read once for two of them, and nothing again.
     _, kept, _ = hints(made.having(per_device_generation_batch_size=chunk))
-    assert kept.startswith("--no_gradient_checkpointing ")
-    other = made.having(gradient_checkpointing=False)
+    assert kept.startswith("--gradient_checkpointing False ")
+    other = made.having(**options_in(kept))
     assert other.fits and other.tokens.generated == made.tokens.generated
     assert other.tokens.trained == pytest.approx((447 + 2 * 64) / (2 * 512) * made.tokens.trained)
     assert 0.3 * made.seconds["fit"] < other.seconds["fit"] < 0.5 * made.seconds["fit"]

@@ -141,9 +141,8 @@ def hints(plan: Plan) -> list[str]:
     then = sum(other.seconds.values())
     if run.gradient_checkpointing and other.fits and now - then > WORTH * now:
         # Activations are kept, and where few weights are trained a prompt is read once for its completions.
-        found.append(
-            f"--no_gradient_checkpointing takes {gib(other.peak)} of {gib(plan.limit)} GiB{_in_place_of(then, now)}."
-        )
+        room = f"{gib(other.peak)} of {gib(plan.limit)} GiB"
+        found.append(f"--gradient_checkpointing False takes {room}{_in_place_of(then, now)}.")
     chunk = generation_batch(plan.model, plan.run, plan.limit)
     then = sum(plan.having(per_device_generation_batch_size=chunk).seconds.values())
     if now - then > WORTH * now:
