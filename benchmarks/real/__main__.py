@@ -27,6 +27,7 @@ from benchmarks import RESULTS
 JUDGES = ("cycle", "majority", "one-rater")
 METHODS = ("comal", "mpo", "onpo", "onpo-two-fits", "inpo", "egpo", "nash-mp", "mnpo", "nash-md", "nash-prox")
 METHODS += ("online-ipo", "iterative-ipo", "sppo", "online-dpo", "grpo")
+SCHEDULES = ("constant_with_warmup", "linear")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,6 +41,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--passes", type=int, nargs="+", help="over a round; each number is reported")
     parser.add_argument("--num_generations", type=int, help="answers to a prompt, instead of those of each judge")
     parser.add_argument("--rounds", type=int, help="instead of those of each judge")
+    parser.add_argument("--step_size", type=float, help="instead of that of each judge and method")
+    parser.add_argument("--lr_scheduler_type", choices=SCHEDULES, default=SCHEDULES[0], help="after the warm-up")
     parser.add_argument("--tried_rounds", type=int, default=4, help="of a run that tries a learning rate")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--model", type=Path, help="folder of another instruct model")
@@ -69,7 +72,8 @@ def main() -> None:
     ]
     for number, (judge, seed, passes, method) in enumerate(grid, start=1):
         answers = options.num_generations or ANSWERS[judge]
-        run = Run(judge, method, 0.0, passes, seed, options.rounds or ROUNDS[judge], answers)
+        rounds = options.rounds or ROUNDS[judge]
+        run = Run(judge, method, 0.0, passes, seed, rounds, answers, options.step_size, options.lr_scheduler_type)
         rate, tries = chosen_rate(run, options.learning_rates, options.tried_rounds, model, folder)
         run = run._replace(learning_rate=rate)
         found = measured(result_of(run, model, folder), starting_answers(judge, False, model, folder))

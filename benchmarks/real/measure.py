@@ -96,9 +96,10 @@ def read(file: Path) -> dict:
 
 def write(file: Path, record: dict, result: dict, tries: list[dict]) -> dict:
     """Puts a run and its tries in the record, in the place of the same ones before."""
+    kept = ("judge", "method", "passes", "num_generations", "step_size", "lr_scheduler_type")
     for kind, rows, names in (
-        ("tries", tries, ("judge", "method", "learning_rate", "passes", "num_generations")),
-        ("results", [result], ("judge", "method", "passes", "num_generations", "seed")),
+        ("tries", tries, (*kept, "learning_rate")),
+        ("results", [result], (*kept, "rounds", "seed")),
     ):
         merged = {tuple(row[name] for name in names): row for row in [*record[kind], *rows]}
         record[kind] = list(merged.values())

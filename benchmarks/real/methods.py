@@ -67,8 +67,7 @@ class Method:
             "use_cpu": True,
             "bf16": fast_dtype() is torch.bfloat16,
             "gradient_checkpointing": False,
-            "lr_scheduler_type": "constant_with_warmup",  # the first steps of Adam are as large as it allows
-            "warmup_steps": 2 * STEPS,
+            "warmup_steps": 2 * STEPS,  # the first steps of Adam are as large as it allows
             "max_grad_norm": 1.0,
             "model_init_kwargs": {"dtype": str(fast_dtype()).removeprefix("torch.")},
             "report_to": "none",

@@ -17,10 +17,16 @@ from .figures import win_rate_figure
 from .judges import CLASSES, CYCLE
 from .measure import matrix, win_rates
 from .methods import PROMPTS
-from .play import ANSWERS, PASSES
+from .play import ANSWERS, PASSES, ROUNDS
 
 
-NAMES = {"passes": "passes", "num_generations": "K"}
+WORDS = {
+    "passes": "passes = {}",
+    "num_generations": "K = {}",
+    "rounds": "{} rounds",
+    "step_size": "step {:g}",
+    "lr_scheduler_type": "{} decay",
+}
 TAIL = 5  # rounds whose mean stands for the end
 
 
@@ -35,15 +41,20 @@ def fill_page(record: dict, page: Path) -> None:
 
 def by_method(runs: list[dict]) -> dict[str, list[dict]]:
     """
-    Runs of each method, a seed each, in the order in which they were asked for; with other passes or another number of
-    answers it is another method.
+    Runs of each method, a seed each, in the order in which they were asked for; with other passes, another number of
+    answers and so on it is another method.
     """
     found: dict[str, list[dict]] = {}
     for run in runs:
-        usual = {"passes": PASSES[run["judge"]], "num_generations": ANSWERS[run["judge"]]}
-        others = [f"{NAMES[name]} = {run[name]}" for name, value in usual.items() if run[name] != value]
-        found.setdefault(", ".join([run["method"], *others]), []).append(run)
+        found.setdefault(", ".join([run["method"], *unusual(run)]), []).append(run)
     return found
+
+
+def unusual(run: dict) -> list[str]:
+    """Settings of a run that are not those of its judge, in words."""
+    usual = dict.fromkeys(WORDS) | {"lr_scheduler_type": "constant_with_warmup"}
+    usual |= {"passes": PASSES[run["judge"]], "num_generations": ANSWERS[run["judge"]], "rounds": ROUNDS[run["judge"]]}
+    return [words.format(run[name]) for name, words in WORDS.items() if run[name] != usual[name]]
 
 
 def cycle(runs: list[dict], images: Path, judge: str) -> str:

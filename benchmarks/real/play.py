@@ -30,9 +30,9 @@ STEP_SIZE = {"cycle": 6.0, "majority": 24.0, "one-rater": 24.0}
 OWN_STEP_SIZE = {("cycle", "onpo"): 2.0, ("cycle", "onpo-two-fits"): 2.0}
 
 
-def options_of(judge: str, method: str) -> dict:
-    """What a method is told for a judge."""
-    return METHODS[method].options(OWN_STEP_SIZE.get((judge, method), STEP_SIZE[judge]))
+def options_of(judge: str, method: str, step_size: float | None = None) -> dict:
+    """What a method is told for a judge, if with another step size than the usual one."""
+    return METHODS[method].options(step_size or OWN_STEP_SIZE.get((judge, method), STEP_SIZE[judge]))
 
 
 def messages(prompt: str) -> list[dict]:
@@ -146,6 +146,8 @@ def play(
     seed: int,
     rounds: int,
     num_generations: int,
+    step_size: float | None = None,
+    lr_scheduler_type: str = "constant_with_warmup",
     folder: Path,
 ) -> dict:
     """Trains; returns its readings, its own log, and answers to prompts that it was not trained on."""
@@ -156,14 +158,20 @@ def play(
     watch = Watch(JUDGES[judge], 1, Reader(tokenizer, train) if judge == "cycle" else None, bar)
     trainer, watch.every = METHODS[method].build(
         watch,
-        options=options_of(judge, method),
+        options=options_of(judge, method, step_size),
         passes=passes,
         tokens=tokens,
         answers=num_generations,
         model=str(model),
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"prompt": [messages(prompt) for prompt in train]}),
-        settings={"output_dir": str(folder), "learning_rate": learning_rate, "seed": seed, "rounds": rounds},
+        settings={
+            "output_dir": str(folder),
+            "learning_rate": learning_rate,
+            "lr_scheduler_type": lr_scheduler_type,
+            "seed": seed,
+            "rounds": rounds,
+        },
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)

@@ -22,7 +22,7 @@ TRY_SEED = 1000  # of the runs that choose a learning rate
 
 
 class Run(NamedTuple):
-    """One training run; `rounds` of 16 prompts."""
+    """One training run; `rounds` of 16 prompts, and the step size that `play` has for it where none is given."""
 
     judge: str
     method: str
@@ -31,6 +31,8 @@ class Run(NamedTuple):
     seed: int
     rounds: int
     num_generations: int
+    step_size: float | None = None
+    lr_scheduler_type: str = "constant_with_warmup"
 
     @property
     def name(self) -> str:
@@ -38,7 +40,7 @@ class Run(NamedTuple):
 
     def file(self, folder: Path) -> Path:
         """Where its result is kept: another place for other settings, so that none is taken for theirs."""
-        settings = [TOKENS[self.judge], options_of(self.judge, self.method)]
+        settings = [TOKENS[self.judge], options_of(self.judge, self.method, self.step_size)]
         return folder / f"{self.name}-{crc32(json.dumps(settings).encode()):08x}.json"
 
 

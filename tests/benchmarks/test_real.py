@@ -76,6 +76,33 @@ def test_a_second_call_plays_nothing_again(outcome, tiny):
     assert (same, text) == (record, page)
 
 
+def test_a_run_with_other_settings_is_another_run(tmp_path):
+    """In its file, in the record and in the tables."""
+    from benchmarks.real.measure import write
+    from benchmarks.real.page import by_method
+    from benchmarks.real.runs import Run
+
+    usual = Run("cycle", "comal", 1e-3, 3, 0, 30, 8)
+    others = {
+        "passes = 2": usual._replace(passes=2),
+        "K = 32": usual._replace(num_generations=32),
+        "60 rounds": usual._replace(rounds=60),
+        "step 4": usual._replace(step_size=4.0),
+        "linear decay": usual._replace(lr_scheduler_type="linear"),
+    }
+    runs = [usual, *others.values(), usual._replace(seed=1)]
+    assert len({run.file(tmp_path) for run in runs}) == len(runs)
+    record = {"command": "", "tries": [], "results": []}
+    for run in [*runs, *runs]:
+        record = write(tmp_path / "found.json", record, run._asdict(), [])
+    assert len(record["results"]) == len(runs)
+    found = by_method(record["results"])
+    assert {name: len(some) for name, some in found.items()} == {
+        "comal": 2,
+        **{f"comal, {words}": 1 for words in others},
+    }
+
+
 METHODS = ["comal", "mpo", "onpo", "onpo-two-fits", "inpo", "egpo", "nash-mp", "mnpo", "nash-md", "nash-prox"]
 METHODS += ["online-ipo", "iterative-ipo", "sppo", "online-dpo", "grpo"]
 
@@ -161,18 +188,12 @@ def test_judges_do_not_mind_the_order(judge):
 
 def test_seeds_are_shown_and_other_passes_are_another_row(tmp_path):
     from benchmarks.real.page import contest
+    from benchmarks.real.runs import Run
 
     start = {f"What is {letter}?": ["It is a letter.", "It is bad."] for letter in "abcdef"}
 
     def run(seed, passes, answer):
-        found = {
-            "judge": "one-rater",
-            "method": "comal",
-            "seed": seed,
-            "passes": passes,
-            "learning_rate": 1e-3,
-            "num_generations": 4,
-        }
+        found = Run("one-rater", "comal", 1e-3, passes, seed, 8, 4)._asdict()
         found |= {"pairs": [0, 6], "seconds": [0.0, 1.0], "win_rate": [0.5], "kl": 1.0, "wall_seconds": 60, "log": []}
         return found | {"start": start, "answers": {prompt: [answer, answer] for prompt in start}}
 
