@@ -3,6 +3,8 @@
 
 """A prompt is read once for the completions that are scored, and log-probs and gradients are the model's own."""
 
+import logging
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -20,7 +22,7 @@ from trl_nash.planning.run import Run
 from trl_nash.trainers.checks import policy as verification
 from trl_nash.trainers.checks.policy import verify_policy
 from trl_nash.trainers.checks.sample import Sample
-from trl_nash.trainers.checks.sharing import reads_prompts_once
+from trl_nash.trainers.checks.sharing import fault_of_sharing
 from trl_nash.trainers.run import construction
 
 
@@ -59,7 +61,7 @@ def measured(model):
     with torch.no_grad():
         sample = Sample(model, head, accelerator)
         sample.own()
-        head.shares_prompts = reads_prompts_once(sample)  # also where all weights are trained
+        head.shares_prompts = fault_of_sharing(sample) is None  # also where all weights are trained
     return head
 
 
@@ -190,26 +192,29 @@ def test_a_model_that_checkpoints_already_is_measured_without(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("adapter", "expected"),
+    ("adapter", "why"),
     [
-        (None, False),
-        (lora_config(), True),
-        (lora_config(r=64), False),
-        (lora_config(modules_to_save=["lm_head", "embed_tokens"]), False),
+        (None, "more than 10% of its parameters are trained"),
+        (lora_config(), None),
+        (lora_config(r=64), "more than 10% of its parameters are trained"),
+        (lora_config(modules_to_save=["lm_head", "embed_tokens"]), "more than 10% of its parameters are trained"),
     ],
     ids=["full", "lora", "large", "whole embeddings"],
 )
-def test_gradients_of_most_weights_are_not_held_twice(adapter, expected):
+def test_gradients_of_most_weights_are_not_held_twice(adapter, why, caplog):
     """Nor does FSDP2 know of two forwards before a backward."""
+    caplog.set_level(logging.INFO, logger="trl_nash")
     model = build_model(build_tokenizer())
     model = model if adapter is None else get_peft_model(model, adapter)
     head = add_fused_head(model if adapter is None else model.get_base_model())
     accelerator = Accelerator(cpu=True)
     verify_policy(model, head, accelerator)
-    assert head.shares_prompts == expected
+    said = [record.getMessage() for record in caplog.records if "prompt for each" in record.getMessage()]
+    assert head.shares_prompts == (why is None) == (said == [])
+    assert all(message.endswith(f": {why}.") for message in said)
     accelerator.state.distributed_type = DistributedType.FSDP
     try:
-        assert not Sample(model, head, accelerator).can_run_twice
+        assert "FSDP2" in Sample(model, head, accelerator).single_forward
     finally:
         accelerator.state.distributed_type = DistributedType.NO
 
@@ -222,7 +227,7 @@ def test_a_plan_counts_prompts_as_they_are_read(rank, expected):
 
 
 def test_all_processes_do_as_the_first(monkeypatch):
-    found = verification.Findings(shares_prompts=True)
+    found = verification.Findings(apart=None)
     monkeypatch.setattr(verification, "broadcast_object_list", lambda objects: [found])
     model = build("Llama")
     monkeypatch.setattr(verification, "_examine", lambda *arguments: 1 / 0)

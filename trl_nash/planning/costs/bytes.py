@@ -67,7 +67,7 @@ def trained_tensors(model: ModelSizes, run: Run) -> list[int]:
 
 
 def shares_prompts(model: ModelSizes, run: Run) -> bool:
-    """Whether a prompt is read once for its completions where these are scored: see `Sample.can_run_twice`."""
+    """Whether a prompt is read once for its completions where these are scored: see `Sample.single_forward`."""
     trained = sum(trained_tensors(model, run))
     few = trained <= FEW * (model.parameters + (trained if run.use_peft else 0))
     return few and not run.gradient_checkpointing and run.strategy != "fsdp2"

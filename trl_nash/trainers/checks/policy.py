@@ -29,7 +29,7 @@ from ...kernels.fused_head import FusedHead, head_parts
 from ...kernels.op import gathered
 from .noise import drawing, silence, stay_in_evaluation
 from .sample import Sample
-from .sharing import reads_prompts_once
+from .sharing import fault_of_sharing
 
 
 logger = get_logger("trl_nash")  # speaks on the main process only
@@ -46,7 +46,7 @@ class Findings:
     refused: str | None = None  # why it cannot be trained
     differs: str | None = None  # how far it is another policy in evaluation mode
     plain: str | None = None  # why its head cannot be fused
-    shares_prompts: bool = False  # whether a prompt can be read once for its completions
+    apart: str | None = "it was not verified"  # why a prompt is read for each of its completions
     fresh: bool = False  # whether it is the model without its adapters
     skipped: str | None = None  # why the rest was not measured
 
@@ -163,15 +163,15 @@ def _examine(sample: Sample, adapted: bool) -> Findings:
             f"In training mode {type(sample.base).__name__} computes other log-probs than in evaluation mode (by "
             f"{distance:.2g}): what is trained is not quite what is evaluated, and sampled from later."
         )
-    _examine_head(sample, found, logps, shares_prompts=sample.can_run_twice)
+    _examine_head(sample, found, logps, apart=sample.single_forward)
     found.fresh = adapted and _is_fresh(sample, logps)
     return found
 
 
-def _examine_head(sample: Sample, found: Findings, logps: Tensor, shares_prompts: bool = True) -> Findings:
-    """How the log-probs of a model, whose own are `logps`, can be taken; prompts are shared if they may be."""
+def _examine_head(sample: Sample, found: Findings, logps: Tensor, apart: str | None = None) -> Findings:
+    """How log-probs of a model, whose own are `logps`, can be taken; `apart`, if given, is why not from one prompt."""
     found.plain = _fault_of_head(sample, logps)
-    found.shares_prompts = found.plain is None and shares_prompts and reads_prompts_once(sample)
+    found.apart = apart or found.plain or fault_of_sharing(sample)
     return found
 
 
@@ -211,7 +211,9 @@ def _of_first_process(found: Findings) -> Findings:
 def _settle(head: FusedHead, found: Findings, whose: str) -> None:
     if found.skipped is not None:
         logger.warning("When the trainer was built, %s could not be verified: %s.", whose, found.skipped)
-    head.plain, head.shares_prompts = found.plain is not None, found.shares_prompts
+    head.plain, head.shares_prompts = found.plain is not None, found.apart is None
+    if found.apart is not None:
+        logger.info("Where it scores completions, %s reads their prompt for each of them: %s.", whose, found.apart)
     if head.plain:
         logger.warning(
             "Log-probs of %s are taken from its logits, which need memory, because its head cannot be fused: %s.",

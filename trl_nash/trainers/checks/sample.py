@@ -65,14 +65,17 @@ class Sample:
             self.head.shares_prompts = before
 
     @property
-    def can_run_twice(self) -> bool:
+    def single_forward(self) -> str | None:
         """
-        Whether a prompt and what follows it may be two forwards before a backward. FSDP2 would fetch weights again at
+        Why a prompt and what follows it may not be two forwards before a backward. FSDP2 would fetch weights again at
         the last output of the first, which nobody needs; and the gradient of a parameter waits for both of its parts,
         as much memory again as what is trained takes.
         """
-        trained = self.base.num_parameters(only_trainable=True)
-        return not self.is_fsdp and trained <= FEW * self.base.num_parameters()
+        if self.is_fsdp:
+            return "FSDP2 shards it"
+        if self.base.num_parameters(only_trainable=True) > FEW * self.base.num_parameters():
+            return f"more than {FEW:.0%} of its parameters are trained"
+        return None
 
     def precision(self) -> torch.autocast:
         """Within it the model computes as it is trained."""
