@@ -60,6 +60,7 @@ def measured(found: dict, starts: dict[str, list[str]]) -> dict:
             "gap": np.round(mean, 5).tolist(),
             "gap_per_prompt": np.round(own, 5).tolist(),
             "shares": [np.round(one.mean(0), 5).tolist() for one in shares],
+            "average_gap_per_prompt": round(gaps(np.mean(shares, 0))[1], 5),
         }
         summary = f"gap {mean[0]:.3f} -> {np.mean(mean[-5:]):.3f}, per prompt {own[0]:.3f} -> {np.mean(own[-5:]):.3f}"
         return {**curve, **kept, "summary": summary}

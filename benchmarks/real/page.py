@@ -15,7 +15,7 @@ from trl_nash.games.plots import gap_figure, simplex_figure
 
 from .figures import win_rate_figure
 from .judges import CLASSES, CYCLE
-from .measure import matrix, win_rates
+from .measure import gaps, matrix, win_rates
 from .methods import PROMPTS
 from .play import ANSWERS, PASSES, ROUNDS
 
@@ -84,15 +84,18 @@ def cycle(runs: list[dict], images: Path, judge: str) -> str:
         ),
     )
     rows = [
-        "| method | learning rate | gap of the mean | mean gap of a prompt | shares at the end | KL | R² | min |",
-        "|---|---|---|---|---|---|---|---|",
-        f"| start | | {runs[0]['gap'][0]:.3f} | {runs[0]['gap_per_prompt'][0]:.3f} | {_shares(start)} | 0 | | |",
+        "| method | rate | gap | of a prompt | average: gap | of a prompt | shares at the end | KL | R² | min |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| start | | {runs[0]['gap'][0]:.3f} | {runs[0]['gap_per_prompt'][0]:.3f} | | | {_shares(start)} | 0 | | |",
     ]
     for name, found in methods.items():
         ends = [np.mean(run["gap"][-TAIL:]) for run in found]
         own = [np.mean(run["gap_per_prompt"][-TAIL:]) for run in found]
+        average = [gaps(np.mean(run["shares"], 0, keepdims=True))[0] for run in found]
+        of_a_prompt = [run["average_gap_per_prompt"] for run in found if "average_gap_per_prompt" in run]
         rows.append(
             f"| {name} | {found[0]['learning_rate']:g} | {_median(ends, '.3f')} | {_median(own, '.3f')} | "
+            f"{_median(average, '.3f')} | {_median(of_a_prompt, '.3f') if of_a_prompt else ''} | "
             f"{_shares(np.mean([run['shares'][-TAIL:] for run in found], (0, 1)))} | "
             f"{_median([run['kl'] for run in found], '.2f')} | {_fitted(found)} | "
             f"{_median([run['wall_seconds'] / 60 for run in found], '.0f')} |"
