@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from trl_nash.planning.costs import activations as plan_activations
 from trl_nash.planning.costs import memory as plan_memory
 from trl_nash.planning.model import sizes_by_hand
 from trl_nash.planning.run import Run
@@ -102,10 +103,10 @@ def test_bytes_are_those_of_a_run(measured, name):
 @pytest.mark.parametrize("name", CELLS)
 def test_saved_activations_are_near_those_of_a_run(measured, name):
     run = RUNS[name]
-    planned = plan_memory.activations(MODEL, run) + saved_by_head(run)
+    planned = plan_activations.activations(MODEL, run) + saved_by_head(run)
     if run.gradient_checkpointing:
         # What a layer saves again is made in the backward, and not seen by the hooks of the forward.
-        planned -= run.rows * run.max_length * plan_memory.layer_activations(MODEL, run)
+        planned -= run.rows * run.max_length * plan_activations.layer_activations(MODEL, run)
     else:
         planned += plan_memory.autocast_copies(MODEL, run)
     assert 0.92 < planned / measured[name]["saved"] < 1.08

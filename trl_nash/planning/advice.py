@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from .costs import Plan
-from .costs.bytes import quantised
-from .costs.memory import GIB
+from .costs.bytes import GIB, quantised
 from .known import DEEPSPEED, SHARDED
 from .run import Run
 from .sizes import generation_batch

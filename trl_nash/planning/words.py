@@ -5,7 +5,7 @@
 
 from collections.abc import Container
 
-from .costs.memory import GIB
+from .costs.bytes import GIB
 from .sizes import LEFT_OUT
 
 

@@ -10,6 +10,7 @@ from ..model import ModelSizes
 from ..run import Run
 
 
+GIB = 2**30
 FEW = 0.1  # of all parameters are trained, as in `trainers.checks.sample`
 
 

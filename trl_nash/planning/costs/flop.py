@@ -11,8 +11,8 @@ from ..model import ModelSizes
 from ..run import Run
 from ..run.evaluation import judge_calls, pool_calls, pool_samplings, samplings, scorings
 from ..run.lengths import longest
+from .activations import STASH
 from .bytes import compute_bytes, shares_prompts, trained_tensors
-from .memory import STASH
 
 
 class Tokens(NamedTuple):

@@ -9,8 +9,9 @@ from functools import cached_property
 from ..model import ModelSizes
 from ..run import Run
 from ..run.evaluation import judge_calls, pool_calls, pool_samplings, samplings
+from .bytes import GIB
 from .flop import Tokens, evaluation_flop, evaluation_tokens, pool_flop, round_flop, tokens
-from .memory import GIB, Memory, device_memory, memory
+from .memory import Memory, device_memory, memory
 from .time import Device, Speed, evaluation_seconds, pool_seconds, round_seconds
 from .vllm import least_share
 
