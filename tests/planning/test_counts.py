@@ -225,11 +225,11 @@ def test_flop_of_a_step_is_near_pytorchs_count(name, lora, checkpoints):
         if not shares_prompts(sizes, run):
             output = trunk(input_ids=ids, use_cache=False)
         else:  # two prompts with two completions each
-            prompts = trunk(input_ids=ids[:2, :63], use_cache=True)
+            prompts = trunk(input_ids=ids[:2, :64], use_cache=True)
             cache = prompts[cache_name(trunk)]
             cache.reorder_cache(torch.tensor([0, 0, 1, 1]))
-            output = trunk(input_ids=ids[:, :32], use_cache=True, **{cache_name(trunk): cache})
-        # What the last layer makes of prompts is needed by nobody: of a whole model that is little.
+            output = trunk(input_ids=ids[:, :31], use_cache=True, **{cache_name(trunk): cache})
+        # Completions begin from what comes of their prompts.
         extra = prompts.last_hidden_state.sum() if shares_prompts(sizes, run) else 0.0
         (output.last_hidden_state.sum() + extra).backward()
 

@@ -26,6 +26,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaFo
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from trl_nash.judges.base import JudgeError
+from trl_nash.kernels.fused_head import FusedHead
 
 
 ROUND = 8  # prompts over all processes
@@ -112,6 +113,7 @@ def recorded(trainer_class: type) -> type:
             self.sampled: dict[str, list] = {}
             self.losses: list[float] = []
             self.gathered: list[int] = []  # how often ZeRO-3's weights were gathered to sample a round
+            self.reads_prompts_once: list[bool] = []  # whether the model did, in each training step
             self.frozen: set[str] = set()  # the policies that there were when a round was sampled
             sample_round = self.collector.round
 
@@ -139,9 +141,11 @@ def recorded(trainer_class: type) -> type:
             return replace(samples, completion_ids=completions)
 
         def compute_loss(self, model, inputs, *args, **kwargs):
-            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            with patch.object(FusedHead, "_from_hidden", autospec=True, side_effect=FusedHead._from_hidden) as rows:
+                loss = super().compute_loss(model, inputs, *args, **kwargs)
             if self.model.training:
                 self.losses.append(loss.item())
+                self.reads_prompts_once.append(not rows.called)
             return loss
 
     return Recorded

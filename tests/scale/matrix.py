@@ -46,6 +46,7 @@ def facts(trainer) -> dict:
             for policy, weights in trainer.policies._weights.items()
         },
         "frozen": sorted(trainer.frozen),
+        "reads_prompts_once": trainer.reads_prompts_once,
         "shared": shared(),
     }
 

@@ -81,6 +81,7 @@ def check_backend(backend: str, cell: str, facts: dict) -> None:
     assert facts["zero_stage"] == stage
     if backend.startswith("zero") and cell != MEMORY:
         assert facts["micro_batch"] == ROUND // 2 // 2  # prompts
+    assert set(facts["reads_prompts_once"]) == {adapted}
     assert facts["partitioned"] == (stage == 3) and facts["dtensors"] == (backend == "fsdp2")
     assert (facts["linear4bit"] > 0) == cell.startswith("qlora")
     # FSDP2 cuts rows, of which a tensor may have an odd number.

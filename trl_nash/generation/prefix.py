@@ -59,11 +59,11 @@ def shared_prefix(
         count (`int`): completions of a prompt.
 
     Returns:
-        [`~transformers.Cache`], *optional*: as of [`repeated_cache`]; also `None` where a prompt is a single token, so
+        [`~transformers.Cache`], *optional*: of [`repeated_cache`]; also `None` where a prompt is a single token, so
         that its row is padding alone, which some models take for a token.
     """
     ids, mask = input_ids[:, :-1], attention_mask[:, :-1]
-    cache = repeated_cache(model, ids, mask, count)  # in any case, so that all processes make the same calls
+    _, cache = repeated_cache(model, ids, mask, count)  # in any case, so that all processes make the same calls
     if cache is None or not mask.any(1).all():
         return None
     cache.layers = [RoomyLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]

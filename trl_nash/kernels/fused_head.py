@@ -91,12 +91,15 @@ class FusedHead:
         shared = SharedPrompts.of(input_ids, attention_mask, targets.to(input_ids.device), count, IGNORED)
         # With the signature that accelerate's forward of a `device_map` hides.
         call = functools.update_wrapper(functools.partial(self.forward, model), type(model).forward)
-        cache = repeated_cache(call, shared.prefix_ids, shared.prefix_mask, count)
-        if cache is None:
-            raise ValueError(f"The cache of {type(model).__name__} cannot be repeated.")
-        inputs = inputs_behind(call, shared.input_ids, shared.attention_mask, cache)
-        log_probs = self._from_hidden(model, shared.targets, **inputs)
-        return shared.spread(log_probs, targets.size(1))
+        with _headless(model) as hidden:
+            logits, cache = repeated_cache(call, shared.prefix_ids, shared.prefix_mask, count)
+            if cache is None:
+                raise ValueError(f"The cache of {type(model).__name__} cannot be repeated.")
+            call(**inputs_behind(call, shared.input_ids, shared.attention_mask, cache))
+        ends, rest = hidden
+        # FSDP2 fetches weights for the backward of a forward whose output is needed, as the prompt's last one is here.
+        rows = torch.cat([ends[:, -1:].repeat_interleave(count, 0), rest], 1)
+        return shared.spread(self._scored(model, logits, rows, shared.targets), targets.size(1))
 
     def _from_logits(self, model: nn.Module, targets: Tensor, *args, **kwargs) -> Tensor:
         wanted = targets != IGNORED
@@ -111,15 +114,17 @@ class FusedHead:
         return log_probs
 
     def _from_hidden(self, model: nn.Module, targets: Tensor, *args, **kwargs) -> Tensor:
+        with _headless(model) as hidden:
+            logits = logits_of(self.forward(model, *args, **kwargs))
+        if len(hidden) != 1:
+            raise ValueError(f"The model calls its output layer {len(hidden)} times.")
+        return self._scored(model, logits, hidden[0], targets)
+
+    def _scored(self, model: nn.Module, logits: Tensor, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Log-probs of targets from hidden states, of a model without whose head `logits` are what they are."""
+        self.scaling = self.scaling or _scaling(logits.flatten(0, -2)[0].tolist())
         # Looked up at every call: PEFT puts other modules there, and FSDP other tensors, after the layers have run.
-        head = model.get_output_embeddings()
-        with _replaced(model, head, _StandIn(head)) as stand_in:
-            answer = logits_of(self.forward(model, *args, **kwargs))
-        if len(stand_in.given) != 1:
-            raise ValueError(f"The model calls its output layer {len(stand_in.given)} times.")
-        self.scaling = self.scaling or _scaling(answer.flatten(0, -2)[0].tolist())
-        hidden = stand_in.given[0]
-        weight, bias, lora = head_parts(head)
+        weight, bias, lora = head_parts(model.get_output_embeddings())
         with gathered(weight, bias, *(lora or ())[:2]):
             weight, bias = whole(weight), whole(bias)
             assert weight is not None
@@ -203,14 +208,16 @@ class _StandIn(nn.Module):
 
 
 @contextmanager
-def _replaced(model: nn.Module, module: nn.Module, other: nn.Module) -> Iterator[nn.Module]:
-    """Within it, `other` is in the place of a module of the model."""
-    parent, name = next((p, name) for p in model.modules() for name, child in p.named_children() if child is module)
-    setattr(parent, name, other)
+def _headless(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within it a stand-in is in the place of the output layer: the hidden states that it is given, call by call."""
+    head = model.get_output_embeddings()
+    parent, name = next((p, name) for p in model.modules() for name, child in p.named_children() if child is head)
+    stand_in = _StandIn(head)
+    setattr(parent, name, stand_in)
     try:
-        yield other
+        yield stand_in.given
     finally:
-        setattr(parent, name, module)
+        setattr(parent, name, head)
 
 
 def _scaling(answer: list[float]) -> dict[str, float | None]:

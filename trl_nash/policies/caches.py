@@ -61,9 +61,9 @@ def forward_cached(
 
 def repeated_cache(
     model: torch.nn.Module | Callable, input_ids: torch.LongTensor, attention_mask: torch.LongTensor, count: int
-) -> Cache | None:
+) -> tuple[torch.Tensor | None, Cache | None]:
     """
-    A cache of some rows of tokens, each of them read once and then repeated.
+    As [`forward_cached`], of some rows of tokens, each of them read once, whose cache is then repeated.
 
     Args:
         model (`torch.nn.Module` or `Callable`): as of [`inputs_behind`].
@@ -72,18 +72,18 @@ def repeated_cache(
         count (`int`): how often a row is repeated.
 
     Returns:
-        [`~transformers.Cache`], *optional*: with row `b * count + k` for repetition k of row b, or `None` where the
-        model's cache cannot be repeated or is not a matter of the tokens alone (state-space models without attention,
-        whose cache does not know its length; PEFT's virtual tokens).
+        The logits behind the last token of each row, `(B, V)`, and the cache with row `b * count + k` for repetition k
+        of row b, or `None` where the model's cache cannot be repeated or is not a matter of the tokens alone
+        (state-space models without attention, whose cache does not know its length; PEFT's virtual tokens).
     """
     if cache_name(model) is None:
-        return None
-    _, cache = forward_cached(model, input_ids, attention_mask, None)
+        return None, None
+    logits, cache = forward_cached(model, input_ids, attention_mask, None)
     if not isinstance(cache, Cache) or _length(cache) != input_ids.size(1):
-        return None
+        return logits, None
     # As beam search deals rows out: `batch_repeat_interleave` passes over recurrent states and quantised keys.
     cache.reorder_cache(torch.arange(input_ids.size(0), device=input_ids.device).repeat_interleave(count))
-    return cache
+    return logits, cache
 
 
 def checkpointed_layers(model: torch.nn.Module) -> Iterator[torch.nn.Module]:

@@ -71,7 +71,7 @@ def shares_prompts(model: ModelSizes, run: Run) -> bool:
     """Whether a prompt is read once for its completions where these are scored: see `Sample.single_forward`."""
     trained = sum(trained_tensors(model, run))
     few = trained <= FEW * (model.parameters + (trained if run.use_peft else 0))
-    return few and not run.gradient_checkpointing and run.strategy != "fsdp2"
+    return few and not run.gradient_checkpointing
 
 
 def trained_bytes(model: ModelSizes, run: Run) -> int:

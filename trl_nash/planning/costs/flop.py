@@ -44,14 +44,14 @@ def evaluating(run: Run) -> Run:
 
 def positions(model: ModelSizes, run: Run, rows: int, prompt: int, completion: int) -> tuple[float, float]:
     """
-    Tokens that go through the trunk where rows are scored, and pairs of them of which attention makes products. All
-    but the last token of a prompt is read once for its completions, of which the last token is not read then.
+    Tokens that go through the trunk where rows are scored, and pairs of them of which attention makes products. A
+    prompt is read once for its completions, of which the last token is not read then.
     """
     if not shares_prompts(model, run):
         width = prompt + completion
         return rows * width, rows * width * width
-    prompts, before = rows / run.num_generations, prompt - 1
-    return prompts * before + rows * completion, prompts * before**2 + rows * completion * (before + completion)
+    prompts, behind = rows / run.num_generations, completion - 1
+    return prompts * prompt + rows * behind, prompts * prompt**2 + rows * behind * (prompt + behind)
 
 
 def forward_flop(model: ModelSizes, rows: int, width: int) -> float:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from ...kernels.fused_head import IGNORED, FusedHead, logits_of
@@ -29,7 +28,6 @@ class Sample:
         base = accelerator.unwrap_model(model)
         self.base = base.get_base_model() if is_peft_model(base) else base
         self.device = next(self.base.parameters()).device
-        self.is_fsdp = accelerator.distributed_type == DistributedType.FSDP
         self.autocast = _AUTOCAST.get(accelerator.mixed_precision)
         self.drew = False  # whether the last forward drew random numbers
         self.largest = 0.0  # of the last own logits / T, in absolute value
@@ -67,12 +65,9 @@ class Sample:
     @property
     def single_forward(self) -> str | None:
         """
-        Why a prompt and what follows it may not be two forwards before a backward. FSDP2 would fetch weights again at
-        the last output of the first, which nobody needs; and the gradient of a parameter waits for both of its parts,
-        as much memory again as what is trained takes.
+        Why a prompt and what follows it may not be two forwards before a backward: the gradient of a parameter waits
+        for both of its parts, as much memory again as what is trained takes.
         """
-        if self.is_fsdp:
-            return "FSDP2 shards it"
         if self.base.num_parameters(only_trainable=True) > FEW * self.base.num_parameters():
             return f"more than {FEW:.0%} of its parameters are trained"
         return None

@@ -29,7 +29,7 @@ def fault_of_sharing(sample: Sample) -> str | None:
     try:
         with torch.enable_grad(), sample.precision(), without_checkpointing(sample.base), _embedded(sample.base):
             rows = slice(None, None, sample.COMPLETIONS)
-            cache = repeated_cache(sample.base, sample.ids[rows, :2], sample.mask[rows, :2], sample.COMPLETIONS)
+            _, cache = repeated_cache(sample.base, sample.ids[rows, :2], sample.mask[rows, :2], sample.COMPLETIONS)
         if cache is None:
             return "it has no cache that can be repeated"
         if not all(held.requires_grad for layer in cache.layers for held in (layer.keys, layer.values)):
