@@ -57,7 +57,7 @@ def test_table_and_files(write_rows, model_dir, prompts_file, tmp_path, capsys, 
     assert lines[1][:2] == ["long", "100.0%"] and lines[2][:2] == ["start", "0.0%"]
     half_width = 50 * (1 - 0.025 ** (1 / 16))  # of 16 prompts, all won
     assert float(lines[1][2].strip("±")) == pytest.approx(half_width, abs=2)
-    assert "long is the hardest to exploit: no policy of the pool beats it." in text
+    assert "long is the hardest to exploit: no policy of the pool beats it by its mean win rate (0.0 – " in text
     found = {file.name for file in (tmp_path / "out").iterdir()}
     assert found == {
         *("answers", "judgements", "alpaca_eval", "model_answer"),

@@ -75,7 +75,8 @@ def test_figures(played):
     said = " ".join(sentences(standings))
     assert "Not all have answers to all 24 prompts: scissors has 20." in said
     assert "Never compared, because an answer or a verdict is missing on every prompt: " in said
-    assert "each wins at least 90.0%" in said and "Elo is off by 40.0%, and surely by 40.0%, for" in said
+    assert "each wins at least 90.0%" in said
+    assert re.search(r"Elo is off by 40\.0%, and surely by [23]\d\.\d%, for", said)  # of 20 prompts that say the same
 
 
 def test_a_circle_may_be_chance():

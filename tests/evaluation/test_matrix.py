@@ -223,6 +223,20 @@ def binom_limit(prompts: int) -> float:
     return 0.025 ** (1 / prompts)
 
 
+@pytest.mark.parametrize(("ties", "prompts"), [(0.9, 20), (0.95, 20), (0.95, 48)])
+def test_ties_say_no_more_of_other_prompts_than_other_verdicts(ties, prompts):
+    """Where a judge nearly always says one half, as one does that looks at the place of an answer alone."""
+    generator = np.random.default_rng(0)
+    covered = []
+    for run in range(200):
+        p = np.full((prompts, 2, 2), 0.5)
+        p[generator.random(prompts) > ties, 0, 1] = 1.0
+        p[:, 1, 0] = 1 - p[:, 0, 1]
+        found = WinRateMatrix("ab", p, resamples=200, seed=run).estimate()
+        covered.append(found.low[0, 1] <= 1 - ties / 2 <= found.high[0, 1])
+    assert np.mean(covered) >= 0.93
+
+
 def test_one_verdict_says_nothing_of_other_prompts():
     """And pairs that few prompts have leave the intervals of the others as they are."""
     p = np.full((40, 4, 4), np.nan)
@@ -254,13 +268,15 @@ def test_intervals_of_the_worst_win_rate_cover_the_truth(policies):
     generator = np.random.default_rng(policies)
     scores = generator.normal(0, 0.5, policies)
     names = [str(place) for place in range(policies)]
-    for truth in (np.full((policies, policies), 0.5), 1 / (1 + np.exp(scores - scores[:, None]))):
+    circle = np.where(np.eye(policies) > 0, 0.5, 0.4 + 0.2 * np.triu(np.ones((policies, policies))))
+    circle[0, -1], circle[-1, 0] = circle[-1, 0], circle[0, -1]
+    for truth in (np.full((policies, policies), 0.5), 1 / (1 + np.exp(scores - scores[:, None])), circle):
         covered, gaps, expected = [], [], exploitability(truth)
         for run in range(40):
             matrix = WinRateMatrix(names, hard(generator, truth, 48), resamples=200, seed=run)
-            found, gap = matrix.estimate_exploitability(), matrix.estimate_gap()
+            found, gap = matrix.estimate_exploitability(), matrix.estimate_duality_gap()
             covered.append((found.low <= expected + 1e-9) & (expected <= found.high + 1e-9))
-            gaps.append(gap.low <= expected.min() + 1e-9 <= gap.high + 2e-9)
+            gaps.append(gap.low <= 2 * expected.min() + 1e-9 <= gap.high + 2e-9)
         assert np.mean(covered) >= 0.93 and np.mean(gaps) >= 0.93
-    found = of_rates([[0.5, 0.9], [0.1, 0.5]]).estimate_exploitability()
-    np.testing.assert_allclose(found, [[0, 0.4]] * 3, atol=1e-12)  # the same on all prompts
+    found = of_rates([[0.5, 0.9], [0.1, 0.5]], prompts=400).estimate_exploitability()
+    np.testing.assert_allclose(found, [[0, 0.4]] * 3, atol=0.02)  # the same on all prompts

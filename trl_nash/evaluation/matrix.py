@@ -237,10 +237,13 @@ class WinRateMatrix:
         low = _worst(lower_band(self.rates, self._resampled, expanded_tail(len(self.preferences), level), axis=1))
         return found._replace(low=np.minimum(low, found.low))
 
-    def estimate_gap(self, level: float = 0.95) -> Estimate:
-        """The smallest exploitability of a single policy, and its interval: see [`estimate_exploitability`]."""
-        found = self.estimate(lambda rates: _worst(rates).min(), level)
-        return found._replace(low=min(float(found.low), float(self.estimate_exploitability(level).low.min())))
+    def estimate_duality_gap(self, level: float = 0.95) -> Estimate:
+        """
+        The smallest duality gap of a single policy in the empirical game, `2 min_i max_j (P(j ≻ i) - ½)`, and its
+        interval, of the ends of [`estimate_exploitability`]: the smallest of several figures is a lucky one, too, and
+        resamples have it still smaller.
+        """
+        return Estimate(*(2 * end.min() for end in self.estimate_exploitability(level)))
 
     def bradley_terry(self) -> BradleyTerry:
         """

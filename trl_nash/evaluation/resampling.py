@@ -19,9 +19,9 @@ def resampled_means(preferences: np.ndarray, resamples: int, seed: int) -> np.nd
     """
     Mean win rates of resampled prompts.
 
-    Prompts that all say 0, or 1, do so in every resample, and one prompt says nothing of others: there a resample has
-    a draw whose quantiles are the limits of Clopper and Pearson, of as many verdicts. One without a verdict on a pair
-    has a single one of them.
+    Prompts that all say the same do so in every resample, and one prompt says nothing of others. There a resample has
+    a draw whose quantiles are limits of as many verdicts: how many more there may be of which none was seen is as of
+    Clopper and Pearson, and these may be 0 or 1. A resample without a verdict on a pair has a single one of them.
 
     Args:
         preferences (`np.ndarray` of shape `(B, N, N)`): `nan` where a pair was not judged.
@@ -36,14 +36,19 @@ def resampled_means(preferences: np.ndarray, resamples: int, seed: int) -> np.nd
     for i, j in combinations(range(preferences.shape[1]), 2):
         verdicts, column = preferences[:, i, j], means[:, i, j]
         known = verdicts[~np.isnan(verdicts)]
-        if len(known) == 1 or (len(known) and (known == known[0]).all() and known[0] in (0, 1)):
-            draws = generator.random(resamples) ** (1 / len(known))
-            column = draws if known[0] == 1 else 1 - draws
+        if len(known) and (known == known[0]).all():
+            column = _unseen(known[0], len(known), generator.random(resamples))
         elif len(known):
             lost = np.isnan(column)
             column[lost] = generator.choice(known, lost.sum())
         means[:, i, j], means[:, j, i] = column, 1 - column
     return means
+
+
+def _unseen(verdict: float, count: int, draws: np.ndarray) -> np.ndarray:
+    """Quantiles of a mean of which `count` prompts all had one verdict, at draws from 0 to 1."""
+    low, high = verdict * draws ** (1 / count), 1 - (1 - verdict) * (1 - draws) ** (1 / count)
+    return np.where(draws < 0.5, low, high)
 
 
 def expanded_tail(prompts: int, level: float) -> float:

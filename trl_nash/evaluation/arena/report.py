@@ -92,9 +92,10 @@ def sentences(standings: Standings) -> list[str]:
             f"{best.name} is the hardest to exploit: "
             + (
                 f"the best answer of the pool to it wins {percent(0.5 + best.exploitability.value)} "
-                f"({interval(standings.gap)} over one half)."
-                if standings.gap.value > 0
-                else "no policy of the pool beats it."
+                f"({interval(best.exploitability)} over one half)."
+                if best.exploitability.value > 0
+                else f"no policy of the pool beats it by its mean win rate ({interval(best.exploitability)} over one "
+                "half with other prompts)."
             )
         )
     return found

@@ -63,7 +63,7 @@ class Standings:
         residual (`np.ndarray` of shape `(N, N)`): of win rates, over those that Elo points explain; `nan` out of it.
         unexplained (`np.ndarray` of shape `(N, N)`): its lower ends, of all pairs at once.
         cycles (`list[Cycle]`): of three policies.
-        gap ([`Estimate`]): the smallest exploitability of a single policy.
+        gap ([`Estimate`]): the smallest duality gap of a single policy.
         count (`int`): n of the best of n answers, 0 if there is none.
         failed (`dict[str, dict[str, int]]`): of policies whose dialogues have failed how many did in which way.
     """
@@ -136,7 +136,7 @@ class Standings:
             residual=residual,
             unexplained=unexplained,
             cycles=matrix.cycles(),
-            gap=game.estimate_gap() if game is not None else UNKNOWN,
+            gap=game.estimate_duality_gap() if game is not None else UNKNOWN,
             count=count,
             failed={name: found for name, own in zip(matrix.names, answers, strict=True) if (found := _failures(own))},
         )
@@ -163,7 +163,7 @@ class Standings:
             "elo_residual": plain(self.residual),
             "elo_residual_at_least": plain(self.unexplained),
             "cycles": [{"policies": list(cycle.policies), "strength": cycle.strength} for cycle in self.cycles],
-            "smallest_exploitability": plain(self.gap),
+            "duality_gap": plain(self.gap),
             "not_in_the_game": self.left_out,
             "best_of": self.count,
             "dialogues_that_failed": self.failed,
