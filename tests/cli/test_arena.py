@@ -93,6 +93,18 @@ def test_policies_that_do_not_differ(write_rows, tmp_path, capsys, monkeypatch):
         assert "hardest to exploit" not in text and "Elo is off by" not in text
 
 
+@pytest.mark.parametrize("more", [[], ["--dry_run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(("spec", "why"), [("./typo", "there is no such folder"), ("{}", "there is no config.json")])
+def test_a_model_that_is_not_there_is_refused_before_another_is_sampled(
+    spec, why, more, model_dir, prompts_file, tmp_path, capsys
+):
+    argv = ["arena", f"start={model_dir}", f"second={spec.format(tmp_path)}", "--prompts", prompts_file, *more]
+    assert main([*argv, "--judge", "judge_files:Ends", "--output_dir", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and why in said.err and said.err.count("\n") == 1
+    assert not list((tmp_path / "out").rglob("*.jsonl"))
+
+
 def test_a_dry_run_counts_what_a_judge_is_asked(write_rows, tmp_path, capsys, monkeypatch):
     """
     Of three answers to 12 prompts, of which one policy has no answer to the last: a group judge is asked once a prompt

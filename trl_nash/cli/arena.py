@@ -60,10 +60,11 @@ def run(argv: list[str]) -> int:
     arena = Arena(
         options.policies, options.prompts, options.output_dir, sampling, options.prompt_column, options.best_of
     )
-    if options.dry_run:
-        _print_plan(arena, options, kwargs)
-        return 0
     try:
+        _check_models(arena)
+        if options.dry_run:
+            _print_plan(arena, options, kwargs)
+            return 0
         # A judge that is a model waits until the policies are out of the memory.
         judge = None if is_model(options.judge) else load(options.judge, kwargs)
         with _going_on(arena):
@@ -76,6 +77,16 @@ def run(argv: list[str]) -> int:
             raise
         return report(error)
     return _judge(arena, judge, options, kwargs)
+
+
+def _check_models(arena: "Arena") -> None:
+    """Refuses a model that is not there before another one is sampled for an hour."""
+    models = [one for one in arena.contestants if one.kind == "model" and arena.missing(one)]
+    if models:
+        from ..evaluation.arena.loaded import check_there
+
+        for contestant in models:
+            check_there(contestant, arena.sampling)
 
 
 def _sample(arena: "Arena") -> None:

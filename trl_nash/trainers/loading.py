@@ -6,11 +6,12 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers.utils import CONFIG_NAME, cached_file
 
 from ..compat import create_model_from_path
 
@@ -43,7 +44,7 @@ def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bo
     adapter = adapter_config(path, revision)
     if adapter is not None and _file(path, "tokenizer_config.json", revision) is None:
         path, revision = adapter["base_model_name_or_path"], adapter.get("revision")
-    with _named(path):
+    with named(path):
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
 
 
@@ -67,12 +68,12 @@ def load_policy(path: str, args, peft_config=None) -> torch.nn.Module:
     adapter = adapter_config(path, revision)
     check_adapter(path, adapter, args.merge_adapter, peft_config)
     if adapter is None:
-        with _named(path):
+        with named(path):
             return create_model_from_path(path, AutoModelForCausalLM, **kwargs)
     from peft import PeftModel
 
     base = adapter["base_model_name_or_path"]
-    with _named(base):
+    with named(base):
         model = create_model_from_path(base, AutoModelForCausalLM, **kwargs | {"revision": adapter.get("revision")})
     model = PeftModel.from_pretrained(model, path, revision=revision, is_trainable=not args.merge_adapter)
     if not args.merge_adapter:
@@ -95,17 +96,23 @@ def check_adapter(path: str, adapter: dict | None, merge: bool, peft_config=None
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Names the model that is neither here nor can be asked for: transformers says that it was not reached."""
+def named(path: str) -> Iterator[None]:
+    """Names the model that is neither here nor can be asked for, where transformers speaks of something else."""
     try:
         yield
-    except OSError as error:
-        if not isinstance(error.__cause__, LocalEntryNotFoundError):
+    except (OSError, ValueError) as error:
+        if Path(path).is_dir() and not (Path(path) / CONFIG_NAME).is_file():
+            why = f"there is no {CONFIG_NAME} in this folder. Name the one into which the model was saved."
+        elif isinstance(error.__cause__, HFValidationError):
+            why = "there is no such folder, and the hub has no such names. Check the path."
+        elif isinstance(error.__cause__, LocalEntryNotFoundError):
+            why = (
+                "there is no such folder, the hub cannot be asked (offline), and no such model was loaded from it "
+                "before. Check the name."
+            )
+        else:
             raise
-        raise FileNotFoundError(
-            f"the model {path}: there is no such folder, the hub cannot be asked (offline), and no such model was "
-            "loaded from it before. Check the name."
-        ) from error
+        raise FileNotFoundError(f"the model {path}: {why}") from error
 
 
 def _file(path: str, name: str, revision: str | None) -> str | None:

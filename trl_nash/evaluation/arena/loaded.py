@@ -26,7 +26,7 @@ from ...generation.prompts import AnswerReader, PromptRenderer
 from ...judges.local.loading import not_found, whole_weights
 from ...policies import load_frozen
 from ...rounds.batch import chunks, until_eos
-from ...trainers.loading import adapter_config, load_policy, load_tokenizer
+from ...trainers.loading import adapter_config, load_policy, load_tokenizer, named
 from ...trainers.online_dpo import agree_on_tokens
 from ...usage import UsageError
 from ..frozen import model_beneath
@@ -74,8 +74,9 @@ def check_there(contestant: Contestant, sampling: Sampling) -> None:
     adapter = adapter_config(contestant.spec)
     path = contestant.spec if adapter is None else adapter["base_model_name_or_path"]
     try:
-        AutoConfig.from_pretrained(path, trust_remote_code=sampling.trust_remote_code)
-    except OSError as error:
+        with named(path):
+            AutoConfig.from_pretrained(path, trust_remote_code=sampling.trust_remote_code)
+    except (OSError, ValueError) as error:
         raise not_found(path, "a causal language model", error) from error
 
 

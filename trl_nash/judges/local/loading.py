@@ -72,7 +72,7 @@ def load_tokenizer(path: str, model_kwargs: dict[str, Any] | None = None) -> Pre
         raise not_found(path, "the judge's tokenizer", error) from error
 
 
-def not_found(path: str, kind: str, error: OSError) -> ValueError:
+def not_found(path: str, kind: str, error: Exception) -> ValueError:
     """What is said of a path or hub id of which something cannot be loaded that ought to be a `kind`."""
     reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
     return ValueError(
