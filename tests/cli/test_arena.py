@@ -105,6 +105,19 @@ def test_a_model_that_is_not_there_is_refused_before_another_is_sampled(
     assert not list((tmp_path / "out").rglob("*.jsonl"))
 
 
+def test_rows_that_are_left_out_are_counted(write_rows, tmp_path, caplog):
+    """Of prompts that are written otherwise, and further answers."""
+    asked = [*PROMPTS[:4], *(f"{prompt} " for prompt in PROMPTS[4:]), *PROMPTS[:2]]
+    file = write_rows([{"prompt": prompt, "completion": "x"} for prompt in asked], "spaces.jsonl")
+    argv = ["arena", file, _file(write_rows, "long", 9), "--judge", "judge_files:Ends", "--output_dir"]
+    argv += [str(tmp_path / "out"), "--prompts", write_rows([{"prompt": prompt} for prompt in PROMPTS])]
+    assert main(argv) == 0
+    assert [record.getMessage() for record in caplog.records if "left out" in record.getMessage()] == [
+        f"{file}: 8 of its 14 rows are of other prompts, and left out.",
+        f"{file}: 2 of its 14 rows are further answers to a prompt, and left out.",
+    ]
+
+
 def test_a_dry_run_counts_what_a_judge_is_asked(write_rows, tmp_path, capsys, monkeypatch):
     """
     Of three answers to 12 prompts, of which one policy has no answer to the last: a group judge is asked once a prompt

@@ -4,6 +4,7 @@
 """Answers of a policy on disk, written as they come, and prompts and answers from files."""
 
 import json
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from ...usage import UsageError
 from ..judgements import as_lines, drop_torn_line
 from ..rows import Row, read_table, read_text
 
+
+logger = logging.getLogger(__name__)
 
 COMPLETION_COLUMNS = ("completion", "output", "response")  # of files of completions; AlpacaEval's is `output`
 
@@ -175,6 +178,12 @@ def read_completions(name: str, rows: list[Row]) -> list[dict[str, Any]]:
     taken = [(row, texts.pop(0)) for row in rows if (texts := found.get(_key(row.prompt)))]
     if not taken:
         raise UsageError(f"{name} has completions of other prompts: none of its {len(table):,} rows is one of these.")
+    asked = {_key(row.prompt) for row in rows}
+    others = sum(len(texts) for key, texts in found.items() if key not in asked)
+    further = sum(len(texts) for key, texts in found.items() if key in asked)
+    for count, what in ((others, "of other prompts"), (further, "further answers to a prompt")):
+        if count:
+            logger.warning("%s: %s of its %s rows are %s, and left out.", name, f"{count:,}", f"{len(table):,}", what)
     return [{"row": row.index, "prompt": row.prompt, "completion": text} for row, text in taken]
 
 
