@@ -79,6 +79,17 @@ def test_figures(played):
     assert re.search(r"Elo is off by 40\.0%, and surely by [23]\d\.\d%, for", said)  # of 20 prompts that say the same
 
 
+def test_a_function_may_judge(write_rows, tmp_path):
+    files = [
+        write_rows([{"prompt": p, "completion": word * n} for p in "abcd"], f"{word}.jsonl")
+        for n, word in ((1, "x"), (9, "y"))
+    ]
+    arena = Arena(files, write_rows([{"prompt": p} for p in "abcd"], "prompts.jsonl"), tmp_path / "out")
+    arena.sample()
+    found = arena.judge(lambda prompts, first, second: [float(a > b) for a, b in zip(first, second, strict=True)])
+    assert found.matrix.rates[1, 0] == 1
+
+
 def test_a_circle_may_be_chance():
     """Of three that are alike, and one that loses to all of them."""
     rates = np.array([[0.5, 0.51, 0.49, 0.9], [0.49, 0.5, 0.51, 0.9], [0.51, 0.49, 0.5, 0.9], [0.1, 0.1, 0.1, 0.5]])

@@ -3,8 +3,9 @@
 
 """Who beats whom, and who says so: judged pairs on disk, and what they say of a judge."""
 
+from .frozen import frozen_policies
 from .matrix import BradleyTerry, Cycle, Estimate, WinRateMatrix
 from .scores import ELO
 
 
-__all__ = ["ELO", "BradleyTerry", "Cycle", "Estimate", "WinRateMatrix"]
+__all__ = ["ELO", "BradleyTerry", "Cycle", "Estimate", "WinRateMatrix", "frozen_policies"]

@@ -5,6 +5,7 @@
 
 from .contestants import Contestant, read_contestants
 from .game import Arena
+from .report import write_files
 from .result import ArenaResult
 from .sampling import Sampling, SamplingError
 from .standings import Standing, Standings
@@ -19,4 +20,5 @@ __all__ = [
     "Standing",
     "Standings",
     "read_contestants",
+    "write_files",
 ]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...judges.base import PairwiseJudge
+from ...judges import PairwiseJudge, as_judge
 from ...judges.transcript import Transcript, messages_of
 from ...usage import UsageError
 from ..asking import judge_rows, judge_settings
@@ -223,7 +223,7 @@ class Arena:
 
     def judge(
         self,
-        judge: PairwiseJudge,
+        judge: PairwiseJudge | Callable,
         spec: str | None = None,
         kwargs: dict[str, Any] | None = None,
         *,
@@ -234,8 +234,8 @@ class Arena:
         Has the answers compared that were not compared by this judge yet, in both orders.
 
         Args:
-            judge ([`PairwiseJudge`]): who compares.
-            spec (`str`, *optional*): how it is called; by default what it says of itself.
+            judge ([`PairwiseJudge`] or `Callable`): who compares.
+            spec (`str`, *optional*): how it is called, by default by itself, and known where it has no `identity`.
             kwargs (`dict`, *optional*): its arguments, if it was called with some.
             batch_size (`int`, *optional*, defaults to `128`): pairs in a call.
             advance (`Callable`, *optional*): is called with the number of pairs after each call.
@@ -247,7 +247,7 @@ class Arena:
             `UsageError`: If fewer than two prompts have answers of two policies.
             `JudgeError`: If the judge cannot go on.
         """
-        rows = self.questions()
+        rows, judge = self.questions(), as_judge(judge)
         _check_enough(len(rows))
         spec = spec or judge.description
         with self._roster.alone():

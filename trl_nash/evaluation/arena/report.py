@@ -108,6 +108,13 @@ def write_files(
     Writes `arena.json`, `arena.parquet` (a row for each policy), `arena.html`, and the answers as AlpacaEval and
     Arena-Hard read them, if they are no dialogues.
 
+    Args:
+        result ([`ArenaResult`]): what was judged.
+        standings ([`Standings`]): the figures, of that.
+        contestants (`list[Contestant]`): whose sources the page and the files name, as `Arena.contestants`.
+        directory (`Path`): where they go, as `Arena.directory`.
+        title (`str`, *optional*, defaults to `"Arena"`): of the page.
+
     Returns:
         `Path`: The page.
     """
