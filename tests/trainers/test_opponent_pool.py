@@ -137,7 +137,9 @@ def test_a_cycle_is_seen(tmp_path):
     )
     (standings,) = pool.save_report().values()
     assert [line.weight.value for line in standings.lines] == pytest.approx([1 / 3] * 3)
-    assert "round_2 beats round_1 beats start beats round_2" in " ".join(sentences(standings))
+    (cycle,) = standings.cycles
+    assert set(cycle.policies) == {"start", "round_1", "round_2"} and cycle.strength == pytest.approx(0.4)
+    assert "with 4 prompts" in " ".join(sentences(standings))  # which are too few to be sure, though all say the same
     assert {"arena.html", "arena.json", "win_rates-light.svg", "win_rates-dark.svg"} <= {
         path.name for path in (tmp_path / "pool").iterdir()
     }
