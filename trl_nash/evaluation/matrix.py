@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from ..judges.transcript import own_words
 from .measures import preferences
 from .resampling import expanded_tail, lower_band, resampled_means, weighted_means
-from .scores import at_equal_lengths, bradley_terry, equilibrium, exploitability, sigmoid
+from .scores import at_equal_lengths, bradley_terry, equilibrium, exploitability, known_exploitability, unexplained
 
 
 class Estimate(NamedTuple):
@@ -233,9 +233,9 @@ class WinRateMatrix:
         Returns:
             [`Estimate`]: of shape `(N,)`.
         """
-        found = self.estimate(_worst, level)
-        low = _worst(lower_band(self.rates, self._resampled, expanded_tail(len(self.preferences), level), axis=1))
-        return found._replace(low=np.minimum(low, found.low))
+        found = self.estimate(known_exploitability, level)
+        band = lower_band(self.rates, self._resampled, expanded_tail(len(self.preferences), level), axis=1)
+        return found._replace(low=np.minimum(known_exploitability(band), found.low))
 
     def estimate_duality_gap(self, level: float = 0.95) -> Estimate:
         """
@@ -254,7 +254,7 @@ class WinRateMatrix:
         """
         rates = self._whole()
         scores = bradley_terry(rates)
-        return BradleyTerry(scores, _residual(rates, scores))
+        return BradleyTerry(scores, unexplained(rates, scores))
 
     def unexplained(self, level: float = 0.95) -> np.ndarray:
         """
@@ -267,7 +267,7 @@ class WinRateMatrix:
         Raises:
             `ValueError`: If a pair of policies was never judged.
         """
-        found = np.array([_residual(rates, bradley_terry(rates)) for rates in self._resampled])
+        found = np.array([unexplained(rates, bradley_terry(rates)) for rates in self._resampled])
         return lower_band(
             self.bradley_terry().residual, found, 2 * expanded_tail(len(self.preferences), level), axis=(1, 2)
         )
@@ -292,12 +292,3 @@ class WinRateMatrix:
                 f"{first!r} and {second!r} were never compared, and without that there is no game of all."
             )
         return self.rates
-
-
-def _worst(rates: np.ndarray) -> np.ndarray:
-    """Exploitability by what was compared with each policy."""
-    return np.fmax.reduce(rates, 0) - 0.5
-
-
-def _residual(rates: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    return rates - sigmoid(scores[:, None] - scores)

@@ -32,6 +32,16 @@ def exploitability(rates: np.ndarray) -> np.ndarray:
     return rates.max(0) - 0.5
 
 
+def known_exploitability(rates: np.ndarray) -> np.ndarray:
+    """The same by those that each policy was compared with: `nan` is no win rate."""
+    return np.fmax.reduce(rates, 0) - 0.5
+
+
+def unexplained(rates: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """What scores of shape `(N,)` leave of win rates of shape `(N, N)`: `P_ij - σ(s_i - s_j)`."""
+    return rates - sigmoid(scores[:, None] - scores)
+
+
 def bradley_terry(rates: np.ndarray) -> np.ndarray:
     """
     The scores s of shape `(N,)`, with mean 0, that maximise `Σ_ij P_ij log σ(s_i - s_j)`, by Newton's method; infinite
