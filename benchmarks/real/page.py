@@ -27,7 +27,6 @@ WORDS = {
     "step_size": "step {:g}",
     "lr_scheduler_type": "{} decay",
 }
-USUAL_SCHEDULE = "constant_with_warmup"
 TAIL = 5  # rounds whose mean stands for the end
 
 
@@ -53,44 +52,38 @@ def by_method(runs: list[dict]) -> dict[str, list[dict]]:
 
 def unusual(run: dict) -> list[str]:
     """Settings of a run that are not those of its judge, in words."""
-    usual = dict.fromkeys(WORDS) | {"lr_scheduler_type": USUAL_SCHEDULE}
+    usual = dict.fromkeys(WORDS) | {"lr_scheduler_type": "constant_with_warmup"}
     usual |= {"passes": PASSES[run["judge"]], "num_generations": ANSWERS[run["judge"]], "rounds": ROUNDS[run["judge"]]}
     return [words.format(run[name]) for name, words in WORDS.items() if run[name] != usual[name]]
 
 
-def longest_of_each(methods: dict[str, list[dict]]) -> list[dict]:
-    """Of each method the runs with most answers in all, which are drawn."""
-    found: dict[str, list[dict]] = {}
+def drawn(methods: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Of each method the runs with most answers in all, by its name and, if that is unusual, their number."""
+    longest: dict[str, list[dict]] = {}
     for runs in methods.values():
-        best = found.setdefault(runs[0]["method"], runs)
-        if _answers(runs[0]) > _answers(best[0]):
-            found[runs[0]["method"]] = runs
-    return [run for runs in found.values() for run in runs]
-
-
-def _answers(run: dict) -> int:
-    return run["rounds"] * run["num_generations"]
-
-
-def _drawn_as(run: dict) -> dict:
-    """Of what is unusual in a run a curve is labelled with the number of answers alone."""
-    judge = run["judge"]
+        method = runs[0]["method"]
+        longest[method] = max(longest.get(method, runs), runs, key=_answers)
     return {
-        "passes": PASSES[judge], "rounds": ROUNDS[judge], "step_size": None, "lr_scheduler_type": USUAL_SCHEDULE
-    }  # fmt: skip
+        method + "".join(f", {words}" for words in unusual(runs[0]) if words.startswith("K")): runs
+        for method, runs in longest.items()
+    }
+
+
+def _answers(runs: list[dict]) -> int:
+    return runs[0]["rounds"] * runs[0]["num_generations"]
 
 
 def cycle(runs: list[dict], images: Path, judge: str) -> str:
     """The table of gaps; draws gaps and shares."""
     methods = by_method(runs)
-    longest = by_method([run | _drawn_as(run) for run in longest_of_each(methods)])
-    setting = f"rounds of {PROMPTS} prompts x {ANSWERS[judge]} answers, or K; {_seeds(longest)}"
+    curves = drawn(methods)
+    setting = f"rounds of {PROMPTS} prompts x {ANSWERS[judge]} answers, or K; {_seeds(curves)}"
     start = runs[0]["shares"][0]
     save_schemes(
         images,
         "real-cycle-gap",
         gap_figure(
-            {name: [run["gap"] for run in found] for name, found in longest.items()},
+            {name: [run["gap"] for run in found] for name, found in curves.items()},
             title=f"SmolLM2-135M-Instruct on a cyclic preference\n{setting}",
             smooth=TAIL,
         ),
@@ -99,7 +92,7 @@ def cycle(runs: list[dict], images: Path, judge: str) -> str:
         images,
         "real-cycle-simplex",
         simplex_figure(
-            {name: [run["shares"] for run in found] for name, found in longest.items()},
+            {name: [run["shares"] for run in found] for name, found in curves.items()},
             equilibrium=nash_equilibrium(CYCLE),
             actions=CLASSES,
             start=start,
